@@ -1,0 +1,61 @@
+"""`@task.spark_connect`: a function as a task with a Spark Connect session and its own environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
+
+from airflow_provider_sparkdeps.operators.callables import as_callers_see_it
+from airflow_provider_sparkdeps.operators.spark_connect import SparkConnectPythonOperator
+
+
+class _SparkConnectDecoratedOperator(DecoratedOperator, SparkConnectPythonOperator):
+    """Wraps a function into a `SparkConnectPythonOperator`."""
+
+    template_fields = SparkConnectPythonOperator.template_fields
+    template_fields_renderers = SparkConnectPythonOperator.template_fields_renderers
+    shallow_copy_attrs = SparkConnectPythonOperator.shallow_copy_attrs
+    custom_operator_name = "@task.spark_connect"
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] = (),
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Airflow checks the call against the signature without `spark` and its like, and the operator gets the whole.
+        super().__init__(
+            python_callable=as_callers_see_it(python_callable),
+            op_args=op_args,
+            op_kwargs=op_kwargs,
+            kwargs_to_upstream={"python_callable": python_callable, "op_args": op_args, "op_kwargs": op_kwargs},
+            **kwargs,
+        )
+
+
+def spark_connect_task(
+    python_callable: Callable[..., Any] | None = None,
+    multiple_outputs: bool | None = None,
+    **kwargs: Any,
+) -> TaskDecorator:
+    """Make a function a task that runs with a Spark Connect session.
+
+    ```python
+    @task.spark_connect(environment=VenvEnvironment(["pandas<3", "pyarrow"]))
+    def count(spark, table): ...
+    ```
+
+    :param python_callable: the function.
+    :param multiple_outputs: push each key of a returned dict as an XCom of its own.
+    :param kwargs: what `SparkConnectPythonOperator` takes, except `op_args` and `op_kwargs`.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=multiple_outputs,
+        decorated_operator_class=_SparkConnectDecoratedOperator,
+        **kwargs,
+    )

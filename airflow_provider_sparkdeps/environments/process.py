@@ -1,0 +1,133 @@
+"""Running the builders' tools: bounded, and with no child left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from airflow_provider_sparkdeps.environments.words import redact
+from airflow_provider_sparkdeps.errors import BuildError
+
+# What shapes a worker's own Python would shape the tool's as well.
+_NOT_FOR_TOOLS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX")
+
+
+def tool_environ(**extra: str) -> dict[str, str]:
+    """Return this process's environment variables without those that change how a Python starts."""
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_TOOLS}
+    return {**kept, **extra}
+
+
+class Deadline:
+    """A moment by which something must be done.
+
+    :param seconds: from now.
+    :param what: what is being done, for the error's sentence, such as "Building venv of six".
+    """
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self._seconds = seconds
+        self._what = what
+        self._end = time.monotonic() + seconds
+
+    def left(self, doing: str = "") -> float:
+        """Return the seconds that are left.
+
+        :param doing: what time is needed for now, for the error's sentence.
+        :raises BuildError: when there are none.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            last = f" It was {doing}." if doing else ""
+            raise BuildError(
+                f"{self._what} was stopped after its timeout of {self._seconds:.3g} s.{last} Allow it more."
+            )
+        return left
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a tool ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    deadline: Deadline,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Finished:
+    """Run a tool to its end, in a process group of its own that does not outlive the call.
+
+    :param command: program and arguments.
+    :param deadline: when it is killed.
+    :param cwd: its working directory.
+    :param environ: its environment variables; by default `tool_environ()`.
+    :param on_line: called with each line that it writes to stderr, redacted.
+    :raises BuildError: at the deadline.
+    """
+    environ = tool_environ() if environ is None else environ
+    with tempfile.TemporaryFile() as stdout:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=cwd,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        doing = f"running `{redact(' '.join(Path(part).name for part in command[:3]))}`"
+        try:
+            stderr = _follow(process, deadline, doing, on_line)
+            while process.poll() is None:
+                time.sleep(min(deadline.left(doing), 0.01))
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if process.stderr:
+                process.stderr.close()
+        stdout.seek(0)
+        return Finished(process.returncode, stdout.read().decode(errors="replace"), stderr)
+
+
+def _follow(
+    process: subprocess.Popen[bytes], deadline: Deadline, doing: str, on_line: Callable[[str], None] | None
+) -> str:
+    assert process.stderr is not None  # noqa: S101 - asked for above; mypy can't know
+    lines: list[str] = []
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stderr, selectors.EVENT_READ)
+        while True:
+            ready = selector.select(min(deadline.left(doing), 0.5))
+            if not ready:
+                # A child that outlives the tool may hold the pipe open for ever.
+                if process.poll() is not None:
+                    break
+                continue
+            chunk = os.read(process.stderr.fileno(), 65536)
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole if chunk else [rest]:
+                text = redact(line.decode(errors="replace").rstrip())
+                lines.append(text)
+                if text and on_line:
+                    on_line(text)
+            if not chunk:
+                break
+    return "\n".join(lines)

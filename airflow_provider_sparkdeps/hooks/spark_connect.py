@@ -1,0 +1,190 @@
+"""The hook: an Airflow connection becomes a Spark Connect session."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow.sdk import BaseHook
+from airflow.sdk.log import mask_secret
+
+from airflow_provider_sparkdeps.configuration import embedded_startup_timeout
+from airflow_provider_sparkdeps.errors import SparkDepsError, WishError
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer, is_embedded_master
+from airflow_provider_sparkdeps.spark.endpoint import DEFAULT_PORT, Endpoint
+from airflow_provider_sparkdeps.spark.session import Session, check_server
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+    from pyspark.sql.connect.session import SparkSession
+
+# The extras of a connection: which fields of an Endpoint they are, and what they hold.
+_EXTRAS: dict[str, tuple[str, type]] = {
+    "use_tls": ("tls", bool),
+    "ca_certificate": ("ca_certificate", str),
+    "client_certificate": ("client_certificate", str),
+    # So named since Airflow masks what is called a private key.
+    "client_private_key": ("client_key", str),
+    "headers": ("headers", dict),
+    "session_conf": ("session_conf", dict),
+    "ui_url": ("ui_url", str),
+    "delivery": ("delivery", str),
+    "request_timeout": ("request_timeout", float),
+}
+# apache-airflow-providers-apache-spark calls it so, in its connections of type `spark_connect`.
+_FOREIGN = {"use_ssl": "use_tls"}
+
+
+class SparkConnectHook(BaseHook):
+    """Opens Spark Connect sessions from an Airflow connection of type `sparkdeps` (or `spark_connect`).
+
+    ```python
+    with SparkConnectHook("sparkdeps_default").session() as spark:
+        spark.range(3).count()
+    ```
+
+    A connection whose host is a master such as `local-cluster[2,1,1024]` or `local[2]` means a server on this
+    machine, started for each session and stopped with it.
+
+    :param spark_conn_id: id of the connection.
+    """
+
+    conn_name_attr = "spark_conn_id"
+    default_conn_name = "sparkdeps_default"
+    conn_type = "sparkdeps"
+    hook_name = "Spark Connect (sparkdeps)"
+
+    def __init__(self, spark_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spark_conn_id = spark_conn_id
+        self._sessions: list[Session] = []
+
+    @contextmanager
+    def session(self, *, tag: str | None = None) -> Iterator[SparkSession]:
+        """Open a session of its own; it is released, within 5 seconds, when the block ends.
+
+        :param tag: put on all operations of the session, such as `dag.task`.
+        :raises WishError: a field of the connection can't be meant.
+        :raises ConnectError: the server can't be reached, refuses us, or is none that we can talk to.
+        """
+        report = logging.getLogger(__name__).info
+        with self._endpoint() as endpoint, Session(endpoint, tag=tag, report=report) as session:
+            self._sessions.append(session)
+            try:
+                yield session.spark
+            finally:
+                self._sessions.remove(session)
+
+    def interrupt(self) -> None:
+        """Have the server interrupt what runs in this hook's open sessions; takes 3 seconds at most for each."""
+        for session in list(self._sessions):
+            session.interrupt()
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Say whether the connection works, and if not, why: for the button in Airflow's UI."""
+        try:
+            with self._endpoint() as endpoint:
+                version = check_server(endpoint)
+        except SparkDepsError as error:
+            return False, str(error)
+        return True, f"Spark Connect {version} answers at {endpoint.target}"
+
+    @contextmanager
+    def _endpoint(self) -> Iterator[Endpoint]:
+        connection = self.get_connection(self.spark_conn_id)
+        master = connection.host or ""
+        if not is_embedded_master(master):
+            yield endpoint_of(connection)
+            return
+        self.log.info("Starting a Spark Connect server on this machine: %s", master)
+        with EmbeddedServer(master, startup_timeout=embedded_startup_timeout()) as server:
+            yield endpoint_of(connection, host=server.host, port=server.port)
+
+
+def endpoint_of(connection: Connection, *, host: str | None = None, port: int | None = None) -> Endpoint:
+    """Return where an Airflow connection leads, and how.
+
+    :param host: instead of the connection's own.
+    :param port: instead of the connection's own; 15002 if neither says.
+    :raises WishError: a field can't be meant; the message names the connection and the field, not the value of a
+        secret.
+    """
+    try:
+        if host is None:
+            host, own_port = _host_of(connection)
+            port = port or own_port
+        return Endpoint(
+            host=host,
+            port=port or DEFAULT_PORT,
+            user_id=connection.login or None,
+            token=connection.password or None,
+            **_extras(connection),
+        )
+    except WishError as error:
+        raise WishError(f"connection {connection.conn_id!r}: {error}") from None
+
+
+def _host_of(connection: Connection) -> tuple[str, int | None]:
+    host = (connection.host or "").strip()
+    if not host:
+        raise WishError("host is empty: write the Spark Connect server's name, or local-cluster[2,1,1024]")
+    if "://" not in host:
+        return host, connection.port
+    try:
+        parts = urlsplit(host)
+        given_port = parts.port
+    except ValueError as error:
+        raise WishError(f"host can't be read as an address ({error})") from None
+    if parts.scheme != "sc" or parts.path.strip("/") or parts.query or parts.username:
+        raise WishError("host is an address of another kind: write sc://name:port, or the name alone")
+    return parts.hostname or "", connection.port or given_port
+
+
+def _extras(connection: Connection) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for key, value in connection.extra_dejson.items():
+        name = _FOREIGN.get(key, key)
+        if name not in _EXTRAS:
+            if connection.conn_type == SparkConnectHook.conn_type:
+                raise WishError(f"extra {key!r} is unknown: take it out, or write one of {', '.join(_EXTRAS)}")
+            continue
+        if value is None or value == "":
+            continue  # a field of the form that nobody touched
+        field, kind = _EXTRAS[name]
+        fields[field] = _convert(key, value, kind)
+    for secret in (fields.get("client_key"), *fields.get("headers", {}).values()):
+        mask_secret(secret)
+    return fields
+
+
+def _convert(key: str, value: Any, kind: type) -> Any:
+    if kind is dict:
+        return _mapping(key, value)
+    # A connection that was given as a URI has text only.
+    if kind is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if kind is str and isinstance(value, str):
+        return value.strip()
+    wanted = {bool: "true or false", float: "a number", str: "a text"}[kind]
+    raise WishError(f"extra {key!r} is {type(value).__name__}: write {wanted}")
+
+
+def _mapping(key: str, value: Any) -> dict[str, str]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, Mapping):
+        raise WishError(f'extra {key!r} is no object: write it as JSON, such as {{"name": "value"}}')
+    # JSON's booleans and numbers, as Spark and gRPC write them.
+    return {str(name): entry if isinstance(entry, str) else json.dumps(entry) for name, entry in value.items()}

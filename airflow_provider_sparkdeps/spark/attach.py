@@ -1,0 +1,137 @@
+"""Makes an archive the interpreter of a session's Python workers, while the session runs."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import shlex
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sparkdeps.errors import SessionError, WishError
+
+if TYPE_CHECKING:
+    from pyspark.sql.connect.session import SparkSession
+
+    from airflow_provider_sparkdeps.archives import Archive
+
+PYTHON_CONF = "spark.sql.execution.pyspark.python"
+# What this session has been sent, by digest; the server keeps it with the session, and clones of it inherit it.
+ATTACHED_CONF = "spark.sparkdeps.attached"
+
+
+def attach(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path]) -> bool:
+    """Make `archive` the environment of the session's Python workers from now on.
+
+    The first time, the session is sent the payload; after that, switching between attached archives sends nothing.
+
+    :param spark: a running Spark Connect session.
+    :param archive: what was built.
+    :param payload: the archive's local file, or a function that fetches it; called only if the file must be sent.
+    :return: whether the payload was sent.
+    :raises SessionError: the archive's Python is not this process's, which pickles the UDFs.
+    """
+    _check_python(archive)
+    attached = (spark.conf.get(ATTACHED_CONF, "") or "").split()
+    name = _name(archive)
+    send = archive.sha256 not in attached
+    if send:
+        path = payload if isinstance(payload, Path) else payload()
+        with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
+            # Spark unpacks what is called .tar.gz by itself, once per session; this name keeps it opaque.
+            opaque = Path(directory) / f"{name}.payload"
+            opaque.symlink_to(path.resolve())
+            launcher = Path(directory) / f"{name}.tar.gz"
+            launcher.write_bytes(_launcher_archive(archive, opaque.name))
+            spark.addArtifacts(str(opaque), file=True)
+            spark.addArtifacts(f"{launcher}#{name}", archive=True)
+        spark.conf.set(ATTACHED_CONF, " ".join([*attached, archive.sha256]))
+    spark.conf.set(PYTHON_CONF, f"{name}/bin/python")
+    return send
+
+
+def detach(spark: SparkSession) -> None:
+    """Go back to the cluster's own Python; what was sent stays with the session."""
+    spark.conf.unset(PYTHON_CONF)
+
+
+def add_py_files(spark: SparkSession, paths: Sequence[str | Path]) -> None:
+    """Ship modules and packages to the session's Python workers, as one zip.
+
+    :param paths: `.py` files, and directories of packages, each importable by its own name on the executors.
+    :raises WishError: a path is neither.
+    """
+    if not paths:
+        return
+    content = _zip([Path(path) for path in paths])
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    before = list(sys.path)
+    with tempfile.TemporaryDirectory(prefix="sparkdeps-pyfiles-") as directory:
+        file = Path(directory) / f"pyfiles-{digest}.zip"
+        file.write_bytes(content)
+        try:
+            spark.addArtifacts(str(file), pyfile=True)
+        finally:
+            # PySpark puts the zip on this process's path, too, and it is gone in a moment.
+            sys.path[:] = before
+
+
+def _check_python(archive: Archive) -> None:
+    mine = f"{sys.version_info.major}.{sys.version_info.minor}"
+    theirs = ".".join(archive.python.split(".")[:2])
+    if mine != theirs:
+        raise SessionError(
+            f"the environment has Python {theirs}, this task runs Python {mine}, and UDFs can't be pickled by one for "
+            f'the other: build it with python="{mine}" (or leave python out), or run the task on Python {theirs}'
+        )
+
+
+def _name(archive: Archive) -> str:
+    return f"env-{archive.digest12}"
+
+
+def _launcher_archive(archive: Archive, payload_name: str) -> bytes:
+    """Return a tar.gz with `bin/python`; the same bytes for the same archive, as Spark wants of the same name."""
+    values = {
+        "digest": archive.digest12,
+        "sha256": archive.sha256,
+        "payload": payload_name,
+        "version": ".".join(archive.python.split(".")[:2]),
+        "bundled": "yes" if archive.interpreter else "no",
+    }
+    assignments = " ".join(f"{key}={shlex.quote(value)}" for key, value in values.items())
+    template = resources.files(__package__).joinpath("launcher.sh").read_text(encoding="utf-8")
+    script = template.replace("# @values@", assignments).encode()
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        entry: Any = tarfile.TarInfo("bin/python")
+        entry.size, entry.mode = len(script), 0o755
+        tar.addfile(entry, io.BytesIO(script))
+    return gzip.compress(packed.getvalue(), mtime=0)
+
+
+def _zip(paths: list[Path]) -> bytes:
+    entries: dict[str, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            entries |= {
+                str(file.relative_to(path.parent)): file
+                for file in path.rglob("*")
+                if file.is_file() and "__pycache__" not in file.parts
+            }
+        elif path.is_file() and path.suffix == ".py":
+            entries[path.name] = path
+        else:
+            raise WishError(f"py_files: {str(path)!r} is neither a .py file nor a directory of a package")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(entries):
+            archive.writestr(zipfile.ZipInfo(name), entries[name].read_bytes())
+    return packed.getvalue()

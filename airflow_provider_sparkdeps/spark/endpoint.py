@@ -1,0 +1,113 @@
+"""Where a Spark Connect server is, and how to talk to it: a frozen value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from airflow_provider_sparkdeps.errors import WishError
+
+Delivery = Literal["upload", "reference"]
+
+DEFAULT_PORT = 15002
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_HEADER = re.compile(r"[a-z0-9_.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A Spark Connect server, the credentials for it, and the bounds of talking to it.
+
+    :param host: name or address, without scheme.
+    :param port: TCP port.
+    :param user_id: the Spark Connect user; the server keeps sessions of users apart.
+    :param token: bearer token; sent over TLS, or to this machine's loopback.
+    :param tls: encrypt; None means "if there is a token and the host is not this machine".
+    :param ca_certificate: PEM text or the path of a PEM file; the system's authorities by default.
+    :param client_certificate: PEM text or path, for mutual TLS; goes with `client_key`.
+    :param client_key: PEM text or path.
+    :param headers: extra gRPC metadata, sent with every call.
+    :param session_conf: Spark conf that each session starts with.
+    :param ui_url: where people see this cluster's Spark UI.
+    :param delivery: how archives reach executors: `upload` through this client, or `reference`, read by the cluster.
+    :param request_timeout: seconds that connecting, and retrying one call, may take.
+    :raises WishError: a value can't be meant; the message names the field.
+    """
+
+    host: str
+    port: int = DEFAULT_PORT
+    user_id: str | None = None
+    token: str | None = field(default=None, repr=False)
+    tls: bool | None = None
+    ca_certificate: str | None = field(default=None, repr=False)
+    client_certificate: str | None = field(default=None, repr=False)
+    client_key: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    session_conf: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ui_url: str | None = None
+    delivery: Delivery = "upload"
+    request_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.host or re.search(r"[\s/;]", self.host):
+            raise WishError(
+                f"host {self.host!r} is no host name: write the name or address alone, such as spark.example.org"
+            )
+        if not 0 < self.port < 65536:
+            raise WishError(f"port {self.port} is not between 1 and 65535; Spark Connect's default is {DEFAULT_PORT}")
+        if self.delivery not in get_args(Delivery):
+            raise WishError(f"delivery {self.delivery!r} is unknown: write one of {', '.join(get_args(Delivery))}")
+        if not self.request_timeout > 0:
+            raise WishError(f"request_timeout is {self.request_timeout!r}; write a number of seconds above 0")
+        for name in self.headers:
+            if not _HEADER.fullmatch(name) or name.endswith("-bin") or name.startswith("grpc-"):
+                raise WishError(
+                    f"header {name!r} can't be sent: names are lower-case letters, digits, '-', '_' and '.', "
+                    "and neither start with 'grpc-' nor end with '-bin'"
+                )
+        if bool(self.client_certificate) != bool(self.client_key):
+            raise WishError("client_certificate and client_key go together: one of them is missing")
+        if self.tls is False and self.token and not self.is_loopback:
+            raise WishError(
+                f"a bearer token (the password) would go to {self.host} in the clear: switch TLS on, "
+                "or take the token out"
+            )
+        certificates = self.ca_certificate or self.client_certificate
+        if certificates and not self.secure:
+            raise WishError("certificates are given, but TLS is off: switch TLS on, or take them out")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the server is on this machine."""
+        return self.host in _LOOPBACK
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted."""
+        return bool(self.token) and not self.is_loopback if self.tls is None else self.tls
+
+    @property
+    def target(self) -> str:
+        """`host:port`, as gRPC takes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def read_pem(value: str | None, name: str) -> bytes | None:
+    """Return the PEM bytes of a field that holds either the text or the path of a file.
+
+    :raises WishError: the file can't be read, or holds no PEM.
+    """
+    if not value:
+        return None
+    if "-----BEGIN" in value:
+        return value.encode()
+    try:
+        content = Path(value).expanduser().read_bytes()
+    except OSError as error:
+        raise WishError(f"{name}: can't read {value!r} ({error.strerror}): give a PEM file, or its text") from None
+    if b"-----BEGIN" not in content:
+        raise WishError(f"{name}: {value!r} holds no PEM: its text should start with -----BEGIN")
+    return content

@@ -1,0 +1,78 @@
+"""Runs a server for no longer than its owner lives: a script that needs nothing but the standard library.
+
+Usage: ``guard.py OWNER_PID PID_FILE REMOVE COMMAND...``, as the leader of a session. REMOVE is empty, or
+a directory that goes when the owner is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def session_members(leader: int) -> list[int]:
+    """Return the processes of a session except its leader; none where there is no /proc.
+
+    PySpark's daemons leave the process group of their server, yet stay in its session.
+    """
+    members = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _parent, _group, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and int(entry.name) != leader and state not in "ZX":
+            members.append(int(entry.name))
+    return members
+
+
+def kill_session(leader: int) -> None:
+    """Kill what is left of a session, except its leader; wait 3 seconds at most until it is gone."""
+    deadline = time.monotonic() + 3
+    while (members := session_members(leader)) and time.monotonic() < deadline:
+        for pid in members:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.02)
+
+
+def main(owner: int, pid_file: Path, remove: str, command: list[str]) -> int:
+    """Run a command until it ends, a signal says so, or the owner is gone; return its exit code."""
+    stopping = False
+
+    def stop(_signum: int, _frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, stop)
+    server = subprocess.Popen(command)
+    partial = pid_file.with_suffix(".part")
+    partial.write_text(str(server.pid))
+    partial.rename(pid_file)
+    # A process gets a new parent as soon as its own is gone, even by SIGKILL. PR_SET_PDEATHSIG would fire at
+    # the end of the owner's thread, and a pipe would stay open in each process that the owner forked.
+    while server.poll() is None and not stopping and os.getppid() == owner:
+        time.sleep(0.1)
+    if server.poll() is None:
+        server.terminate()
+        try:
+            server.wait(4)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    kill_session(os.getpid())
+    if remove and os.getppid() != owner:
+        shutil.rmtree(remove, ignore_errors=True)
+    return server.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]))

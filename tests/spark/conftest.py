@@ -1,0 +1,42 @@
+"""Servers and sessions for the tests of floor 3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+from airflow_provider_sparkdeps.spark.session import Session
+
+
+class OwnServer(EmbeddedServer):
+    """A server that a test may break."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(host=self.host, port=self.port, request_timeout=10)
+
+
+@pytest.fixture
+def endpoint(server: EmbeddedServer) -> Endpoint:
+    return Endpoint(host=server.host, port=server.port)
+
+
+@pytest.fixture
+def session(endpoint: Endpoint) -> Iterator[Session]:
+    with Session(endpoint) as session:
+        yield session
+
+
+@pytest.fixture
+def own_server() -> Iterator[OwnServer]:
+    with OwnServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def token_server() -> Iterator[tuple[str, int, str]]:
+    with EmbeddedServer("local-cluster[1,1,1024]", token="a-real-token") as server:
+        yield server.host, server.port, "a-real-token"

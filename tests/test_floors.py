@@ -1,0 +1,66 @@
+"""The house's rule: four floors, whose imports only point down, and only the top one knows Airflow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import airflow_provider_sparkdeps
+
+ROOT = Path(airflow_provider_sparkdeps.__file__).parent
+PACKAGE = ROOT.name
+# What each floor may import of this package, besides itself and `errors`, which is the ground.
+FLOORS = {"environments": set(), "archives": {"environments"}, "spark": {"environments", "archives"}}
+FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_of_floors_1_to_3_point_down_and_never_to_airflow(path: Path) -> None:
+    floor = path.relative_to(ROOT).parts[0]
+    for name in imported(path):
+        top, *rest = name.split(".")
+        assert top != "airflow", f"{path} imports {name}"
+        if top == PACKAGE:
+            assert rest[0] in {floor, "errors", "__version__"} | FLOORS[floor], f"{path} imports {name}"
+        if floor != "spark":
+            assert top not in {"pyspark", "grpc"}, f"{path} imports {name}"
+
+
+def test_importing_environments_and_archives_brings_in_nothing_heavy() -> None:
+    code = (
+        f"import sys, {PACKAGE}.environments, {PACKAGE}.archives\n"
+        f"{PACKAGE}.environments.VenvEnvironment(['six']).key\n"
+        f"{PACKAGE}.archives.ArchiveStore('/nowhere').find('0' * 64)\n"
+        "heavy = {'airflow', 'pyspark', 'grpc', 'isal', 'upath', 'fsspec', 'uv', 'pandas', 'pyarrow'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_environments_costs_a_dag_file_almost_nothing() -> None:
+    # Airflow has these of the standard library loaded long before it parses a DAG file.
+    code = (
+        "import dataclasses, hashlib, inspect, json, pathlib, re, time, typing\n"
+        "start = time.perf_counter()\n"
+        f"import {PACKAGE}.environments\n"
+        "print(time.perf_counter() - start)"
+    )
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(3)
+    ]
+    assert min(times) < 0.02
