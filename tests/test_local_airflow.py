@@ -76,12 +76,19 @@ mapped()
 """,
     "defers": """
 from datetime import timedelta
-from airflow.sdk import dag
-from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
+from airflow.sdk import BaseOperator, dag
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+class Wait(BaseOperator):
+    def execute(self, context):
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=1)), method_name="resume")
+
+    def resume(self, context, event=None):
+        return f"resumed by {type(event).__name__}"
 
 @dag
 def defers():
-    TimeDeltaSensor(task_id="wait", delta=timedelta(seconds=1), deferrable=True)
+    Wait(task_id="wait")
 
 defers()
 """,
@@ -175,6 +182,7 @@ def test_a_deferred_task_goes_through_the_triggerer(local: LocalAirflow) -> None
     states: list[str] = []
     report = local.run("defers", on_task=lambda _, state, __: states.append(state))
     assert report.state == "success"
+    assert report.xcom["wait"]["return_value"].startswith("resumed by")
     assert "deferred" in states
 
 
@@ -215,29 +223,6 @@ def test_a_home_serves_one_airflow_at_a_time(local: LocalAirflow) -> None:
         pass
 
 
-def test_nothing_is_left_running_and_a_home_can_be_used_again(dags: Path, tmp_path: Path) -> None:
-    class MineError(Exception):
-        pass
-
-    def fail_within() -> None:
-        with LocalAirflow(tmp_path, dags=dags) as running:
-            with pytest.raises(DagRunTimeout, match="pid"):
-                running.run("sleeps", timeout=5)
-            assert _processes_in(tmp_path)
-            raise MineError
-
-    with pytest.raises(MineError):
-        fail_within()
-    assert _processes_in(tmp_path) == []
-
-    with LocalAirflow(tmp_path, dags=dags) as running:
-        assert running.run("values", conf={"size": "big"}).state == "success"
-        os.kill(running.pids["scheduler"], signal.SIGKILL)
-        with pytest.raises(SparkDepsError, match=r"Airflow's scheduler has ended\.\n--- .*scheduler\.log ends with:"):
-            running.run("values")
-    assert _processes_in(tmp_path) == []
-
-
 def test_a_start_that_fails_says_what_failed(dags: Path, tmp_path: Path) -> None:
     wrong = {"AIRFLOW__CORE__EXECUTOR": "NoSuchExecutor"}
     with (
@@ -248,19 +233,32 @@ def test_a_start_that_fails_says_what_failed(dags: Path, tmp_path: Path) -> None
     assert _processes_in(tmp_path) == []
 
 
-def test_a_killed_user_takes_its_airflow_along(dags: Path, tmp_path: Path) -> None:
+def test_nothing_is_left_running_whatever_happened(dags: Path, tmp_path: Path) -> None:
+    def fail_within() -> None:
+        with LocalAirflow(tmp_path, dags=dags) as running:
+            with pytest.raises(DagRunTimeout, match="pid"):
+                running.run("sleeps", timeout=8)
+            os.kill(running.pids["scheduler"], signal.SIGKILL)
+            assert _processes_in(tmp_path)
+            running.run("values")
+
+    with pytest.raises(SparkDepsError, match=r"Airflow's scheduler has ended\.\n--- .*scheduler\.log ends with:"):
+        fail_within()
+    assert _processes_in(tmp_path) == []
+
+    # And now it is the user of LocalAirflow that dies, in a home used before.
     code = (
         "import sys, time\nfrom pathlib import Path\n"
         "from airflow_provider_sparkdeps.local_airflow import LocalAirflow\n"
-        "with LocalAirflow(Path(sys.argv[1]), dags=Path(sys.argv[2])):\n"
-        "    print('up', flush=True)\n"
+        "with LocalAirflow(Path(sys.argv[1]), dags=Path(sys.argv[2])) as airflow:\n"
+        "    print(airflow.run('values', conf={'size': 'big'}).state, flush=True)\n"
         "    time.sleep(300)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path, dags], stdout=subprocess.PIPE) as user:
         assert user.stdout
-        assert user.stdout.readline() == b"up\n"
+        assert user.stdout.readline() == b"success\n"
         user.kill()
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 20
     while (left := _processes_in(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left == []

@@ -70,7 +70,7 @@ class Archive:
         :raises ArchiveError: when the data describes none; says what is wrong with it.
         """
         if not isinstance(data, Mapping):
-            raise ArchiveError(f"This is no description of an archive: {type(data).__name__} instead of an object.")
+            raise ArchiveError(f"This does not describe an archive: it is {type(data).__name__}, not an object.")
         if data.get("format") != FORMAT:
             raise ArchiveError(
                 f"This describes an archive of format {data.get('format')!r}, and format {FORMAT} is known here."
@@ -79,10 +79,10 @@ class Archive:
         names = {each.name for each in fields(Archive)}
         if set(data) != names:
             missing, unknown = sorted(names - set(data)), sorted(map(str, set(data) - names))
-            raise ArchiveError(f"This is no description of an archive: missing {missing}, unknown {unknown}.")
+            raise ArchiveError(f"This does not describe an archive: missing {missing}, unknown {unknown}.")
         wrong = [name for name, is_right in _RIGHT.items() if not is_right(data[name])]
         if wrong:
-            raise ArchiveError(f"This is no description of an archive: wrong {', '.join(wrong)}.")
+            raise ArchiveError(f"This does not describe an archive: wrong {', '.join(wrong)}.")
         return Archive(**{**data, "lock": tuple(data["lock"])})
 
 

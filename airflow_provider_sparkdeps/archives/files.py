@@ -85,7 +85,10 @@ def entries(folder: StorePath) -> list[StorePath]:
         folder.fs.invalidate_cache()
     try:
         return [folder / path.name for path in folder.iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # UPath says the second of folders that don't exist, too.
+        if folder.exists():
+            raise
         return []
 
 

@@ -89,9 +89,7 @@ def main(logs: str) -> None:
 
     :param logs: directory for a file of output for each service.
     """
-    from airflow.__main__ import main as run_command
-    from airflow.configuration import conf
-
+    command_line = importlib.import_module("airflow.__main__")
     for shared in ("airflow.jobs.scheduler_job_runner", "airflow.jobs.triggerer_job_runner"):
         importlib.import_module(shared)
 
@@ -107,7 +105,7 @@ def main(logs: str) -> None:
             os.dup2(output, 1)
             os.dup2(output, 2)
             sys.argv = ["airflow", *arguments]
-            run_command()  # type: ignore[no-untyped-call]
+            command_line.main()
             status = 0
         except SystemExit as stopped:
             status = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
@@ -118,7 +116,7 @@ def main(logs: str) -> None:
             sys.stderr.flush()
             os._exit(status)
 
-    database = Path(conf.get("database", "sql_alchemy_conn").removeprefix("sqlite:///"))
+    database = Path(os.environ["AIRFLOW_HOME"], "airflow.db")
     # A new database takes a second more than a copy of an empty one.
     empty = database.with_name(f"empty-{version('apache-airflow-core')}.db")
     for old in database.parent.glob(f"{database.name}*"):
@@ -133,10 +131,16 @@ def main(logs: str) -> None:
         empty.with_suffix(".new").replace(empty)
 
     pids = [start(name, arguments) for name, arguments in SERVICES.items()]
-    sys.stdout.write(json.dumps(dict(zip(SERVICES, pids, strict=True))) + "\n")
-    sys.stdout.flush()
-    sys.stdin.buffer.read()
-    stop(pids, os.environ[MARK])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        sys.stdout.write(json.dumps(dict(zip(SERVICES, pids, strict=True))) + "\n")
+        sys.stdout.flush()
+        sys.stdin.buffer.read()
+        # Whoever started us died without a word; otherwise it ends the services itself, and us with SIGTERM.
+        stop(pids, os.environ[MARK])
+    finally:
+        for pid in pids:
+            os.waitpid(pid, 0)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -257,16 +257,17 @@ class EmbeddedServer:
             if has_ended:
                 raise self._failure(f"ended with exit code {process.returncode} before it was ready", log)
             if started := _STARTED.search(log):
-                if self.port not in (0, int(started[1])):
-                    raise self._failure(f"found port {self.port} taken", log)
                 self.port = int(started[1])
-                with socket.create_connection(("127.0.0.1", self.port), timeout=5):
-                    return
+                try:
+                    socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                except OSError as error:
+                    raise self._failure(f"takes no connection on port {self.port}: {error}", log) from error
+                return
             time.sleep(0.05)
         raise self._failure(f"was not ready after {self._startup_timeout:g} s", log)
 
     def _failure(self, what: str, log: str) -> ConnectError:
-        tail = "\n".join(log.splitlines()[-30:])
+        tail = "\n".join([line for line in log.splitlines() if not line.startswith("\tat ")][-30:])
         return ConnectError(
             f"The embedded Spark Connect server ({self.master}) {what}. Mend what its log says below; give a "
             f"work_dir to keep the whole log, or a greater startup_timeout if it was merely slow.\n{tail}"

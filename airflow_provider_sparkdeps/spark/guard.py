@@ -6,6 +6,7 @@ a directory that goes when the owner is gone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -23,10 +24,11 @@ def session_members(leader: int) -> list[int]:
     members = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            state, _parent, _group, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            # The name of the program, in parentheses, may hold any bytes.
+            status = (entry / "stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             continue
-        if int(session) == leader and int(entry.name) != leader and state not in "ZX":
+        if int(status[3]) == leader and int(entry.name) != leader and status[0] not in b"ZX":
             members.append(int(entry.name))
     return members
 
@@ -36,10 +38,8 @@ def kill_session(leader: int) -> None:
     deadline = time.monotonic() + 3
     while (members := session_members(leader)) and time.monotonic() < deadline:
         for pid in members:
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         time.sleep(0.02)
 
 

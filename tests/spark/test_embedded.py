@@ -154,13 +154,13 @@ def test_it_writes_below_its_directory_only(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HOME", str(home))
     with EmbeddedServer(work_dir=Path("below")) as server:
         run_client(server.url)
-        members = [os.getsid(server.pid), *session_members(os.getsid(server.pid))]
-        assert len(members) > 3
+        session = os.getsid(server.pid)
+        assert len(session_members(session)) > 3
     assert {path.name for path in cwd.iterdir()} == {"below"}
     assert not list(temp.iterdir())
     assert not list(home.iterdir())
     assert {path.name for path in package.iterdir()} - {"__pycache__"} == before - {"__pycache__"}
-    assert not [pid for pid in members if Path(f"/proc/{pid}").exists()]
+    assert not session_members(session)
     assert not is_open(server.port)
 
 
@@ -180,20 +180,20 @@ def test_nothing_outlives_an_owner_that_is_killed() -> None:
 
 def test_nothing_is_left_when_the_guard_itself_was_killed() -> None:
     with EmbeddedServer("local[1]") as server:
-        session, pid, work_dir = os.getsid(server.pid), server.pid, server.work_dir
+        session = os.getsid(server.pid)
         os.kill(session, signal.SIGKILL)
-    assert not Path(f"/proc/{pid}").exists()
-    assert not work_dir.exists()
+        assert session_members(session) == [server.pid]
+    assert not session_members(session)
+    assert not server.work_dir.exists()
 
 
-def test_a_fork_of_the_owner_leaves_the_server_alone() -> None:
-    with EmbeddedServer("local[1]") as server:
-        if (child := os.fork()) == 0:
-            server.stop()
-            os._exit(0)
-        os.waitpid(child, 0)
-        time.sleep(0.5)
-        assert is_open(server.port)
+def test_a_fork_of_the_owner_leaves_the_server_alone(bare: EmbeddedServer) -> None:
+    if (child := os.fork()) == 0:
+        bare.stop()
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(0.5)
+    assert is_open(bare.port)
 
 
 def test_a_restart_keeps_the_address() -> None:
@@ -202,10 +202,10 @@ def test_a_restart_keeps_the_address() -> None:
         server.restart()
         assert server.url == before[0]
         assert server.pid != before[1]
-        assert run_client(server.url)["count"] == 10
+        assert is_open(server.port)
 
 
-def test_java_on_the_machine_comes_before_the_wheel(tmp_path: Path) -> None:
+def test_java_on_the_machine_comes_before_the_wheel() -> None:
     try:
         java = find_java({"PATH": os.defpath + ":" + os.environ["PATH"]})
     except ConnectError:
@@ -215,7 +215,6 @@ def test_java_on_the_machine_comes_before_the_wheel(tmp_path: Path) -> None:
     assert find_java({"PATH": "", "JAVA_HOME": str(java.home)}) == java
     with EmbeddedServer("local[1]", environ={"JAVA_HOME": str(java.home), "PATH": os.defpath}) as server:
         assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(java.home.resolve())
-        assert run_client(server.url)["count"] == 10
 
 
 @pytest.fixture
@@ -289,7 +288,9 @@ def test_a_server_that_is_not_ready_in_time_is_stopped() -> None:
 def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConnectError, match=rf"found port {port} taken|ended with exit code"):
+        with pytest.raises(
+            ConnectError, match=rf"(?s)ended with exit code.*Failed to bind to address /127.0.0.1:{port}"
+        ):
             EmbeddedServer("local[1]", port=port).start()
 
 

@@ -1,0 +1,85 @@
+"""`sparkdeps`: what can be done from a shell, without a DAG."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from airflow_provider_sparkdeps.errors import ArchiveError, SparkDepsError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code.
+
+    :param argv: the words after `sparkdeps`; the process's own by default.
+    """
+    parser = argparse.ArgumentParser(prog="sparkdeps", description="Python environments for Spark Connect sessions")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="run the quickstart DAG on an Airflow and a Spark cluster of its own")
+    demo.add_argument("--home", type=Path, default=Path(".demo"), help="where all of it is kept (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument("--store", required=True, help="directory or URL of the archive store")
+    build = commands.add_parser("build", parents=[store], help="build a virtualenv's archive")
+    build.add_argument("requirements", nargs="+", help='such as "pandas<3" pyarrow')
+    build.add_argument("--python", help="minor version, such as 3.12 (default: that of this process)")
+    build.add_argument("--timeout", type=float, default=1800.0, help="seconds (default: %(default)s)")
+    build.set_defaults(run=_build)
+    commands.add_parser("list", parents=[store], help="list a store's archives").set_defaults(run=_list)
+    show = commands.add_parser("show", parents=[store], help="print an archive's manifest")
+    show.add_argument("key", help="the archive's key, or its first characters")
+    show.set_defaults(run=_show)
+
+    arguments = parser.parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except SparkDepsError as error:
+        print(f"sparkdeps: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from airflow_provider_sparkdeps.demo import run_demo
+
+    return run_demo(arguments.home)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from airflow_provider_sparkdeps.archives import ArchiveStore
+    from airflow_provider_sparkdeps.environments import VenvEnvironment
+
+    environment = VenvEnvironment(arguments.requirements, python=arguments.python)
+    archive = ArchiveStore(arguments.store).build(
+        environment, timeout=arguments.timeout, progress=lambda line: print(line, file=sys.stderr)
+    )
+    print(json.dumps(archive.to_dict(), indent=1))
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from airflow_provider_sparkdeps.archives import ArchiveStore
+
+    for archive in ArchiveStore(arguments.store).list():
+        print(
+            f"{archive.key[:12]}  {archive.kind:5}  Python {archive.python:8}  {archive.size / 1e6:8.1f} MB  "
+            f"{archive.created_at}  {' '.join(archive.packages)}"
+        )
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from airflow_provider_sparkdeps.archives import ArchiveStore
+
+    found = [archive for archive in ArchiveStore(arguments.store).list() if archive.key.startswith(arguments.key)]
+    if len(found) != 1:
+        raise ArchiveError(
+            f"{len(found)} archives have a key that starts with {arguments.key!r}: `sparkdeps list` shows them all"
+        )
+    print(json.dumps(found[0].to_dict(), indent=1))
+    return 0

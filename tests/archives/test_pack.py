@@ -1,0 +1,147 @@
+"""Packing: the same contents give the same bytes, and nothing that would not survive the journey."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_sparkdeps.archives.pack import pack
+from airflow_provider_sparkdeps.environments.process import Deadline
+from airflow_provider_sparkdeps.errors import ArchiveError, BuildError
+
+
+def deadline(seconds: float = 60) -> Deadline:
+    return Deadline(seconds, "Packing for a test")
+
+
+def tree(root: Path) -> Path:
+    (root / "bin").mkdir(parents=True)
+    (root / "lib" / "empty").mkdir(parents=True)
+    (root / "bin" / "tool").write_text("#!/bin/sh\n")
+    (root / "bin" / "tool").chmod(0o700)
+    (root / "lib" / "data").write_bytes(os.urandom(8) * 400_000)
+    (root / "lib" / ("long-" * 30)).write_text("x")
+    (root / "lib" / "ünïcode").write_text("y")
+    (root / "lib" / "secret").write_text("z")
+    (root / "lib" / "secret").chmod(0o600)
+    (root / "bin" / "again").symlink_to("tool")
+    (root / "lib64").symlink_to("lib")
+    return root
+
+
+def test_equal_contents_give_equal_bytes_wherever_and_whenever_they_were_made(tmp_path: Path) -> None:
+    one = tree(tmp_path / "one")
+    two = tmp_path / "elsewhere" / "two"
+    for path in sorted(one.rglob("*"), reverse=True):  # made in another order, with other times and hard links
+        copy = two / path.relative_to(one)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            copy.symlink_to(path.readlink())
+        elif path.is_dir():
+            copy.mkdir(exist_ok=True)
+        else:
+            copy.hardlink_to(path)
+    first = pack(one, tmp_path / "one.tar.gz", deadline=deadline())
+    os.utime(one / "lib" / "data", (0, 1_000_000_000))
+    second = pack(two, tmp_path / "two.tar.gz", deadline=deadline())
+    assert first == second
+    assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
+
+
+def test_the_number_of_cores_makes_no_difference(tmp_path: Path) -> None:
+    prefix = tree(tmp_path / "prefix")
+    cores = os.sched_getaffinity(0)
+    many = pack(prefix, tmp_path / "many.tar.gz", deadline=deadline())
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        one = pack(prefix, tmp_path / "one.tar.gz", deadline=deadline())
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert one == many
+
+
+def test_size_and_sha256_are_those_of_the_file(tmp_path: Path) -> None:
+    packed = pack(tree(tmp_path / "prefix"), tmp_path / "out.tar.gz", deadline=deadline())
+    written = (tmp_path / "out.tar.gz").read_bytes()
+    assert packed.size == len(written)
+    assert packed.sha256 == hashlib.sha256(written).hexdigest()
+    flags, mtime = written[3], written[4:8]
+    assert (flags, mtime) == (0, bytes(4)), "a gzip header with a name or time"
+
+
+def test_members_are_sorted_and_without_owner_time_or_odd_modes(tmp_path: Path) -> None:
+    pack(tree(tmp_path / "prefix"), tmp_path / "out.tar.gz", deadline=deadline())
+    with tarfile.open(tmp_path / "out.tar.gz") as tar:
+        members = tar.getmembers()
+    names = [member.name for member in members]
+    assert names == sorted(names)
+    assert not [name for name in names if name.startswith((".", "/"))]
+    assert {(member.uid, member.gid, member.uname, member.gname) for member in members} == {(0, 0, "", "")}
+    assert len({member.mtime for member in members}) == 1
+    modes = {member.name: member.mode for member in members}
+    assert (modes["bin"], modes["bin/tool"], modes["lib/secret"]) == (0o755, 0o755, 0o644)
+
+
+def test_tar_and_gzip_unpack_what_was_packed(tmp_path: Path) -> None:
+    prefix = tree(tmp_path / "prefix")
+    pack(prefix, tmp_path / "out.tar.gz", deadline=deadline())
+    (tmp_path / "unpacked").mkdir()
+    subprocess.run(f"gzip -dc {tmp_path}/out.tar.gz | tar -xf - -C {tmp_path}/unpacked", shell=True, check=True)
+    assert not subprocess.run(["diff", "-r", "--no-dereference", prefix, tmp_path / "unpacked"], check=False).returncode
+    assert os.access(tmp_path / "unpacked" / "bin" / "again", os.X_OK)
+
+
+def test_bytecode_is_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "prefix" / "lib" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "prefix" / "lib" / "__pycache__" / "x.pyc").write_text("x")
+    pack(tmp_path / "prefix", tmp_path / "out.tar.gz", deadline=deadline())
+    with tarfile.open(tmp_path / "out.tar.gz") as tar:
+        assert tar.getnames() == ["lib"]
+
+
+@pytest.mark.parametrize("target", ["/usr/bin/python3", "../outside", "lib/../../outside", "door/outside"])
+def test_a_link_that_leaves_the_prefix_is_refused_by_name(target: str, tmp_path: Path) -> None:
+    prefix = tree(tmp_path / "prefix")
+    (prefix / "link").symlink_to(target)
+    if target.startswith("door"):
+        (prefix / "door").symlink_to(tmp_path)
+    with pytest.raises(ArchiveError, match=f"link -> {target}"):
+        pack(prefix, tmp_path / "out.tar.gz", deadline=deadline())
+
+
+def test_links_inside_the_prefix_may_go_up_and_lead_to_nothing_yet(tmp_path: Path) -> None:
+    prefix = tree(tmp_path / "prefix")
+    (prefix / "bin" / "up").symlink_to("../lib/data")
+    (prefix / "bin" / "nothing").symlink_to("../lib/later")
+    pack(prefix, tmp_path / "out.tar.gz", deadline=deadline())
+
+
+def test_what_is_neither_file_nor_directory_nor_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "prefix").mkdir()
+    os.mkfifo(tmp_path / "prefix" / "pipe")
+    with pytest.raises(ArchiveError, match="pipe is neither"):
+        pack(tmp_path / "prefix", tmp_path / "out.tar.gz", deadline=deadline())
+
+
+def test_packing_stops_at_the_deadline(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="It was packing"):
+        pack(tree(tmp_path / "prefix"), tmp_path / "out.tar.gz", deadline=deadline(0))
+
+
+def test_memory_does_not_grow_with_what_is_packed(tmp_path: Path) -> None:
+    import resource
+
+    (tmp_path / "prefix").mkdir()
+    with (tmp_path / "prefix" / "big").open("wb") as big:
+        big.truncate(400 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pack(tmp_path / "prefix", tmp_path / "out.tar.gz", deadline=deadline())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+    with gzip.open(tmp_path / "out.tar.gz") as unpacked:
+        assert unpacked.read(1)
