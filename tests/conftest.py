@@ -19,8 +19,33 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
-    """An Airflow that runs the DAGs of tests/dags."""
+def tokens() -> tuple[str, str]:
+    """The token that `token_server` wants, and one that it does not."""
+    return "right-token-5c1f0e", "wrong-token-77aa31"
+
+
+@pytest.fixture(scope="session")
+def token_server(tokens: tuple[str, str]) -> Iterator[tuple[str, int, str]]:
+    """A server that asks for a bearer token: its host, port and token."""
+    with EmbeddedServer("local-cluster[1,1,1024]", token=tokens[0]) as running:
+        yield running.host, running.port, tokens[0]
+
+
+@pytest.fixture(scope="session")
+def airflow(
+    tmp_path_factory: pytest.TempPathFactory,
+    server: EmbeddedServer,
+    token_server: tuple[str, int, str],
+    tokens: tuple[str, str],
+) -> Iterator[LocalAirflow]:
+    """An Airflow that runs the DAGs of tests/dags on `server`."""
+    guarded = {"conn_type": "sparkdeps", "host": token_server[0], "port": token_server[1]}
+    connections = {
+        "sparkdeps_default": {"conn_type": "sparkdeps", "host": server.host, "port": server.port},
+        "unreachable": {"conn_type": "sparkdeps", "host": "127.0.0.1", "port": 1, "extra": {"request_timeout": 3}},
+        "right_token": {**guarded, "password": tokens[0]},
+        "wrong_token": {**guarded, "password": tokens[1]},
+    }
     dags = Path(__file__).parent / "dags"
-    with LocalAirflow(tmp_path_factory.mktemp("airflow"), dags=dags, connections={}) as running:
+    with LocalAirflow(tmp_path_factory.mktemp("airflow"), dags=dags, connections=connections) as running:
         yield running

@@ -33,7 +33,8 @@ def store_path(root: str | os.PathLike[str] | StorePath) -> StorePath:
     if isinstance(root, str | Path):
         url = str(root)
         if "://" not in url:
-            return Path(url).expanduser().absolute()
+            path = Path(url)
+            return (path.expanduser() if url.startswith("~") else path).absolute()
         if url.startswith("file://"):
             return Path(unquote(urlsplit(url).path))
         from upath import UPath

@@ -142,13 +142,15 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if not self._is_ours():
-            return
-        if isinstance(error, Exception):
-            self._facts.update(state="failed", error=_shortened(redact(str(error) or repr(error))))
-            files.write(self._path, self.content())
-        else:
-            files.remove(self._path)
+        # Nothing that goes wrong here may stand in for the build's own error; a lease that stays runs out.
+        with contextlib.suppress(OSError):
+            if not self._is_ours():
+                return
+            if isinstance(error, Exception):
+                self._facts.update(state="failed", error=_shortened(redact(str(error) or repr(error))))
+                files.write(self._path, self.content())
+            else:
+                files.remove(self._path)
 
     def _is_ours(self) -> bool:
         status = read_status(self._path)

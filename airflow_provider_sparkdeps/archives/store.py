@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -190,7 +191,7 @@ class ArchiveStore:
             say(f"{phase}: {text}")
 
         self._sweep(environment.key)
-        with scratch_directory("sparkdeps-build-") as scratch:
+        with _room_to_work(environment), scratch_directory("sparkdeps-build-") as scratch:
             prefix, moved, payload = scratch / "built" / "prefix", scratch / "moved", scratch / "payload.tar.gz"
             prefix.parent.mkdir()
             built = environment.build(prefix, report=report, timeout=deadline.left())
@@ -230,6 +231,17 @@ class ArchiveStore:
             ) from error
 
 
+@contextlib.contextmanager
+def _room_to_work(environment: Environment) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BuildError(
+            f"Building {environment.title} failed on this machine: {error}. It works in {tempfile.gettempdir()}, which"
+            " needs room for the unpacked environment and its archive; set TMPDIR to work elsewhere."
+        ) from error
+
+
 class _Watch:
     """What a waiting builder has seen of the one it waits for."""
 
@@ -237,7 +249,7 @@ class _Watch:
         self._say = say
         self._seen: BuildStatus | None = None
         self._seen_at = time.monotonic()
-        self._said_at = 0.0
+        self._said_at = -_SAY_SECONDS
 
     def look(self, status: BuildStatus | None) -> None:
         """Take note; raise the error of a build that was waited for."""
@@ -307,5 +319,5 @@ def _verify(source: StorePath, archive: Archive, *, copy_to: Path | None = None)
 
 
 def _user_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "sparkdeps"
+    home = os.environ.get("HOME") or tempfile.gettempdir()
+    return Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "sparkdeps"

@@ -12,7 +12,10 @@ from airflow_provider_sparkdeps.environments.words import one_screen
 from airflow_provider_sparkdeps.errors import BuildError
 
 # Settings of the user's that would make another prefix than the one that is asked for.
-_OVERRULED = ("UV_COMPILE_BYTECODE", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_PROJECT")
+_OVERRULED = (
+    "UV_COMPILE_BYTECODE", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_PROJECT", "UV_VENV_SEED",
+    "UV_REQUIRE_HASHES",
+)  # fmt: skip
 
 
 @cache

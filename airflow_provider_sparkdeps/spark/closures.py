@@ -86,8 +86,9 @@ class _Registering(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        # A module that is pickled by value takes its loader along, which therefore has to be its own again.
+        module.__loader__ = self._loader
+        if module.__spec__:
+            module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         _register(module, self._registered)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)

@@ -28,6 +28,8 @@ _STARTED = re.compile(r"Spark Connect server started at: \S*:(\d+)\s")
 # Start-up counts for more than speed in the long run, so only the quick compiler and the small collector. Without
 # UsePerfData the JVM writes nothing to /tmp.
 _JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto -XX:-UsePerfData -Djava.net.preferIPv4Stack=true"
+# Variables that would bring another Spark, or this process's modules, to the server.
+_FOREIGN = ("SPARK_", "PYSPARK_", "PYTHON", "HADOOP_CONF_DIR", "YARN_CONF_DIR")
 _LOG4J = f"""\
 rootLogger.level = warn
 rootLogger.appenderRef.console.ref = console
@@ -198,8 +200,8 @@ class EmbeddedServer:
         # The workers of a local-cluster write to SPARK_HOME/work, whatever the configuration says: hence a home
         # of ours, with links to what Spark only reads.
         home = self.work_dir / "spark"
-        for directory in (home / "conf", self.work_dir / "tmp"):
-            directory.mkdir(parents=True, exist_ok=True)
+        (home / "conf").mkdir(parents=True, exist_ok=True)
+        (self.work_dir / "tmp").mkdir(exist_ok=True)
         for name in ("jars", "bin", "python"):
             (home / name).unlink(missing_ok=True)
             (home / name).symlink_to(Path(pyspark.__file__).parent / name)
@@ -208,11 +210,8 @@ class EmbeddedServer:
         defaults.touch(mode=0o600)
         lines = [f"{_escape(key)} = {_escape(value)}\n" for key, value in self._settings().items()]
         defaults.write_text("".join(lines), encoding="utf-8")
-        if self._environ is None:
-            environ = {key: value for key, value in os.environ.items() if not _is_foreign(key)}
-        else:
-            environ = dict(self._environ)
-        environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        own = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
+        environ = {"PYSPARK_PYTHON": sys.executable} | dict(own if self._environ is None else self._environ)
         return environ | {
             "JAVA_HOME": str(find_java(environ).usable_home(self.work_dir / "java")),
             "SPARK_HOME": str(home),
@@ -272,11 +271,6 @@ class EmbeddedServer:
             f"The embedded Spark Connect server ({self.master}) {what}. Mend what its log says below; give a "
             f"work_dir to keep the whole log, or a greater startup_timeout if it was merely slow.\n{tail}"
         )
-
-
-def _is_foreign(name: str) -> bool:
-    """Tell which variables would bring another Spark, or this process's modules, to the server."""
-    return name.startswith(("SPARK_", "PYSPARK_", "PYTHON")) or name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR")
 
 
 def _server_command(environ: Mapping[str, str]) -> list[str]:

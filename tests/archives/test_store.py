@@ -311,6 +311,23 @@ def test_a_build_that_takes_too_long_is_stopped_and_leaves_no_working_directory(
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
+def test_a_full_disk_is_told_with_the_place_and_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, hard))  # files fail to grow, as on a full disk
+    try:
+        with pytest.raises(BuildError, match=rf"failed on this machine: .* It works in {tmp_path}.* set TMPDIR"):
+            ArchiveStore(tmp_path / "store").build(WHOLE, timeout=60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 class TestDamage:
     """What was damaged after it was built is told from what is sound, and built again by those who build."""
 

@@ -34,9 +34,3 @@ def session(endpoint: Endpoint) -> Iterator[Session]:
 def own_server() -> Iterator[OwnServer]:
     with OwnServer() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def token_server() -> Iterator[tuple[str, int, str]]:
-    with EmbeddedServer("local-cluster[1,1,1024]", token="a-real-token") as server:
-        yield server.host, server.port, "a-real-token"

@@ -1,0 +1,5 @@
+"""A module that is imported inside a task only."""
+
+
+def reverse(text):
+    return text[::-1]

@@ -1,0 +1,85 @@
+"""`@task.spark_connect` under Airflow's own task runner, against a real server with two executors."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_sparkdeps.local_airflow import DagRunReport, DagRunTimeout, LocalAirflow
+
+
+def test_functions_of_dag_files_and_their_neighbours_travel_by_value(airflow: LocalAirflow) -> None:
+    report = airflow.run("by_value")
+    assert report.state == "success", report.logs["run"]
+    assert report.xcom["run"]["return_value"] == [["ABAB!", "abab", "!BA"]]
+
+
+def test_tasks_at_the_same_time_each_see_their_own_packages(airflow: LocalAirflow, tmp_path: Path) -> None:
+    report = airflow.run("two_versions", conf={"meeting": str(tmp_path)})
+    assert report.state == "success", report.logs
+    for task, version in (("old", "1.15.0"), ("new", "1.16.0")):
+        digest = json.dumps(report.logs[task]).split("Attached environment ")[1][:12]
+        seen = report.xcom[task]["return_value"]
+        assert len(seen) == 2, "one line for each executor"
+        for line in seen:
+            found, _, prefix = line.partition(" ")
+            assert found == version
+            assert prefix.endswith(f"/sparkdeps/{digest}")
+
+
+def test_accumulators_go_on_from_task_to_task(airflow: LocalAirflow) -> None:
+    report = airflow.run("counting")
+    assert report.state == "success", report.logs
+    assert [report.xcom[task]["accumulators"] for task in ("first", "second", "third")] == [
+        {"rows": 1000},
+        {"rows": 1010},
+        {"rows": 1011},
+    ]
+    assert report.xcom["first"]["return_value"] == "counting 1000"
+
+
+def test_a_killed_task_interrupts_what_spark_does_for_it(airflow: LocalAirflow, tmp_path: Path) -> None:
+    marker = tmp_path / "running"
+    with pytest.raises(DagRunTimeout):
+        airflow.run("slow", conf={"marker": str(marker)}, timeout=25)
+    worker = Path(f"/proc/{marker.read_text()}")
+    deadline = time.monotonic() + 15
+    while worker.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not worker.exists(), "the Python worker on the executor goes on"
+
+
+@pytest.fixture(scope="module")
+def failed(airflow: LocalAirflow) -> DagRunReport:
+    return airflow.run("failing")
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("returns_a_frame", "returned a DataFrame, which lives with its session"),
+        ("returns_an_object", "returned a Local that XCom can't take"),
+        ("unreachable", "nothing listens there"),
+        ("wrong_token", "refuses the bearer token"),
+        ("no_number", "write an int or a float"),
+        ("build", "sparkdeps-no-such-package was not found in the package registry"),
+        ("wait", "sparkdeps-no-such-package was not found in the package registry"),
+        ("poke", "sparkdeps-no-such-package was not found in the package registry"),
+    ],
+)
+def test_a_fault_is_said_in_the_tasks_log(failed: DagRunReport, task: str, words: str) -> None:
+    assert failed.tasks[task] == "failed"
+    assert words in failed.logs[task]
+    assert "return_value" not in failed.xcom.get(task, {})
+
+
+def test_a_token_stands_in_no_log(failed: DagRunReport, airflow: LocalAirflow, tokens: tuple[str, str]) -> None:
+    assert failed.tasks["right_token"] == "success"
+    files = [path for path in airflow.home.rglob("*") if path.is_file()]
+    texts = {path: path.read_bytes() for path in files}
+    assert any(b"refuses the bearer token" in text for text in texts.values())
+    for token in tokens:
+        assert [path for path, text in texts.items() if token.encode() in text] == []
