@@ -53,12 +53,14 @@ def check_wish(
             f"accumulators= is given, but {python_callable.__name__} has no parameter `accumulators` to get them by: "
             "add it"
         )
+    # What may still be a template or an XCom is checked when the task runs.
     if isinstance(accumulators, Mapping):
-        # Values may still be templates or XComs; of those, only the names are known.
         for name, value in accumulators.items():
             check_name(name)
-            if isinstance(value, (int, float)):
+            if value is None or (isinstance(value, (int, float, Collection)) and not isinstance(value, str)):
                 check_initial_values({name: value})
+    elif isinstance(accumulators, (int, float, Collection)) and not isinstance(accumulators, str):
+        check_initial_values(accumulators)
 
 
 def caller_signature(python_callable: Callable[..., Any]) -> inspect.Signature:

@@ -19,9 +19,8 @@ def module_level(text):
 def by_value():
     @task.spark_connect
     def run(spark):
-        from pyspark.sql.functions import udf
-
         import imported_late
+        from pyspark.sql.functions import udf
 
         plain = udf(twice, "string")
         frame = spark.createDataFrame([("ab",)], "text string")
