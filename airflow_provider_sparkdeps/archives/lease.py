@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.archives import files
 from airflow_provider_sparkdeps.environments.words import redact
+from airflow_provider_sparkdeps.errors import BuildError
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.archives.files import StorePath
 
 HEARTBEAT_SECONDS = 2.0
 TTL_SECONDS = 60.0
+_SAY_SECONDS = 5.0
 _ERROR_CHARACTERS = 4000
 
 
@@ -121,7 +124,8 @@ class Lease:
             "token": uuid.uuid4().hex,
             "process_space": _process_space(),
         }
-        self._stop = threading.Event()
+        self._stopping = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="sparkdeps-lease", daemon=True)
 
     def content(self) -> bytes:
@@ -130,8 +134,11 @@ class Lease:
         return json.dumps(self._facts).encode()
 
     def report(self, phase: str, progress: str) -> None:
-        """Say how far the build is; others see it at the next heartbeat."""
+        """Say how far the build is; others see a new phase at once, progress in it at the next heartbeat."""
+        entered = phase != self._facts["phase"]
         self._facts.update(phase=phase, progress=redact(progress)[:500])
+        if entered:
+            self._wake.set()
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -140,7 +147,8 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
+        self._stopping = True
+        self._wake.set()
         self._thread.join()
         # Nothing that goes wrong here may stand in for the build's own error; a lease that stays runs out.
         with contextlib.suppress(OSError):
@@ -157,12 +165,47 @@ class Lease:
         return status is not None and status.token == self._facts["token"]
 
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_SECONDS):
+        while True:
+            self._wake.wait(HEARTBEAT_SECONDS)
+            self._wake.clear()
+            if self._stopping:
+                return
             # A store that is out of reach for a moment is no reason to stop; publishing will tell if it lasts.
             with contextlib.suppress(OSError):
                 if not self._is_ours():
                     return
                 files.write(self._path, self.content())
+
+
+class Watch:
+    """What a waiting builder has seen of the one it waits for.
+
+    :param say: called now and then with a line on who builds and how far they are.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._seen: BuildStatus | None = None
+        self._seen_at = time.monotonic()
+        self._said_at = -_SAY_SECONDS
+
+    def look(self, status: BuildStatus | None) -> None:
+        """Take note; raise the error of a build that was waited for."""
+        now = time.monotonic()
+        waited_for = self._seen if self._seen and self._seen.state == "building" else None
+        if status and waited_for and status.token == waited_for.token and status.state == "failed":
+            raise BuildError(f"{status.host}:{status.pid}, whose build was waited for, failed: {status.error}")
+        if status != self._seen:
+            self._seen, self._seen_at = status, now
+        if status and status.state == "building" and now - self._said_at > _SAY_SECONDS:
+            self._said_at = now
+            self._say(f"wait: {status}")
+
+    @property
+    def silent_token(self) -> str | None:
+        """The builder that gave no sign for its time to live, whatever its clock says."""
+        silent = time.monotonic() - self._seen_at > TTL_SECONDS
+        return self._seen.token if self._seen and silent else None
 
 
 def _shortened(text: str) -> str:

@@ -105,10 +105,10 @@ def _members(directory: Path, below: str = "") -> Iterator[tarfile.TarInfo]:
 
 
 def _leaves(root: Path, link: Path, target: str) -> bool:
-    # Both as it is written and as it is followed: another link on its way may lead out.
-    written = os.path.normpath(link.parent / target)
-    followed = os.path.realpath(link)
-    return target.startswith("/") or not all(Path(each).is_relative_to(root) for each in (written, followed))
+    # As it is written, even if it comes back in by the prefix's name; and as it is followed, through other links.
+    written = os.path.normpath(link.relative_to(root).parent / target)
+    followed = Path(os.path.realpath(link))
+    return target.startswith("/") or written.split("/")[0] == ".." or not followed.is_relative_to(root)
 
 
 def _refuse_links_that_leave(prefix: Path, members: list[tarfile.TarInfo]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.archives import files
 from airflow_provider_sparkdeps.archives.archive import Archive
-from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Lease, read_status, take_lease
+from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Lease, Watch, read_status, take_lease
 from airflow_provider_sparkdeps.archives.pack import pack
 from airflow_provider_sparkdeps.archives.scratch import scratch_directory
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment
@@ -37,7 +37,6 @@ _log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 BUILD = "build.json"
 _POLL_SECONDS = 0.5
-_SAY_SECONDS = 5.0
 _BLOCK = 1 << 20
 
 
@@ -111,12 +110,13 @@ class ArchiveStore:
         say = progress or _log.info
         deadline = Deadline(timeout, f"Building {environment.title}")
         lease_path = self._root / environment.key / BUILD
-        watch = _Watch(say)
+        watch = Watch(say)
         while True:
             status = self.status(environment)
             watch.look(status)
             archive = None if refresh else self._sound(environment, say)
             if archive is not None:
+                say(f"store: archive {archive.digest12} is there, of {archive.created_at}: nothing to build")
                 return archive
             with self._reachable():
                 files.make_folder(lease_path.parent)
@@ -197,9 +197,9 @@ class ArchiveStore:
             built = environment.build(prefix, report=report, timeout=deadline.left())
             # What runs here, under another path, runs wherever it is unpacked.
             prefix.rename(moved)
-            report("check", f"Python {built.python}, {len(built.packages)} packages, from another directory")
+            report("check", f"Python {built.python} and its packages, from another directory")
             check_prefix(moved, built, deadline=deadline)
-            report("pack", f"{len(built.packages)} packages")
+            report("pack", f"packages: {len(built.packages)}")
             packed = pack(moved, payload, deadline=deadline)
             archive = _archive(environment, built, size=packed.size, sha256=packed.sha256)
             report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
@@ -240,34 +240,6 @@ def _room_to_work(environment: Environment) -> Iterator[None]:
             f"Building {environment.title} failed on this machine: {error}. It works in {tempfile.gettempdir()}, which"
             " needs room for the unpacked environment and its archive; set TMPDIR to work elsewhere."
         ) from error
-
-
-class _Watch:
-    """What a waiting builder has seen of the one it waits for."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._seen: BuildStatus | None = None
-        self._seen_at = time.monotonic()
-        self._said_at = -_SAY_SECONDS
-
-    def look(self, status: BuildStatus | None) -> None:
-        """Take note; raise the error of a build that was waited for."""
-        now = time.monotonic()
-        waited_for = self._seen if self._seen and self._seen.state == "building" else None
-        if status and waited_for and status.token == waited_for.token and status.state == "failed":
-            raise BuildError(f"{status.host}:{status.pid}, whose build was waited for, failed: {status.error}")
-        if status != self._seen:
-            self._seen, self._seen_at = status, now
-        if status and status.state == "building" and now - self._said_at > _SAY_SECONDS:
-            self._said_at = now
-            self._say(f"wait: {status}")
-
-    @property
-    def silent_token(self) -> str | None:
-        """The builder that gave no sign for its time to live, whatever its clock says."""
-        silent = time.monotonic() - self._seen_at > TTL_SECONDS
-        return self._seen.token if self._seen and silent else None
 
 
 _KEY = re.compile(r"[0-9a-f]{64}")

@@ -78,7 +78,7 @@ class VenvEnvironment(Environment):
         phase = "resolve"
         with tempfile.TemporaryDirectory(prefix="uv-", dir=prefix.parent) as scratch:
             uv = Uv(Path(scratch), deadline=deadline, on_line=lambda line: report(phase, line))
-            report(phase, f"{len(self.requirements)} requirements for Python {base.version}")
+            report(phase, f"{self.title}, on {base.executable}")
             lock = uv.resolve(self.requirements, python=base.executable)
             if not lock:
                 raise BuildError(
@@ -86,7 +86,7 @@ class VenvEnvironment(Environment):
                     " their markers rule it out."
                 )
             phase = "install"
-            report(phase, f"{len(lock)} packages")
+            report(phase, f"packages: {len(lock)}")
             uv.install(lock, prefix=prefix, python=base.executable)
         interpreter.strip_venv(prefix)
         bundled = None

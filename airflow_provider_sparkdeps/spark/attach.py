@@ -25,12 +25,20 @@ if TYPE_CHECKING:
 PYTHON_CONF = "spark.sql.execution.pyspark.python"
 # What this session has been sent, by digest; the server keeps it with the session, and clones of it inherit it.
 ATTACHED_CONF = "spark.sparkdeps.attached"
+# Whether plain UDFs and UDTFs, when they are created, are made to exchange rows by Arrow; Spark 4.3 says yes.
+ARROW_CONFS = ("spark.sql.execution.pythonUDF.arrow.enabled", "spark.sql.execution.pythonUDTF.arrow.enabled")
+# In front of these: what they were before an environment without pyarrow was attached.
+_BEFORE = "spark.sparkdeps.before."
 
 
 def attach(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path]) -> bool:
     """Make `archive` the environment of the session's Python workers from now on.
 
     The first time, the session is sent the payload; after that, switching between attached archives sends nothing.
+    With an archive that has no pyarrow, the UDFs and UDTFs created from now on don't use Arrow unless they ask for it.
+
+    It is what executors run. Spark's driver runs the server's own Python, whatever a session says, for `analyze` of
+    UDTFs, and for the schema and the partitions of Python data sources.
 
     :param spark: a running Spark Connect session.
     :param archive: what was built.
@@ -53,6 +61,7 @@ def attach(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[]
             spark.addArtifacts(str(opaque), file=True)
             spark.addArtifacts(f"{launcher}#{name}", archive=True)
         spark.conf.set(ATTACHED_CONF, " ".join([*attached, archive.sha256]))
+    _choose_arrow(spark, has_pyarrow="pyarrow" in archive.packages)
     spark.conf.set(PYTHON_CONF, f"{name}/bin/python")
     return send
 
@@ -60,19 +69,19 @@ def attach(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[]
 def detach(spark: SparkSession) -> None:
     """Go back to the cluster's own Python; what was sent stays with the session."""
     spark.conf.unset(PYTHON_CONF)
+    _choose_arrow(spark, has_pyarrow=True)
 
 
 def add_py_files(spark: SparkSession, paths: Sequence[str | Path]) -> None:
     """Ship modules and packages to the session's Python workers, as one zip.
 
     :param paths: `.py` files, and directories of packages, each importable by its own name on the executors.
-    :raises WishError: a path is neither.
+    :raises WishError: a path is neither, or two have the same name.
     """
     if not paths:
         return
     content = _zip([Path(path) for path in paths])
     digest = hashlib.sha256(content).hexdigest()[:12]
-    before = list(sys.path)
     with tempfile.TemporaryDirectory(prefix="sparkdeps-pyfiles-") as directory:
         file = Path(directory) / f"pyfiles-{digest}.zip"
         file.write_bytes(content)
@@ -80,17 +89,28 @@ def add_py_files(spark: SparkSession, paths: Sequence[str | Path]) -> None:
             spark.addArtifacts(str(file), pyfile=True)
         finally:
             # PySpark puts the zip on this process's path, too, and it is gone in a moment.
-            sys.path[:] = before
+            sys.path[:] = [entry for entry in sys.path if entry != str(file)]
 
 
 def _check_python(archive: Archive) -> None:
     mine = f"{sys.version_info.major}.{sys.version_info.minor}"
-    theirs = ".".join(archive.python.split(".")[:2])
+    theirs = archive.python_minor
     if mine != theirs:
         raise SessionError(
             f"the environment has Python {theirs}, this task runs Python {mine}, and UDFs can't be pickled by one for "
             f'the other: build it with python="{mine}" (or leave python out), or run the task on Python {theirs}'
         )
+
+
+def _choose_arrow(spark: SparkSession, *, has_pyarrow: bool) -> None:
+    for conf in ARROW_CONFS:
+        before = spark.conf.get(_BEFORE + conf, "")
+        if before and has_pyarrow:
+            spark.conf.set(conf, before)
+            spark.conf.unset(_BEFORE + conf)
+        elif not before and not has_pyarrow:
+            spark.conf.set(_BEFORE + conf, spark.conf.get(conf) or "")
+            spark.conf.set(conf, "false")
 
 
 def _name(archive: Archive) -> str:
@@ -103,7 +123,8 @@ def _launcher_archive(archive: Archive, payload_name: str) -> bytes:
         "digest": archive.digest12,
         "sha256": archive.sha256,
         "payload": payload_name,
-        "version": ".".join(archive.python.split(".")[:2]),
+        "interpreter": archive.interpreter or "bin/python",
+        "version": archive.python_minor,
         "bundled": "yes" if archive.interpreter else "no",
     }
     assignments = " ".join(f"{key}={shlex.quote(value)}" for key, value in values.items())
@@ -119,19 +140,23 @@ def _launcher_archive(archive: Archive, payload_name: str) -> bytes:
 
 def _zip(paths: list[Path]) -> bytes:
     entries: dict[str, Path] = {}
-    for path in paths:
-        if path.is_dir():
-            entries |= {
-                str(file.relative_to(path.parent)): file
-                for file in path.rglob("*")
-                if file.is_file() and "__pycache__" not in file.parts
-            }
-        elif path.is_file() and path.suffix == ".py":
-            entries[path.name] = path
+    for path in map(Path.absolute, paths):
+        if path.is_dir() and path.name.isidentifier():
+            files = [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+        elif path.is_file() and path.suffix == ".py" and path.stem.isidentifier():
+            files = [path]
         else:
-            raise WishError(f"py_files: {str(path)!r} is neither a .py file nor a directory of a package")
+            raise WishError(
+                f"py_files: {str(path)!r} is neither a .py file nor a directory of a package, with a name to import it "
+                "by: give one of these, or add what it holds to the environment's requirements"
+            )
+        added = {str(file.relative_to(path.parent)): file for file in files}
+        if taken := entries.keys() & added.keys():
+            raise WishError(f"py_files: two of them hold {min(taken)}, and only one would be imported: rename one")
+        entries |= added
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(packed, "w") as archive:
         for name in sorted(entries):
-            archive.writestr(zipfile.ZipInfo(name), entries[name].read_bytes())
+            # Without dates and modes, the same files are the same zip.
+            archive.writestr(zipfile.ZipInfo(name), entries[name].read_bytes(), zipfile.ZIP_DEFLATED)
     return packed.getvalue()

@@ -1,24 +1,38 @@
-"""The gRPC channel of a session: credentials, and the interceptor that sees what passes.
+"""The gRPC channel of a session: credentials, retries, and the interceptor that sees what passes.
 
 Imports grpc and pyspark, so it is itself imported inside functions only.
 """
 
 from __future__ import annotations
 
+import datetime
+import logging
+import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import grpc
 import pyspark.sql.connect.proto as pb2
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pyspark.sql.connect.client import ChannelBuilder
+from pyspark.sql.connect.client.retries import DefaultPolicy, RetryPolicyState
 
+from airflow_provider_sparkdeps.errors import WishError
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint, read_pem
+from airflow_provider_sparkdeps.spark.faults import cause, reason
+
+log = logging.getLogger(__name__)
 
 _KEEPALIVE = {
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
     "grpc.keepalive_permit_without_calls": 1,
 }
+_MAX_BACKOFF_MS = 5_000
+_CONNECT_TIMEOUT_MS = 20_000
 
 
 class Observer(Protocol):
@@ -30,20 +44,28 @@ class Observer(Protocol):
 
 
 class EndpointChannelBuilder(ChannelBuilder):
-    """PySpark's channel builder over an `Endpoint`: private authorities, mutual TLS and headers included."""
+    """PySpark's channel builder over an `Endpoint`: private authorities, mutual TLS and headers included.
+
+    :raises WishError: from `toChannel`, when certificates and key can't be read, or don't belong together.
+    """
 
     def __init__(self, endpoint: Endpoint, *, session_id: str, user_agent: str) -> None:
-        params = {self.PARAM_SESSION_ID: session_id, self.PARAM_USER_AGENT: user_agent, **endpoint.headers}
-        if endpoint.user_id:
-            params[self.PARAM_USER_ID] = endpoint.user_id
+        params = {self.PARAM_SESSION_ID: session_id, self.PARAM_USER_AGENT: user_agent}
+        # Where none is given, PySpark takes the user from these variables, yet for its own calls only.
+        if user_id := endpoint.user_id or os.getenv("SPARK_USER", os.getenv("USER")):
+            params[self.PARAM_USER_ID] = user_id
         super().__init__(params=params)
         self._endpoint = endpoint
-        for option, value in _KEEPALIVE.items():
+        for option, value in _channel_options(endpoint).items():
             self.setChannelOption(option, value)
 
     @property
     def host(self) -> str:
         return self._endpoint.host
+
+    def metadata(self) -> list[tuple[str, str]]:
+        """The headers, which PySpark would take from among its own parameters, and drop those of the same name."""
+        return list(self._endpoint.headers.items())
 
     def toChannel(self) -> grpc.Channel:
         credentials = _credentials(self._endpoint)
@@ -52,13 +74,27 @@ class EndpointChannelBuilder(ChannelBuilder):
         return self._secure_channel(self._endpoint.target, credentials)
 
 
+def _channel_options(endpoint: Endpoint) -> dict[str, int]:
+    timeout = int(endpoint.request_timeout * 1000)
+    options = _KEEPALIVE | {
+        # This is also how long one attempt to connect may take.
+        "grpc.min_reconnect_backoff_ms": min(_CONNECT_TIMEOUT_MS, max(1_000, timeout // 2)),
+        # gRPC's own, 2 minutes, would leave a server that is back unnoticed for as long.
+        "grpc.max_reconnect_backoff_ms": _MAX_BACKOFF_MS,
+    }
+    if endpoint.is_loopback:
+        # gRPC would ask the proxy of http_proxy for a server on the proxy's machine.
+        options["grpc.enable_http_proxy"] = 0
+    return options
+
+
 def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
     if endpoint.secure:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=read_pem(endpoint.ca_certificate, "ca_certificate"),
-            private_key=read_pem(endpoint.client_key, "client_key"),
-            certificate_chain=read_pem(endpoint.client_certificate, "client_certificate"),
-        )
+        certificate, key = _client_identity(endpoint)
+        authorities = read_pem(endpoint.ca_certificate, "ca_certificate")
+        if authorities:
+            _load_certificates(authorities, "ca_certificate")
+        credentials = grpc.ssl_channel_credentials(authorities, key, certificate)
     elif endpoint.token:
         credentials = grpc.local_channel_credentials()
     else:
@@ -67,6 +103,79 @@ def _credentials(endpoint: Endpoint) -> grpc.ChannelCredentials | None:
         token = grpc.access_token_call_credentials(endpoint.token)
         credentials = grpc.composite_channel_credentials(credentials, token)
     return credentials
+
+
+def _client_identity(endpoint: Endpoint) -> tuple[bytes | None, bytes | None]:
+    """Read the client's certificate and key, and check what gRPC would merely fail its handshakes for."""
+    certificate = read_pem(endpoint.client_certificate, "client_certificate")
+    key = read_pem(endpoint.client_key, "client_key")
+    if certificate is None or key is None:
+        return None, None
+    own = _load_certificates(certificate, "client_certificate")[0]
+    try:
+        private = load_pem_private_key(key, password=None)
+    except TypeError:
+        raise WishError("client_key has a passphrase: give the key without one (openssl pkey takes it off)") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise WishError("client_key holds no private key that can be read: give one as PEM, or its file") from None
+    if private.public_key() != own.public_key():
+        raise WishError(
+            "client_key is not the key of client_certificate: give the pair that was issued together, with the "
+            "client's own certificate first if there are several"
+        )
+    if own.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
+        raise WishError(f"client_certificate expired at {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: have it renewed")
+    return certificate, key
+
+
+def _load_certificates(pem: bytes, name: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise WishError(
+            f"{name} holds no certificate that can be read: give the text between and with -----BEGIN CERTIFICATE----- "
+            "and -----END CERTIFICATE-----, or its file"
+        ) from None
+
+
+class TimedRetries(DefaultPolicy):
+    """PySpark's retries, bounded by time instead of number: `request_timeout` from a call's first failure."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(max_retries=None, max_backoff=_MAX_BACKOFF_MS)
+        self._endpoint = endpoint
+
+    def to_state(self) -> RetryPolicyState:
+        """Called by PySpark for each call."""
+        return _TimedState(self, self._endpoint)
+
+
+class _TimedState(RetryPolicyState):
+    def __init__(self, policy: TimedRetries, endpoint: Endpoint) -> None:
+        super().__init__(policy)
+        self._endpoint = endpoint
+        self._failure: BaseException | None = None
+        self._deadline: float | None = None
+
+    def can_retry(self, exception: BaseException) -> bool:
+        self._failure = exception
+        return bool(super().can_retry(exception))
+
+    def next_attempt(self, *exception: Any) -> int | None:
+        now = time.monotonic()
+        target, timeout = self._endpoint.target, self._endpoint.request_timeout
+        error = self._failure if isinstance(self._failure, grpc.RpcError) else None
+        if self._deadline is None:
+            self._deadline = now + timeout
+            if error:
+                log.warning("Lost Spark Connect at %s (%s); trying again for %g s.", target, reason(error), timeout)
+        left = int((self._deadline - now) * 1000)
+        wait = super().next_attempt(*exception)
+        if wait is not None and left > 0:
+            return min(wait, left)
+        if error:
+            log.error("Gave up Spark Connect at %s after %g s: %s", target, timeout, cause(error, self._endpoint))
+        return None
 
 
 class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryClientInterceptor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from airflow_provider_sparkdeps.errors import WishError
 Delivery = Literal["upload", "reference"]
 
 DEFAULT_PORT = 15002
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _HEADER = re.compile(r"[a-z0-9_.-]+")
+# What gRPC and HTTP/2 write themselves: a header of this name would not arrive.
+_RESERVED_HEADERS = frozenset({"connection", "content-type", "host", "te", "user-agent"})
+_VISIBLE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +59,35 @@ class Endpoint:
             raise WishError(
                 f"host {self.host!r} is no host name: write the name or address alone, such as spark.example.org"
             )
+        if ":" in self.host and _address(self.host) is None:
+            raise WishError(
+                f"host {self.host!r} is neither a name nor an IPv6 address: write it without port and brackets; the "
+                "port has a field of its own"
+            )
         if not 0 < self.port < 65536:
             raise WishError(f"port {self.port} is not between 1 and 65535; Spark Connect's default is {DEFAULT_PORT}")
         if self.delivery not in get_args(Delivery):
             raise WishError(f"delivery {self.delivery!r} is unknown: write one of {', '.join(get_args(Delivery))}")
         if not self.request_timeout > 0:
             raise WishError(f"request_timeout is {self.request_timeout!r}; write a number of seconds above 0")
-        for name in self.headers:
-            if not _HEADER.fullmatch(name) or name.endswith("-bin") or name.startswith("grpc-"):
+        for name, value in self.headers.items():
+            reserved = name in _RESERVED_HEADERS or name.endswith("-bin") or name.startswith("grpc-")
+            if reserved or not _HEADER.fullmatch(name):
                 raise WishError(
                     f"header {name!r} can't be sent: names are lower-case letters, digits, '-', '_' and '.', "
-                    "and neither start with 'grpc-' nor end with '-bin'"
+                    "do not start with 'grpc-' nor end with '-bin', and are none of "
+                    f"{', '.join(sorted(_RESERVED_HEADERS))}"
                 )
+            if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
+                raise WishError(
+                    f"the value of header {name!r} can't be sent: write a text of ASCII characters without line "
+                    "breaks, and without blanks at its ends"
+                )
+        if self.token is not None and not _VISIBLE.fullmatch(self.token):
+            raise WishError(
+                "the bearer token (the password) holds a character that can't be sent, such as a line break or a "
+                "blank at its end: copy it anew"
+            )
         if bool(self.client_certificate) != bool(self.client_key):
             raise WishError("client_certificate and client_key go together: one of them is missing")
         if self.tls is False and self.token and not self.is_loopback:
@@ -82,7 +102,8 @@ class Endpoint:
     @property
     def is_loopback(self) -> bool:
         """Whether the server is on this machine."""
-        return self.host in _LOOPBACK
+        address = _address(self.host)
+        return self.host.lower() == "localhost" if address is None else address.is_loopback
 
     @property
     def secure(self) -> bool:
@@ -95,19 +116,29 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
 def read_pem(value: str | None, name: str) -> bytes | None:
     """Return the PEM bytes of a field that holds either the text or the path of a file.
 
-    :raises WishError: the file can't be read, or holds no PEM.
+    :raises WishError: the file can't be read, or holds no PEM; the message does not repeat a key.
     """
     if not value:
         return None
     if "-----BEGIN" in value:
         return value.encode()
+    # What is no path may be the bare key.
+    shown = "the file" if name == "client_key" else repr(value)
     try:
         content = Path(value).expanduser().read_bytes()
-    except OSError as error:
-        raise WishError(f"{name}: can't read {value!r} ({error.strerror}): give a PEM file, or its text") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "that is no path"
+        raise WishError(f"{name}: can't read {shown} ({reason}): give a PEM file, or its text") from None
     if b"-----BEGIN" not in content:
-        raise WishError(f"{name}: {value!r} holds no PEM: its text should start with -----BEGIN")
+        raise WishError(f"{name}: {shown} holds no PEM: its text should start with -----BEGIN")
     return content

@@ -152,17 +152,15 @@ class Session:
 
     def _open(self) -> SparkSession:
         from pyspark.errors import PySparkException
-        from pyspark.sql.connect.client.retries import DefaultPolicy
         from pyspark.sql.connect.session import SparkSession
 
-        from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, OperationInterceptor
+        from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, OperationInterceptor, TimedRetries
 
         builder = EndpointChannelBuilder(self.endpoint, session_id=self.id, user_agent=_USER_AGENT)
         builder.add_interceptor(OperationInterceptor(self._ledger, tag=self._tag))
         # PySpark asks for its default builder here, and needs no more of it than the base class has.
         spark = SparkSession.builder.channelBuilder(builder).create()  # type: ignore[arg-type]
-        retries = _retries_within(self.endpoint.request_timeout)
-        spark.client.set_retry_policies([DefaultPolicy(max_retries=retries, max_backoff=_MAX_BACKOFF_MS)])
+        spark.client.set_retry_policies([TimedRetries(self.endpoint)])
         spark.registerProgressHandler(_Progress(self._report))  # type: ignore[arg-type]
         self._spark = spark
         for key, value in self.endpoint.session_conf.items():
@@ -174,17 +172,6 @@ class Session:
                     f"{_first_line(error)}. Mend it there, or take it out."
                 ) from None
         return spark
-
-
-_MAX_BACKOFF_MS = 5_000
-
-
-def _retries_within(seconds: float) -> int:
-    """Count the retries of PySpark's policy (50 ms, times 4, up to 5 s) whose waits add up to `seconds`."""
-    retries, wait, spent = 0, 50.0, 0.0
-    while spent + wait <= seconds * 1000 and retries < 1000:
-        retries, spent, wait = retries + 1, spent + wait, min(wait * 4, _MAX_BACKOFF_MS)
-    return retries
 
 
 def _stop(spark: SparkSession) -> None:
@@ -206,6 +193,7 @@ class _Control:
         self._endpoint = endpoint
         self._session_id = session_id
         builder = EndpointChannelBuilder(endpoint, session_id=session_id, user_agent=_USER_AGENT)
+        self._user_id = builder.userId
         self._metadata = tuple(builder.metadata())
         self._channel: grpc.Channel = builder.toChannel()
         self._stub: SparkConnectServiceStub = SparkConnectServiceStub(self._channel)
@@ -218,16 +206,18 @@ class _Control:
         """
         import grpc
 
-        from airflow_provider_sparkdeps.spark.faults import explain, may_pass
+        from airflow_provider_sparkdeps.spark.faults import explain, may_pass, more_telling
 
         deadline = time.monotonic() + self._endpoint.request_timeout
         wait = 0.2
+        failure: grpc.RpcError | None = None
         while True:
             try:
                 version = self._version(max(0.1, deadline - time.monotonic()))
             except grpc.RpcError as error:
+                failure = more_telling(failure, error)
                 if not patient or not may_pass(error) or time.monotonic() + wait > deadline:
-                    raise ConnectError(explain(error, self._endpoint)) from None
+                    raise ConnectError(explain(failure, self._endpoint)) from None
                 time.sleep(wait)
                 wait = min(wait * 2, 5.0)
             else:
@@ -263,8 +253,8 @@ class _Control:
     def _fill(self, request: Any) -> Any:
         request.session_id = self._session_id
         request.client_type = _USER_AGENT
-        if self._endpoint.user_id:
-            request.user_context.user_id = self._endpoint.user_id
+        if self._user_id:
+            request.user_context.user_id = self._user_id
         return request
 
     def _try(self, call: Callable[..., object], request: Any, timeout: float) -> None:

@@ -105,7 +105,9 @@ def test_bytecode_is_left_behind(tmp_path: Path) -> None:
         assert tar.getnames() == ["lib"]
 
 
-@pytest.mark.parametrize("target", ["/usr/bin/python3", "../outside", "lib/../../outside", "door/outside"])
+@pytest.mark.parametrize(
+    "target", ["/usr/bin/python3", "../outside", "lib/../../outside", "../prefix/lib", "door/outside"]
+)
 def test_a_link_that_leaves_the_prefix_is_refused_by_name(target: str, tmp_path: Path) -> None:
     prefix = tree(tmp_path / "prefix")
     (prefix / "link").symlink_to(target)

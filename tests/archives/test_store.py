@@ -95,15 +95,7 @@ def test_what_is_built_is_found_fetched_and_listed(store: ArchiveStore) -> None:
 def test_what_is_there_is_not_built_again(copied: tuple[Path, Archive]) -> None:
     lines: list[str] = []
     assert ArchiveStore(copied[0]).build(SIX, timeout=60, progress=lines.append) == copied[1]
-    assert lines == []
-
-
-def test_finding_is_quick(copied: tuple[Path, Archive]) -> None:
-    store = ArchiveStore(copied[0])
-    start = time.perf_counter()
-    assert store.find(SIX)
-    assert store.find("0" * 64) is None
-    assert time.perf_counter() - start < 0.03
+    assert lines == [f"store: archive {copied[1].digest12} is there, of {copied[1].created_at}: nothing to build"]
 
 
 def test_roots_may_be_written_in_any_way(
@@ -296,7 +288,7 @@ def test_a_failed_build_leaves_its_error_for_others_and_nothing_else(store: Arch
     assert (status.state, status.phase) == ("failed", "resolve")
     assert "nobody-made" in status.error
     assert status.error == str(caught.value)
-    with pytest.raises(BuildError, match="uv could not resolve"):  # tried again, not repeated from the file
+    with pytest.raises(BuildError, match=r"^uv could not resolve"):  # tried again, not repeated from the file
         store.build(NOBODYS, timeout=60)
 
 

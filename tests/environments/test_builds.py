@@ -129,11 +129,16 @@ def test_without_an_interpreter_the_prefix_waits_for_the_executors_own(tmp_path:
 
 def test_uvs_cache_is_not_touched_by_what_is_done_to_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-    build(VenvEnvironment(["markupsafe"]), tmp_path / "one")
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "cache").rglob("*.so")}
+    build(VenvEnvironment(["markupsafe"], bundle_python=False), tmp_path / "one")
+
+    def cached() -> dict[Path, tuple[int, int, bytes]]:
+        files = (tmp_path / "cache").rglob("*.so")
+        return {path: (path.stat().st_mode, path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    before = cached()
     assert before
     build(VenvEnvironment(["markupsafe"]), tmp_path / "two")
-    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before}
+    assert cached() == before
 
 
 @pytest.mark.parametrize(

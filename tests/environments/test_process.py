@@ -34,6 +34,14 @@ def test_a_tools_answer_and_its_lines_are_given_back() -> None:
     assert (done.code, done.stdout, done.stderr, lines) == (3, "one\n", "two\n", ["two"])
 
 
+def test_what_shapes_our_own_python_does_not_reach_a_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("VIRTUAL_ENV", "/nowhere")
+    monkeypatch.setenv("UV_INDEX_URL", "kept")
+    done = run(["sh", "-c", "echo $PYTHONPATH $VIRTUAL_ENV $UV_INDEX_URL"], deadline=Deadline(9, "A test"))
+    assert done.stdout == "kept\n"
+
+
 def test_at_the_deadline_the_tool_and_its_children_are_killed(tmp_path: Path) -> None:
     script = f"sleep 60 & echo $! > {tmp_path}/child; sleep 60"
     start = time.monotonic()
