@@ -25,7 +25,7 @@ class _Fault:
     answered: bool = True
 
 
-# The first match counts. {closes} and {details} are filled in by `_fault`.
+# The first match counts. {closes} and {details} are filled in by `cause`.
 _FAULTS = (
     _Fault(
         ("certificate has expired",),

@@ -198,14 +198,16 @@ class Authority:
         self._directory = directory
         self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self.certificate = _text(self._sign(self._key, name, issuer=name, hosts=(), days=1, is_authority=True))
+        self.certificate = _text(
+            self._sign(self._key, name, issuer=name, hosts=(), since=-1, until=1, is_authority=True)
+        )
         self.path = directory / f"{name}.pem"
         self.path.write_text(self.certificate)
 
-    def issue(self, name: str, *, hosts: tuple[str, ...] = (), days: int = 1) -> Certificate:
-        """Return a certificate for hosts and addresses; with negative days it has expired that long ago."""
+    def issue(self, name: str, *, hosts: tuple[str, ...] = (), since: int = -1, until: int = 1) -> Certificate:
+        """Return a certificate for hosts and addresses, valid between two days counted from today."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _text(self._sign(key, name, issuer=self._name, hosts=hosts, days=days))
+        certificate = _text(self._sign(key, name, issuer=self._name, hosts=hosts, since=since, until=until))
         return self._write(name, certificate, key)
 
     def own_certificate(self) -> Certificate:
@@ -238,7 +240,8 @@ class Authority:
         *,
         issuer: str,
         hosts: tuple[str, ...],
-        days: int,
+        since: int,
+        until: int,
         is_authority: bool = False,
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
@@ -248,8 +251,8 @@ class Authority:
             .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now + datetime.timedelta(days=min(0, days) - 1))
-            .not_valid_after(now + datetime.timedelta(days=days))
+            .not_valid_before(now + datetime.timedelta(days=since))
+            .not_valid_after(now + datetime.timedelta(days=until))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         )
         if hosts:

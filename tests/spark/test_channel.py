@@ -74,7 +74,7 @@ def test_a_client_certificate_opens_what_asks_for_one(server, authority, certifi
 
 def test_certificates_and_keys_that_can_not_work_are_named_before_a_call(authority, tmp_path: Path) -> None:
     client, other = authority.issue("client"), authority.issue("other")
-    expired = authority.issue("expired", days=-2)
+    expired = authority.issue("expired", since=-3, until=-2)
     garbled = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     locked = serialization.load_pem_private_key(client.key.encode(), None).private_bytes(
         serialization.Encoding.PEM,

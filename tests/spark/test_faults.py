@@ -105,7 +105,8 @@ def said(endpoint: Endpoint, *, passes: bool) -> str:
         ("another authority", "in the field ca_certificate"),
         ("a self-signed certificate", "in the field ca_certificate"),
         ("another host", "for another host name"),
-        ("an expired certificate", "certificate has expired"),
+        ("an expired certificate", "have the server's certificate renewed"),
+        ("a certificate of tomorrow", "not valid yet"),
         ("no HTTP/2", "without HTTP/2"),
     ],
 )
@@ -113,7 +114,8 @@ def test_a_fault_of_the_servers_certificate_is_said_at_once(server, authority, s
     shown = authority.issue(
         "server",
         hosts=("spark.example.org",) if case == "another host" else ("localhost",),
-        days=-3 if case == "an expired certificate" else 1,
+        since=1 if case == "a certificate of tomorrow" else -4,
+        until=-3 if case == "an expired certificate" else 2,
     )
     if case == "a self-signed certificate":
         shown = stranger.own_certificate()
