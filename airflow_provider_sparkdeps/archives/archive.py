@@ -20,7 +20,7 @@ class Archive:
 
     :param key: of the environment that it was built for.
     :param kind: of that environment, such as "venv".
-    :param payload: file name of the `.tar.gz` next to the manifest.
+    :param payload: name of the file next to the manifest: a `.tar.gz` by content.
     :param size: of the payload, in bytes.
     :param sha256: of the payload, in hex.
     :param interpreter: path inside the unpacked payload, such as "bin/python"; None where executors bring theirs.

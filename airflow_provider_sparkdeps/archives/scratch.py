@@ -58,6 +58,14 @@ def _sweep(prefix: str, parent: Path) -> None:
         except BlockingIOError:
             continue
         else:
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove_for_good(directory)
         finally:
             os.close(lock)
+
+
+def _remove_for_good(directory: Path) -> None:
+    """Remove what an orphaned tool of a killed builder may still write to for a moment."""
+    deadline = time.monotonic() + 2
+    while directory.exists() and time.monotonic() < deadline:
+        shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(0.02)

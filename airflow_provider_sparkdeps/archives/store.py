@@ -141,7 +141,7 @@ class ArchiveStore:
                 _verify(source, archive)
                 return source
             cache = self._cache_dir or _user_cache()
-            cached = cache / f"{archive.sha256}.tar.gz"
+            cached = cache / f"{archive.sha256}.payload"
             with contextlib.suppress(ArchiveError):
                 _verify(cached, archive)
                 return cached
@@ -151,6 +151,11 @@ class ArchiveStore:
                 _verify(source, archive, copy_to=partial)
                 partial.replace(cached)
             return cached
+
+    def uri(self, archive: Archive) -> str:
+        """Return where an archive's payload is, for others to read it: `file:///...`, `s3://...`."""
+        path = self._root / archive.key / archive.payload
+        return path.as_uri() if isinstance(path, Path) else str(path)
 
     def status(self, environment: Environment | str) -> BuildStatus | None:
         """Return who builds an environment and how far they are, or how the last build failed; else None.
@@ -192,7 +197,7 @@ class ArchiveStore:
 
         self._sweep(environment.key)
         with _room_to_work(environment), scratch_directory("sparkdeps-build-") as scratch:
-            prefix, moved, payload = scratch / "built" / "prefix", scratch / "moved", scratch / "payload.tar.gz"
+            prefix, moved, payload = scratch / "built" / "prefix", scratch / "moved", scratch / "payload"
             prefix.parent.mkdir()
             built = environment.build(prefix, report=report, timeout=deadline.left())
             # What runs here, under another path, runs wherever it is unpacked.
@@ -257,7 +262,8 @@ def _archive(environment: Environment, built: BuiltPrefix, *, size: int, sha256:
     return Archive(
         key=environment.key,
         kind=environment.kind,
-        payload=f"env-{sha256[:12]}.tar.gz",
+        # A .tar.gz by content. By name, Spark would unpack it once for each session.
+        payload=f"env-{sha256[:12]}.payload",
         size=size,
         sha256=sha256,
         interpreter=built.interpreter,

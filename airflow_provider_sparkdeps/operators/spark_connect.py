@@ -142,12 +142,14 @@ class SparkConnectPythonOperator(BaseOperator):
 
     def _attach(self, spark: SparkSession, archive: Archive, store: ArchiveStore) -> None:
         started = time.monotonic()
-        sent = attach(spark, archive, payload=lambda: store.fetch(archive))
+        delivery = Session.of(spark).endpoint.delivery
+        uri = store.uri(archive) if delivery == "reference" else None
+        new = attach(spark, archive, payload=lambda: store.fetch(archive), uri=uri)
         self.log.info(
             "Attached environment %s (Python %s, %.1f MB, %s) in %.1f s",
             archive.digest12,
             archive.python,
             archive.size / 1e6,
-            "uploaded" if sent else "the session had it",
+            {"upload": "uploaded", "reference": "read by the cluster"}[delivery] if new else "the session had it",
             time.monotonic() - started,
         )

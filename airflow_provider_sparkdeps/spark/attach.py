@@ -31,7 +31,9 @@ ARROW_CONFS = ("spark.sql.execution.pythonUDF.arrow.enabled", "spark.sql.executi
 _BEFORE = "spark.sparkdeps.before."
 
 
-def attach(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path]) -> bool:
+def attach(
+    spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path], uri: str | None = None
+) -> bool:
     """Make `archive` the environment of the session's Python workers from now on.
 
     The first time, the session is sent the payload; after that, switching between attached archives sends nothing.
@@ -43,27 +45,47 @@ def attach(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[]
     :param spark: a running Spark Connect session.
     :param archive: what was built.
     :param payload: the archive's local file, or a function that fetches it; called only if the file must be sent.
-    :return: whether the payload was sent.
-    :raises SessionError: the archive's Python is not this process's, which pickles the UDFs.
+    :param uri: where the cluster itself can read the payload, instead of having it sent.
+    :return: whether the payload is new to the session.
+    :raises SessionError: the archive's Python is not this process's, which pickles the UDFs; or the cluster can't read
+        the uri.
     """
     _check_python(archive)
     attached = (spark.conf.get(ATTACHED_CONF, "") or "").split()
     name = _name(archive)
-    send = archive.sha256 not in attached
-    if send:
-        path = payload if isinstance(payload, Path) else payload()
+    new = archive.sha256 not in attached
+    if new:
+        if uri is None:
+            _upload(spark, archive, payload if isinstance(payload, Path) else payload())
+        else:
+            _refer(spark, uri)
         with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
-            # Spark unpacks what is called .tar.gz by itself, once per session; this name keeps it opaque.
-            opaque = Path(directory) / f"{name}.payload"
-            opaque.symlink_to(path.resolve())
             launcher = Path(directory) / f"{name}.tar.gz"
-            launcher.write_bytes(_launcher_archive(archive, opaque.name))
-            spark.addArtifacts(str(opaque), file=True)
+            launcher.write_bytes(_launcher_archive(archive))
             spark.addArtifacts(f"{launcher}#{name}", archive=True)
         spark.conf.set(ATTACHED_CONF, " ".join([*attached, archive.sha256]))
     _choose_arrow(spark, has_pyarrow="pyarrow" in archive.packages)
     spark.conf.set(PYTHON_CONF, f"{name}/bin/python")
-    return send
+    return new
+
+
+def _upload(spark: SparkSession, archive: Archive, payload: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
+        named = Path(directory) / archive.payload
+        named.symlink_to(payload.resolve())
+        spark.addArtifacts(str(named), file=True)
+
+
+def _refer(spark: SparkSession, uri: str) -> None:
+    from pyspark.errors import PySparkException
+
+    try:
+        spark.sql(f"ADD FILE '{uri}'")
+    except PySparkException as error:
+        raise SessionError(
+            f"the cluster can't read {uri} ({str(error).strip().splitlines()[0]}): give it access to the archive "
+            "store, or set the connection's delivery to upload"
+        ) from None
 
 
 def detach(spark: SparkSession) -> None:
@@ -117,12 +139,12 @@ def _name(archive: Archive) -> str:
     return f"env-{archive.digest12}"
 
 
-def _launcher_archive(archive: Archive, payload_name: str) -> bytes:
+def _launcher_archive(archive: Archive) -> bytes:
     """Return a tar.gz with `bin/python`; the same bytes for the same archive, as Spark wants of the same name."""
     values = {
         "digest": archive.digest12,
         "sha256": archive.sha256,
-        "payload": payload_name,
+        "payload": archive.payload,
         "interpreter": archive.interpreter or "bin/python",
         "version": archive.python_minor,
         "bundled": "yes" if archive.interpreter else "no",

@@ -13,7 +13,7 @@ from airflow_provider_sparkdeps.errors import ArchiveError
 ARCHIVE = Archive(
     key="a" * 64,
     kind="venv",
-    payload="env-bbbbbbbbbbbb.tar.gz",
+    payload="env-bbbbbbbbbbbb.payload",
     size=12,
     sha256="b" * 64,
     interpreter="bin/python",

@@ -63,10 +63,11 @@ class Built:
         tail = io.BytesIO()
         gzip.GzipFile(filename=str(directory), fileobj=tail, mode="wb").close()
         content = self.payload.read_bytes() + tail.getvalue()
-        payload = directory / "renewed.tar.gz"
+        payload = directory / "renewed.payload"
         payload.write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
-        return Built(dataclasses.replace(self.archive, sha256=sha256, size=len(content)), payload)
+        named = {"sha256": sha256, "payload": f"env-{sha256[:12]}.payload"}
+        return Built(dataclasses.replace(self.archive, size=len(content), **named), payload)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +209,20 @@ def test_a_session_switches_between_versions_and_back_without_sending_again(
     assert six_on_executors(session) == dict.fromkeys(homes(server, six15), "1.15.0")
 
 
+def test_by_reference_the_cluster_reads_the_payload_and_nothing_is_sent(
+    session: Session, server: EmbeddedServer, six15: Built, tmp_path: Path
+) -> None:
+    built = six15.renewed(tmp_path)
+    named = built.payload.rename(tmp_path / built.archive.payload)
+    assert attach(session.spark, built.archive, payload=never, uri=named.as_uri())
+    assert six_on_executors(session) == dict.fromkeys(homes(server, built), "1.15.0")
+
+
+def test_a_reference_that_the_cluster_can_not_read_is_said(session: Session, six15: Built, tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match=r"the cluster can't read .*set the connection's delivery to upload"):
+        attach(session.spark, six15.archive, payload=never, uri=(tmp_path / "missing.payload").as_uri())
+
+
 def test_detach_goes_back_to_the_clusters_python(session: Session, six15: Built) -> None:
     six15.attach(session)
     detach(session.spark)
@@ -221,11 +236,9 @@ def test_an_archive_without_interpreter_uses_the_one_on_the_executors_path(
     assert built.archive.interpreter is None
     (tmp_path / f"python{MINOR}").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
     environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    with EmbeddedServer("local[2]", environ=environ) as server, open_session(server) as session:
+    with EmbeddedServer(environ=environ) as server, open_session(server) as session:
         built.attach(session)
-        ((prefix, version),) = six_on_executors(session).items()
-    assert prefix.parts[-2:] == ("sparkdeps", built.archive.digest12)
-    assert version == "1.15.0"
+        assert six_on_executors(session) == dict.fromkeys(homes(server, built), "1.15.0")
 
 
 @needs_unshare
@@ -446,7 +459,9 @@ class Executor:
         sha256 = hashlib.sha256(self.payload).hexdigest()
         self.home = self.root / "sparkdeps" / sha256[:12]
         nothing: Any = {field.name: None for field in dataclasses.fields(Archive)}
-        self.archive = Archive(**nothing | {"sha256": sha256, "python": "3.99.0", "interpreter": "bin/python"})
+        self.archive = Archive(
+            **nothing | {"sha256": sha256, "python": "3.99.0", "interpreter": "bin/python", "payload": "env.payload"}
+        )
 
     @staticmethod
     def _payload() -> bytes:
@@ -462,7 +477,7 @@ class Executor:
         directory = self.root / name
         directory.mkdir(parents=True)
         (directory / "env.payload").write_bytes(self.payload)
-        with tarfile.open(fileobj=io.BytesIO(_launcher_archive(self.archive, "env.payload"))) as tar:
+        with tarfile.open(fileobj=io.BytesIO(_launcher_archive(self.archive))) as tar:
             tar.extractall(directory / "env", filter="tar")
         return directory
 
