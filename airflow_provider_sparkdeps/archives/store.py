@@ -11,7 +11,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from airflow_provider_sparkdeps.archives.archive import Archive
 from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Lease, Watch, read_status, take_lease
 from airflow_provider_sparkdeps.archives.pack import pack
 from airflow_provider_sparkdeps.archives.scratch import scratch_directory
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment
+from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment, Login
 from airflow_provider_sparkdeps.environments.check import check_prefix
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.environments.words import redact
@@ -95,6 +95,7 @@ class ArchiveStore:
         timeout: float,
         progress: Callable[[str], None] | None = None,
         refresh: bool = False,
+        logins: Mapping[str, Login] | None = None,
     ) -> Archive:
         """Return the archive of an environment, having it built if need be, here or by whoever is at it already.
 
@@ -103,6 +104,7 @@ class ArchiveStore:
         :param environment: what to build.
         :param timeout: seconds until it is given up, waiting for another builder included.
         :param progress: called with one line at a time, on what is done or waited for.
+        :param logins: of the environment's `connections`, by id.
         :param refresh: resolve and build even if there is an archive, and replace it.
         :raises BuildError: when it can't be built, here or by the other builder; with the builder's own words.
         :raises ArchiveError: when the store can't be used.
@@ -125,7 +127,7 @@ class ArchiveStore:
                 with lease:
                     # It may have been published between the last look and the lease.
                     archive = None if refresh else self._sound(environment, say)
-                    return archive or self._build(environment, lease, say, deadline)
+                    return archive or self._build(environment, lease, say, deadline, logins or {})
             time.sleep(min(deadline.left(f"waiting for another builder ({status})"), _POLL_SECONDS))
 
     def fetch(self, archive: Archive) -> Path:
@@ -190,7 +192,14 @@ class ArchiveStore:
             say(f"store: {error}")
             return None
 
-    def _build(self, environment: Environment, lease: Lease, say: Callable[[str], None], deadline: Deadline) -> Archive:
+    def _build(
+        self,
+        environment: Environment,
+        lease: Lease,
+        say: Callable[[str], None],
+        deadline: Deadline,
+        logins: Mapping[str, Login],
+    ) -> Archive:
         def report(phase: str, text: str) -> None:
             lease.report(phase, text)
             say(f"{phase}: {text}")
@@ -199,7 +208,7 @@ class ArchiveStore:
         with _room_to_work(environment), scratch_directory("sparkdeps-build-") as scratch:
             prefix, moved, payload = scratch / "built" / "prefix", scratch / "moved", scratch / "payload"
             prefix.parent.mkdir()
-            built = environment.build(prefix, report=report, timeout=deadline.left())
+            built = environment.build(prefix, report=report, timeout=deadline.left(), logins=logins)
             # What runs here, under another path, runs wherever it is unpacked.
             prefix.rename(moved)
             report("check", f"Python {built.python} and its packages, from another directory")

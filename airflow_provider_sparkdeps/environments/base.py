@@ -49,6 +49,20 @@ class BuiltPrefix:
     lock: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Login:
+    """Where a private index or channel is, and who we are there: what an Airflow connection says.
+
+    :param url: of the index or channel, without credentials.
+    :param username: empty if only the password (a token) counts.
+    :param password: never shown.
+    """
+
+    url: str
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Environment(ABC):
     """A wish: which Python packages executors should have.
@@ -116,13 +130,19 @@ class Environment(ABC):
     def options(self) -> dict[str, Any]:
         """Return, as plain data, the arguments that make an equal environment; never a credential."""
 
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """The ids of the connections that a build needs a `Login` of."""
+        return ()
+
     @abstractmethod
-    def build(self, prefix: Path, *, report: Report, timeout: float) -> BuiltPrefix:
+    def build(self, prefix: Path, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> BuiltPrefix:
         """Install into an empty directory, so that it can be moved anywhere afterwards.
 
         :param prefix: a directory that doesn't exist yet.
         :param report: told about each phase and its progress.
         :param timeout: seconds until the build is given up.
+        :param logins: by connection id, for each of `connections`.
         :raises BuildError: with the builder's own words.
         """
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment, Report, this_platform
+from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment, Login, Report, this_platform
 from airflow_provider_sparkdeps.errors import BuildError
 
 
@@ -53,12 +53,13 @@ class VenvEnvironment(Environment):
         """Return the arguments that make an equal environment, as plain data."""
         return {"requirements": list(self.requirements), "bundle_python": self.bundle_python}
 
-    def build(self, prefix: Path, *, report: Report, timeout: float) -> BuiltPrefix:
+    def build(self, prefix: Path, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> BuiltPrefix:
         """Resolve, install and make relocatable.
 
         :param prefix: a directory that doesn't exist yet.
         :param report: told about each phase and its progress.
         :param timeout: seconds until the build is given up.
+        :param logins: by connection id, for each of `connections`.
         :raises BuildError: with uv's own words.
         """
         import tempfile

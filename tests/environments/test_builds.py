@@ -27,7 +27,7 @@ def deadline(seconds: float = 60) -> Deadline:
 
 
 def build(environment: VenvEnvironment, prefix: Path, *, timeout: float = 60) -> BuiltPrefix:
-    return environment.build(prefix, report=lambda phase, text: None, timeout=timeout)
+    return environment.build(prefix, report=lambda phase, text: None, timeout=timeout, logins={})
 
 
 def pythons() -> list[BasePython]:
