@@ -113,7 +113,7 @@ class SparkConnectPythonOperator(BaseOperator):
                     {name: session.accumulator(name, value) for name, value in accumulators.items()}
                 ),
             }
-            with by_value(Path(ti.bundle_instance.path)):
+            with by_value(self._sources(ti)):
                 result = call(self.python_callable, arguments, injected)
             values = session.accumulator_values
         check_result(result, multiple_outputs=self.multiple_outputs)
@@ -126,6 +126,11 @@ class SparkConnectPythonOperator(BaseOperator):
         """Make what the callable waits for fail; Airflow calls this in a signal handler, and kills 5 seconds later."""
         if self._hook:
             self._hook.interrupt()
+
+    def _sources(self, ti: Any) -> Path:
+        """Where the DAG's own code is: its bundle or, under `dag.test()`, which has none, the folder of its file."""
+        bundle = getattr(ti, "bundle_instance", None)
+        return Path(bundle.path) if bundle else Path(self.dag.fileloc).parent
 
     def _archive(self, store: ArchiveStore) -> Archive | None:
         if self.environment is None:

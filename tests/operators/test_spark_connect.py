@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from airflow_provider_sparkdeps.local_airflow import DagRunReport, DagRunTimeout, LocalAirflow
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 
 
 def test_functions_of_dag_files_and_their_neighbours_travel_by_value(airflow: LocalAirflow) -> None:
     report = airflow.run("by_value")
     assert report.state == "success", report.logs["run"]
     assert report.xcom["run"]["return_value"] == [["ABAB!", "abab", "!BA"]]
+
+
+def test_a_dag_can_be_tried_without_a_scheduler(server: EmbeddedServer, tmp_path: Path) -> None:
+    connection = {"conn_type": "sparkdeps", "host": server.host, "port": server.port}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).parents[1] / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_CONN_SPARKDEPS_DEFAULT": json.dumps(connection),
+    }
+    for command in (["db", "migrate"], ["dags", "test", "by_value"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "airflow", *command], env=environ, capture_output=True, text=True, timeout=180
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+    assert "state=success" in run.stdout + run.stderr
 
 
 def test_tasks_at_the_same_time_each_see_their_own_packages(airflow: LocalAirflow, tmp_path: Path) -> None:

@@ -1,0 +1,3 @@
+"""The DAGs that the package brings."""
+
+from airflow_provider_sparkdeps.example_dags.sparkdeps_quickstart import *  # noqa: F403
