@@ -29,6 +29,8 @@ class Archive:
     :param packages: version of each distribution in it, by canonical name.
     :param lock: the exact requirements that the wish was resolved to.
     :param environment: the wish, as `Environment.to_dict()` puts it.
+    :param contents: what its prefix held: `files`, `unpacked_size` in bytes, `package_sizes`, and `glibc`, the newest
+        version that its native code asks for.
     :param created_at: UTC, ISO 8601.
     :param created_by: host and process id of the builder, as "host:pid".
     """
@@ -44,6 +46,7 @@ class Archive:
     packages: Mapping[str, str] = field(hash=False)
     lock: tuple[str, ...]
     environment: Mapping[str, Any] = field(hash=False)
+    contents: Mapping[str, Any] = field(hash=False)
     created_at: str
     created_by: str
     format: int = FORMAT
@@ -107,6 +110,7 @@ _RIGHT = {
     "packages": lambda value: isinstance(value, Mapping) and all(_text(k) and _text(v) for k, v in value.items()),
     "lock": lambda value: isinstance(value, list | tuple) and all(map(_text, value)),
     "environment": lambda value: isinstance(value, Mapping),
+    "contents": lambda value: isinstance(value, Mapping),
     "created_at": _text,
     "created_by": _text,
 }

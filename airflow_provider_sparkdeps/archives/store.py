@@ -12,14 +12,16 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.archives import files
 from airflow_provider_sparkdeps.archives.archive import Archive
+from airflow_provider_sparkdeps.archives.contents import Contents, look_through
 from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Lease, Watch, read_status, take_lease
-from airflow_provider_sparkdeps.archives.pack import pack
+from airflow_provider_sparkdeps.archives.pack import Packed, pack
 from airflow_provider_sparkdeps.archives.scratch import scratch_directory
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment, Login
 from airflow_provider_sparkdeps.environments.check import check_prefix
@@ -213,9 +215,10 @@ class ArchiveStore:
             prefix.rename(moved)
             report("check", f"Python {built.python} and its packages, from another directory")
             check_prefix(moved, built, deadline=deadline)
-            report("pack", f"packages: {len(built.packages)}")
+            contents = look_through(moved, interpreter=built.interpreter, glibc=environment.glibc)
+            report("pack", f"packages: {len(built.packages)}, {contents.unpacked_size / 1e6:.1f} MB")
             packed = pack(moved, payload, deadline=deadline)
-            archive = _archive(environment, built, size=packed.size, sha256=packed.sha256)
+            archive = _archive(environment, built, packed, contents)
             report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
             with self._reachable():
                 folder = self._root / environment.key
@@ -267,20 +270,21 @@ def _key(environment: Environment | str) -> str:
     return environment
 
 
-def _archive(environment: Environment, built: BuiltPrefix, *, size: int, sha256: str) -> Archive:
+def _archive(environment: Environment, built: BuiltPrefix, packed: Packed, contents: Contents) -> Archive:
     return Archive(
         key=environment.key,
         kind=environment.kind,
         # A .tar.gz by content. By name, Spark would unpack it once for each session.
-        payload=f"env-{sha256[:12]}.payload",
-        size=size,
-        sha256=sha256,
+        payload=f"env-{packed.sha256[:12]}.payload",
+        size=packed.size,
+        sha256=packed.sha256,
         interpreter=built.interpreter,
         python=built.python,
         platform=environment.platform,
         packages=built.packages,
         lock=built.lock,
         environment=environment.to_dict(),
+        contents=asdict(contents),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=f"{socket.gethostname()}:{os.getpid()}",
     )

@@ -70,11 +70,14 @@ class Environment(ABC):
     :param python: minor version such as "3.12". None, the default, means that of the process that asks: UDFs are
         pickled by it, and executors need the same.
     :param platform: what the archive will run on; by default this machine's, such as "linux-x86_64".
+    :param glibc: the oldest C library that executors have, such as "2.28"; a build whose native code wants a newer one
+        is refused. Not checked by default.
     :raises WishError: when a value can't be meant as written.
     """
 
     python: str | None = None
     platform: str = field(default_factory=this_platform)
+    glibc: str | None = None
 
     kind: ClassVar[str]
     _kinds: ClassVar[dict[str, type[Environment]]] = {}
@@ -96,6 +99,11 @@ class Environment(ABC):
                 f' such as platform="{this_platform()}", or leave it out for this machine\'s.'
             )
 
+        if self.glibc is not None and not (isinstance(self.glibc, str) and re.fullmatch(r"2\.\d+", self.glibc)):
+            raise WishError(
+                f'glibc={self.glibc!r} is not a version of glibc. Write it as a string, such as glibc="2.28".'
+            )
+
     @property
     def python_minor(self) -> str:
         """The minor version of Python that is meant, such as "3.12"."""
@@ -112,6 +120,7 @@ class Environment(ABC):
             "kind": self.kind,
             "python": self.python_minor,
             "platform": self.platform,
+            "glibc": self.glibc,
             "inputs": self.inputs(),
         }
         canonical = json.dumps(wish, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -148,7 +157,7 @@ class Environment(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which `from_dict` makes the same wish, also in another Python."""
-        common = {"kind": self.kind, "python": self.python_minor, "platform": self.platform}
+        common = {"kind": self.kind, "python": self.python_minor, "platform": self.platform, "glibc": self.glibc}
         return {**common, **self.options()}
 
     @staticmethod
