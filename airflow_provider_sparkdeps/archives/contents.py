@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,8 @@ from airflow_provider_sparkdeps.errors import ArchiveError
 _GLIBC = re.compile(rb"GLIBC_(2\.\d+)(?:\.\d+)?\0")
 _ELF = b"\x7fELF"
 _NAMED = 10
+_BLOCK = 1 << 20
+_LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,16 @@ def _files(prefix: Path) -> Iterator[Path]:
 
 
 def _wanted_glibc(path: Path) -> tuple[int, ...] | None:
+    found: set[bytes] = set()
     with path.open("rb") as file:
         if file.read(len(_ELF)) != _ELF:
             return None
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found = {tuple(map(int, match.split(b"."))) for match in _GLIBC.findall(content)}
-    return max(found, default=None)
+        # In blocks, since a library may be larger than the memory that a build may take; a name may cross their edge.
+        edge = b""
+        while block := file.read(_BLOCK):
+            found.update(_GLIBC.findall(edge + block))
+            edge = block[-_LONGEST_NAME:]
+    return max((tuple(map(int, version.split(b"."))) for version in found), default=None)
 
 
 def _refuse_newer(wanted: Mapping[str, tuple[int, ...]], glibc: str) -> None:
