@@ -283,6 +283,7 @@ def _archive(environment: Environment, built: BuiltPrefix, *, size: int, sha256:
         environment=environment.to_dict(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=f"{socket.gethostname()}:{os.getpid()}",
+        after_unpack=built.after_unpack,
     )
 
 
