@@ -73,9 +73,8 @@ def _install(
         report("resolve", f"{wish.title}, from {', '.join(wish.channels)}")
         specs = [*wish.dependencies, f"python {wish.python_minor}.*"]
         packages = conda_solve.solve(
-            specs, wish.channels, platform=wish.platform, logins=channel_logins, deadline=deadline
+            specs, wish.channels, platform=wish.platform, logins=channel_logins, deadline=deadline, report=report
         )
-    report("install", f"packages: {len(packages)}")
     conda_solve.install(
         packages, environment, platform=wish.platform, logins=channel_logins, deadline=deadline, report=report
     )
@@ -85,10 +84,10 @@ def _install(
             f"The lock has Python {version}, and Python {wish.python_minor} is wished for, by which UDFs are pickled:"
             f' say python="{".".join(version.split(".")[:2])}" and run the task on that, or lock another one.'
         )
-    lock = tuple(sorted(_locked(record) for record in packages))
+    lock = tuple(_locked(record) for record in packages)
     if wish.pip:
         lock += _add_pip(wish, environment, scratch, report=report, deadline=deadline, logins=logins)
-    return lock
+    return tuple(sorted(lock))
 
 
 def _locked(record: RepoDataRecord) -> str:
@@ -141,4 +140,4 @@ def _lock_of_installed(environment: Path) -> tuple[str, ...]:
         if installer.read_text(encoding="utf-8").strip() not in ("conda", ""):
             name, _, version = installer.parent.name.removesuffix(".dist-info").partition("-")
             of_pip.append(f"pip:{name.replace('_', '-').lower()}=={version}")
-    return (*sorted(found), *sorted(of_pip))
+    return tuple(sorted([*found, *of_pip]))

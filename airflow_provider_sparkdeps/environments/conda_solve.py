@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 CONDA_TOKEN = "conda-token"  # noqa: S105 - a user name
 """As the login of a connection: its password is a token that stands in the URL, as `/t/<token>/`."""
-_SECONDS_BETWEEN_REPORTS = 1.0
 
 
 def solve(
@@ -37,6 +36,7 @@ def solve(
     platform: str,
     logins: Sequence[Login],
     deadline: Deadline,
+    report: Report,
 ) -> list[RepoDataRecord]:
     """Return the packages that meet the specs.
 
@@ -45,6 +45,7 @@ def solve(
     :param platform: such as "linux-x86_64".
     :param logins: of private channels.
     :param deadline: of the build.
+    :param report: told that it goes on, every few seconds.
     :raises BuildError: with the solver's explanation.
     """
     from datetime import timedelta
@@ -61,10 +62,19 @@ def solve(
                 gateway=gateway,
                 platforms=[rattler.Subdir(_subdir(platform)), rattler.Subdir("noarch")],
                 virtual_packages=rattler.VirtualPackage.detect(),
-                timeout=timedelta(seconds=deadline.left("solving")),
+                timeout=timedelta(seconds=deadline.left("reading the channels")),
             )
 
-    return _finish(run, "solve the dependencies", deadline=deadline, doing="solving", logins=logins)
+    started = time.monotonic()
+
+    def tell() -> None:
+        report("resolve", f"reading the channels and solving for {time.monotonic() - started:.0f} s")
+
+    doing = "reading the channels and solving"
+    found = _finish(run, "solve the dependencies", deadline=deadline, doing=doing, logins=logins, every=5, tell=tell)
+    size = sum(package.size or 0 for package in found)
+    report("resolve", f"{len(found)} packages, {size / 1e6:.1f} MB, in {time.monotonic() - started:.1f} s")
+    return found
 
 
 def records(locked: Sequence[str]) -> list[RepoDataRecord]:
@@ -116,7 +126,7 @@ def install(
     import rattler
 
     _check_local(packages, deadline)
-    progress = _Progress(report, len(packages))
+    progress = _Progress(len(packages))
 
     async def run() -> None:
         with _access(logins) as config:
@@ -130,8 +140,12 @@ def install(
                 reporter=cast("rattler.InstallerReporter", progress),
             )
 
-    _finish(run, "install the packages", deadline=deadline, doing="installing", logins=logins)
-    progress.tell(last=True)
+    def tell() -> None:
+        report("install", str(progress))
+
+    doing = "downloading and linking"
+    _finish(run, "install the packages", deadline=deadline, doing=doing, logins=logins, every=1, tell=tell)
+    tell()
 
 
 def _check_local(packages: list[RepoDataRecord], deadline: Deadline) -> None:
@@ -157,39 +171,33 @@ def _check_local(packages: list[RepoDataRecord], deadline: Deadline) -> None:
 
 
 class _Progress:
-    """rattler's `InstallerReporter`: counts, and reports at intervals. Its threads call it, one at a time."""
+    """rattler's `InstallerReporter`: only counts, since threads of rattler's call it."""
 
-    def __init__(self, report: Report, packages: int) -> None:
-        self._report = report
+    def __init__(self, packages: int) -> None:
         self._packages = packages
         self._bytes: dict[int, int] = {}
-        self._downloads = 0
         self._linked = 0
-        self._said = time.monotonic()
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         if not name.startswith("on_"):
             raise AttributeError(name)
         return lambda *_: 0
 
-    def on_download_start(self, _: int) -> int:
-        self._downloads += 1
-        return self._downloads
+    def on_download_start(self, cache_entry: int) -> int:
+        return cache_entry
+
+    def on_populate_cache_start(self, operation: int, _: str) -> int:
+        return operation
 
     def on_download_progress(self, download: int, progress: int, _: int | None) -> None:
         self._bytes[download] = progress
-        self.tell()
 
     def on_link_complete(self, _: int) -> None:
         self._linked += 1
-        self.tell()
 
-    def tell(self, *, last: bool = False) -> None:
-        now = time.monotonic()
-        if last or now - self._said >= _SECONDS_BETWEEN_REPORTS:
-            self._said = now
-            fetched = f"downloaded {sum(self._bytes.values()) / 1e6:.1f} MB, " if self._bytes else ""
-            self._report("install", f"{fetched}linked {self._linked} of {self._packages} packages")
+    def __str__(self) -> str:
+        fetched = f"downloaded {sum(list(self._bytes.values())) / 1e6:.1f} MB, " if self._bytes else ""
+        return f"{fetched}linked {self._linked} of {self._packages} packages"
 
 
 def _subdir(platform: str) -> str:
@@ -232,9 +240,16 @@ def _access(logins: Sequence[Login]) -> Iterator[Any]:
 
 
 def _finish(
-    run: Callable[[], Coroutine[Any, Any, T]], what: str, *, deadline: Deadline, doing: str, logins: Sequence[Login]
+    run: Callable[[], Coroutine[Any, Any, T]],
+    what: str,
+    *,
+    deadline: Deadline,
+    doing: str,
+    logins: Sequence[Login],
+    every: float,
+    tell: Callable[[], None],
 ) -> T:
-    """Run it in a thread of its own, since the caller's may have an event loop already."""
+    """Run it in a thread of its own, since the caller's may have an event loop already; `tell` from this one."""
     results: list[T] = []
     failures: list[BaseException] = []
 
@@ -250,8 +265,12 @@ def _finish(
     # What doesn't heed the cancellation must not keep the process from its end.
     thread = threading.Thread(target=work, name="sparkdeps-conda", daemon=True)
     thread.start()
+    told = time.monotonic()
     while thread.is_alive():
         thread.join(min(0.5, deadline.left(doing)))
+        if thread.is_alive() and time.monotonic() - told >= every:
+            told = time.monotonic()
+            tell()
     if results:
         return results[0]
     (failure,) = failures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -53,6 +54,9 @@ def make_relocatable(
             tree = _Tree(environment, target)
             packer = Packer(str(environment), tree)
             for file in listed:
+                # conda-pack would read and copy them all, at gigabytes of memory for the largest.
+                if file.file_mode == "unknown" and not _holds(Path(file.source), os.fsencode(environment)):
+                    file.file_mode = None
                 packer.add(file)
     except CondaPackException as error:
         raise BuildError(_explained(str(error), environment)) from None
@@ -107,6 +111,13 @@ class _Tree:
         return path
 
 
+def _holds(path: Path, sought: bytes) -> bool:
+    if path.is_symlink() or not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(sought) >= 0
+
+
 def _starts_with(source: str, start: bytes) -> bool:
     with Path(source).open("rb") as file:
         return file.read(len(start)) == start
@@ -131,7 +142,7 @@ def _records(target: Path, prefixes: Iterable[tuple[str, str, str]], placed: str
     found = set()
     for name, placeholder, mode in prefixes:
         sought = _PLACEHOLDER if placeholder == placed else placeholder
-        if os.fsencode(sought) in (target / name).read_bytes():
+        if _holds(target / name, os.fsencode(sought)):
             found.add((name, sought, mode))
     return sorted(found)
 

@@ -202,6 +202,14 @@ def _listed(data: dict[str, Any], subdir: str, environment: str) -> tuple[list[s
     return None
 
 
+def _of_pypi(package: dict[str, Any]) -> str:
+    place = str(package["pypi"]).removeprefix("direct+")
+    # A package of an index is known by its version; others only by where they are.
+    if place.endswith((".whl", ".tar.gz")) and place == package["pypi"] and "://" in place:
+        return f"{package['name']}=={package['version']}"
+    return f"{package['name']} @ {place}"
+
+
 def _url(url: str, hashes: dict[str, Any]) -> str:
     if hashes.get("sha256"):
         return f"{url}#sha256:{hashes['sha256']}"

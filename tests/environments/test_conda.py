@@ -246,6 +246,21 @@ class TestFiles:
         wishes = {CondaEnvironment.from_lock(path, platform="linux-x86_64") for path in paths}
         assert wishes == {CondaEnvironment(locked=[f"{SIX}#{SHA}"], platform="linux-x86_64")}
 
+    def test_pip_packages_of_a_lock_come_along(self, tmp_path: Path) -> None:
+        wheel = "https://example.com/files/tabulate-0.9.0-py3-none-any.whl"
+        git = "git+https://example.com/ours.git?rev=1#abc"
+        named = [{"conda": SIX}, {"pypi": wheel}, {"pypi": f"direct+{wheel}2.whl"}, {"pypi": git}]
+        packages = [
+            {"conda": SIX},
+            {"pypi": wheel, "name": "tabulate", "version": "0.9.0"},
+            {"pypi": f"direct+{wheel}2.whl", "name": "direct", "version": "1"},
+            {"pypi": git, "name": "ours", "version": "1"},
+        ]
+        pixi = {"environments": {"default": {"packages": {"linux-64": named}}}, "packages": packages}
+        path = self.write(tmp_path / "pixi.lock", json.dumps(pixi))
+        wish = CondaEnvironment.from_lock(path, platform="linux-x86_64")
+        assert wish.pip == (f"direct @ {wheel}2.whl", f"ours @ {git}", "tabulate==0.9.0")
+
     def test_a_lock_for_other_platforms_only_is_refused(self, tmp_path: Path) -> None:
         pixi = {"environments": {"default": {"packages": {"win-64": []}}}, "packages": []}
         with pytest.raises(WishError, match="is not a lock of conda for linux-64"):
@@ -263,9 +278,13 @@ class TestBuilding:
         assert built.packages.keys() == {"cheese", "tabulate"}
         assert built.packages["cheese"] == "1.0"
         locked = [line.split(" sha256:")[0] for line in built.lock]
-        assert locked[:3] == ["cellar=1.0=h0_0", "cheese=1.0=py_0", f"python={built.python}=h0_0"]
-        assert locked[3] == f"pip:tabulate=={built.packages['tabulate']}"
-        assert [len(line.rpartition(":")[2]) for line in built.lock[:3]] == [64] * 3
+        assert [locked[0], locked[1], locked[3]] == [
+            "cellar=1.0=h0_0",
+            "cheese=1.0=py_0",
+            f"python={built.python}=h0_0",
+        ]
+        assert locked[2] == f"pip:tabulate=={built.packages['tabulate']}"
+        assert [len(line.rpartition(":")[2]) for line in built.lock if " " in line] == [64] * 3
         assert {"resolve", "install", "relocate"} <= {phase for phase, _ in reports}
         assert ("install", "linked 3 of 3 packages") in reports
 
@@ -420,7 +439,7 @@ class TestExistingEnvironments:
         check_prefix(moved, built, deadline=deadline())
         assert built.packages == {"cheese": "1.0"}
         assert [line.split()[0] for line in built.lock][:2] == ["cellar=1.0=h0_0", "cheese=1.0=py_0"]
-        assert (wish.python, wish.title) == (MINOR, f"conda of {str(existing)[:77]}... (Python {MINOR})") or True
+        assert wish.python == MINOR
 
     def test_its_key_comes_from_what_is_installed_wherever_it_lies(self, existing: Path) -> None:
         wish = CondaEnvironment.from_prefix(existing)
@@ -562,7 +581,9 @@ class TestPrivateChannels:
 
         with socket.create_server(("127.0.0.1", 0)) as silent:
             start = time.monotonic()
-            with pytest.raises(BuildError, match=r"was stopped after its timeout of 1\.5 s\. It was solving"):
+            with pytest.raises(
+                BuildError, match=r"was stopped after its timeout of 1\.5 s\. It was reading the channels and solving"
+            ):
                 build("cheese", channels=[f"http://127.0.0.1:{silent.getsockname()[1]}/channel"], timeout=1.5)
             assert time.monotonic() - start < 5
 
