@@ -33,6 +33,8 @@ class Archive:
         version that its native code asks for.
     :param created_at: UTC, ISO 8601.
     :param created_by: host and process id of the builder, as "host:pid".
+    :param after_unpack: path inside the payload of a script that its interpreter is to run once unpacked, before use,
+        with the path that it will be at as the argument; None if there is nothing to do.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Archive:
     contents: Mapping[str, Any] = field(hash=False)
     created_at: str
     created_by: str
+    after_unpack: str | None = None
     format: int = FORMAT
 
     @property
@@ -79,6 +82,8 @@ class Archive:
                 f"This describes an archive of format {data.get('format')!r}, and format {FORMAT} is known here."
                 " Use one version of airflow-provider-sparkdeps everywhere, or build the environment again."
             )
+        # Manifests of before there was such a script.
+        data = {"after_unpack": None, **data}
         names = {each.name for each in fields(Archive)}
         if set(data) != names:
             missing, unknown = sorted(names - set(data)), sorted(map(str, set(data) - names))
@@ -113,4 +118,5 @@ _RIGHT = {
     "contents": lambda value: isinstance(value, Mapping),
     "created_at": _text,
     "created_by": _text,
+    "after_unpack": _relative,
 }

@@ -287,6 +287,7 @@ def _archive(environment: Environment, built: BuiltPrefix, packed: Packed, conte
         contents=asdict(contents),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=f"{socket.gethostname()}:{os.getpid()}",
+        after_unpack=built.after_unpack,
     )
 
 

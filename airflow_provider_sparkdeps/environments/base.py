@@ -41,12 +41,15 @@ class BuiltPrefix:
     :param interpreter: path of the interpreter relative to the prefix; None where it holds none.
     :param packages: version of each installed distribution, by canonical name.
     :param lock: the exact requirements that the wish was resolved to, sorted.
+    :param after_unpack: path, relative to the prefix, of a script for its interpreter; run where it has been unpacked,
+        with the path that it will be at as the argument.
     """
 
     python: str
     interpreter: str | None
     packages: Mapping[str, str]
     lock: tuple[str, ...]
+    after_unpack: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
+from airflow_provider_sparkdeps.environments.base import Login
 from airflow_provider_sparkdeps.environments.process import Deadline, run, tool_environ
 from airflow_provider_sparkdeps.environments.words import one_screen
 from airflow_provider_sparkdeps.errors import BuildError
@@ -39,20 +41,27 @@ class Uv:
         would read.
     :param deadline: of the build.
     :param on_line: told each line of its progress.
+    :param index: a private index, to use instead of the one that uv is set up for.
     """
 
-    def __init__(self, scratch: Path, *, deadline: Deadline, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, scratch: Path, *, deadline: Deadline, on_line: Callable[[str], None], index: Login | None = None
+    ) -> None:
         self._scratch = scratch
         self._deadline = deadline
         self._on_line = on_line
+        self._index = index
 
-    def resolve(self, requirements: Sequence[str], *, python: Path) -> tuple[str, ...]:
+    def resolve(self, requirements: Sequence[str], *, python: Path, constraints: Sequence[str] = ()) -> tuple[str, ...]:
         """Return exact requirements that meet the wish, sorted.
 
+        :param constraints: versions that must be used wherever these packages are.
         :raises BuildError: with the resolver's explanation.
         """
         wish = self._file("requirements.in", requirements)
         options = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
+        if constraints:
+            options += ["--constraints", str(self._file("constraints.txt", constraints))]
         stdout = self._uv("pip", "compile", wish, "--python", python, *options, what="resolve the requirements")
         return tuple(sorted(line.strip() for line in stdout.splitlines() if line.strip()))
 
@@ -67,6 +76,15 @@ class Uv:
         locked = self._file("requirements.lock", lock)
         self._uv("pip", "install", "--requirements", locked, *options, what="install the packages")
 
+    def add(self, lock: Sequence[str], *, python: Path) -> None:
+        """Install exactly these packages for an interpreter, next to what it has.
+
+        :raises BuildError: with uv's explanation.
+        """
+        options = ["--no-deps", "--link-mode", "hardlink", "--break-system-packages", "--python", str(python)]
+        locked = self._file("requirements.lock", lock)
+        self._uv("pip", "install", "--requirements", locked, *options, what="install the packages")
+
     def _file(self, name: str, lines: Sequence[str]) -> Path:
         path = self._scratch / name
         path.write_text("".join(f"{line}\n" for line in lines))
@@ -78,6 +96,8 @@ class Uv:
         environ = tool_environ(UV_PYTHON_DOWNLOADS=downloads, UV_NO_PROGRESS="1", NO_COLOR="1")
         for name in _OVERRULED:
             environ.pop(name, None)
+        if self._index:
+            environ["UV_DEFAULT_INDEX"] = _with_login(self._index)
         command = [uv_binary(), *arguments]
 
         def on_line(line: str) -> None:
@@ -88,3 +108,12 @@ class Uv:
         if done.code != 0:
             raise BuildError(f"uv could not {what}. It says:\n\n{one_screen(done.stderr or done.stdout)}")
         return done.stdout
+
+
+def _with_login(index: Login) -> str:
+    if not index.password:
+        return index.url
+    scheme, _, rest = index.url.partition("://")
+    # An index that wants a token only takes it with any user name.
+    user = quote(index.username or "__token__", safe="")
+    return f"{scheme}://{user}:{quote(index.password, safe='')}@{rest}"

@@ -148,6 +148,7 @@ def _launcher_archive(archive: Archive) -> bytes:
         "interpreter": archive.interpreter or "bin/python",
         "version": archive.python_minor,
         "bundled": "yes" if archive.interpreter else "no",
+        "finish": archive.after_unpack or "",
     }
     assignments = " ".join(f"{key}={shlex.quote(value)}" for key, value in values.items())
     template = resources.files(__package__).joinpath("launcher.sh").read_text(encoding="utf-8")
