@@ -41,12 +41,15 @@ class BuiltPrefix:
     :param interpreter: path of the interpreter relative to the prefix; None where it holds none.
     :param packages: version of each installed distribution, by canonical name.
     :param lock: the exact requirements that the wish was resolved to, sorted.
+    :param outer_path: the PATH on which the interpreter, a script, finds what it runs; None where it is a Python
+        that is all in the prefix.
     """
 
     python: str
     interpreter: str | None
     packages: Mapping[str, str]
     lock: tuple[str, ...]
+    outer_path: str | None = None
 
 
 @dataclass(frozen=True)
