@@ -9,7 +9,6 @@ import shutil
 import stat
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources, util
 from pathlib import Path
@@ -167,32 +166,20 @@ def require_pex() -> None:
         )
 
 
-def make_pex(
-    venv: Path, target: Path, *, scratch: Path, deadline: Deadline, on_line: Callable[[str], None] | None = None
-) -> None:
+def make_pex(venv: Path, target: Path, *, scratch: Path, deadline: Deadline) -> None:
     """Make a PEX, in pex's loose layout, of all that is installed in a venv.
 
     :param venv: of any Python that pex knows.
     :param target: the directory to make.
     :param scratch: an existing directory for pex's caches, which would otherwise grow without bounds.
     :param deadline: of the build.
-    :param on_line: told each line of its progress.
     :raises BuildError: with pex's own words.
     """
     inherited = {name: value for name, value in tool_environ().items() if not name.startswith("PEX_")}
     own = {"PEX_ROOT": str(scratch / "pex-root"), "PEX_IGNORE_RCFILES": "1", "TMPDIR": str(scratch)}
-    options = ["--layout", "loose", "--no-compile", "--no-use-system-time"]
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pex",
-        "--venv-repository",
-        venv,
-        *options,
-        "--output-file",
-        target,
-    ]
-    done = run(command, deadline=deadline, cwd=scratch, environ={**inherited, **own}, on_line=on_line)
+    options = ["--venv-repository", str(venv), "--layout", "loose", "--no-compile", "--no-use-system-time"]
+    command = [sys.executable, "-m", "pex", *options, "--output-file", str(target)]
+    done = run(command, deadline=deadline, cwd=scratch, environ={**inherited, **own})
     if done.code != 0:
         raise BuildError(f"pex could not put the packages into a PEX. It says:\n\n{one_screen(done.stderr)}")
 

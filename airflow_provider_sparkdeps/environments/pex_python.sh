@@ -12,7 +12,7 @@ export PEX_ROOT="${home%/*}/pex" SCIE_BASE="${home%/*}/nce"
 # site-packages of the executor's Python as well, and does nothing for a PEX that was built with --venv.
 export PEX_INTERPRETER=1 PEX_EXTRA_SYS_PATH="${PYTHONPATH:-}"
 # What the executor's user has set up for other PEXes is not of this environment.
-unset PEX_MODULE PEX_SCRIPT PEX_PATH PEX_PYTHON PEX_PYTHON_PATH PEX_INHERIT_PATH SCIE SCIE_BOOT
+unset PEX_MODULE PEX_SCRIPT PEX_PATH PEX_PYTHON PEX_PYTHON_PATH PEX_INHERIT_PATH PEX_VERBOSE SCIE SCIE_BOOT
 export PEX_IGNORE_RCFILES=1
 
 [ "$scie" = no ] || exec "$home/app.pex" "$@"
