@@ -2,6 +2,7 @@
 
 from airflow_provider_sparkdeps.environments.base import Environment
 from airflow_provider_sparkdeps.environments.conda import CondaEnvironment
+from airflow_provider_sparkdeps.environments.pex import PexEnvironment
 from airflow_provider_sparkdeps.environments.venv import VenvEnvironment
 
-__all__ = ["CondaEnvironment", "Environment", "VenvEnvironment"]
+__all__ = ["CondaEnvironment", "Environment", "PexEnvironment", "VenvEnvironment"]

@@ -43,6 +43,8 @@ class BuiltPrefix:
     :param lock: the exact requirements that the wish was resolved to, sorted.
     :param after_unpack: path, relative to the prefix, of a script for its interpreter; run where it has been unpacked,
         with the path that it will be at as the argument.
+    :param outer_path: the PATH on which the interpreter, a script, finds what it runs; None where it is a Python
+        that is all in the prefix.
     """
 
     python: str
@@ -50,6 +52,7 @@ class BuiltPrefix:
     packages: Mapping[str, str]
     lock: tuple[str, ...]
     after_unpack: str | None = None
+    outer_path: str | None = None
 
 
 @dataclass(frozen=True)
