@@ -59,7 +59,9 @@ def test_a_child_that_outlives_its_tool_does_not_hold_us_up() -> None:
 
 def test_an_interrupt_kills_the_tool_and_its_children(tmp_path: Path) -> None:
     code = (
-        "import sys; from airflow_provider_sparkdeps.environments.process import Deadline, run\n"
+        "import signal; from airflow_provider_sparkdeps.environments.process import Deadline, run\n"
+        # Whoever is started in a shell's background ignores it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"run(['sh', '-c', 'sleep 60 & echo $! > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/child; sleep 60'],"
         " deadline=Deadline(50, 'A test'))"
     )

@@ -477,8 +477,9 @@ class Executor:
         directory = self.root / name
         directory.mkdir(parents=True)
         (directory / "env.payload").write_bytes(self.payload)
-        with tarfile.open(fileobj=io.BytesIO(_launcher_archive(self.archive))) as tar:
-            tar.extractall(directory / "env", filter="tar")
+        (directory / "env").mkdir()
+        launcher = _launcher_archive(self.archive)
+        subprocess.run(["tar", "-xzf", "-", "-C", directory / "env"], input=launcher, check=True)
         return directory
 
     def start(self, session: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:

@@ -91,7 +91,13 @@ def test_an_interrupted_action_fails_soon(endpoint: Endpoint) -> None:
 def test_progress_is_reported(endpoint: Endpoint) -> None:
     lines: list[str] = []
     with Session(endpoint, report=lines.append) as session:
-        session.spark.range(0, 100, 1, 4).repartition(3).collect()
+
+        @udf("long")
+        def slow(value):
+            time.sleep(3)  # longer than Spark takes to tell its progress first
+            return value
+
+        session.spark.range(1).repartition(1).select(slow("id")).collect()
     assert any("has ended operation" in line and "stages" in line and "MB read" in line for line in lines)
 
 
