@@ -16,7 +16,7 @@ from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import Environment, PexEnvironment
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix
 from airflow_provider_sparkdeps.environments.check import check_prefix
-from airflow_provider_sparkdeps.environments.pex_file import PexInfo, read_info
+from airflow_provider_sparkdeps.environments.pex_file import PexInfo, read_info, unpack
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.environments.pythons import find_python
 from airflow_provider_sparkdeps.environments.uv import uv_binary
@@ -283,6 +283,18 @@ class TestTaken:
         assert environment.key == key
         with pytest.raises(BuildError, match="was changed since its key was taken"):
             build(environment, tmp_path / "prefix")
+
+    def test_programs_and_links_in_it_stay_what_they_are(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "app.pex", "w") as archive:
+            for name, mode, content in (("link", 0o120777, "tool"), ("tool", 0o100755, ""), ("doc", 0o100644, "")):
+                entry = zipfile.ZipInfo(name)
+                entry.external_attr = mode << 16
+                archive.writestr(entry, content)
+        unpack(tmp_path / "app.pex", tmp_path / "app", deadline=deadline())
+        assert (tmp_path / "app/link").readlink() == Path("tool")
+        assert [os.access(tmp_path / "app" / name, os.X_OK) for name in ("tool", "doc")] == [True, False]
+        with pytest.raises(BuildError, match=r"It was unpacking app\.pex"):
+            unpack(tmp_path / "app.pex", tmp_path / "late", deadline=deadline(-1))
 
     def test_one_for_another_python_is_refused_with_both_named(self, tmp_path: Path) -> None:
         other = "3.13" if MINOR != "3.13" else "3.12"
