@@ -190,11 +190,10 @@ def make_pex(venv: Path, target: Path, *, scratch: Path, deadline: Deadline) -> 
     :param deadline: of the build.
     :raises BuildError: with pex's own words.
     """
-    inherited = {name: value for name, value in tool_environ().items() if not name.startswith("PEX_")}
-    own = {"PEX_ROOT": str(scratch / "pex-root"), "PEX_IGNORE_RCFILES": "1", "TMPDIR": str(scratch)}
+    environ = tool_environ(PEX_ROOT=str(scratch / "pex-root"), TMPDIR=str(scratch))
     options = ["--venv-repository", str(venv), "--layout", "loose", "--no-compile", "--no-use-system-time"]
     command = [sys.executable, "-m", "pex", *options, "--output-file", str(target)]
-    done = run(command, deadline=deadline, cwd=scratch, environ={**inherited, **own})
+    done = run(command, deadline=deadline, cwd=scratch, environ=environ)
     if done.code != 0:
         raise BuildError(f"pex could not put the packages into a PEX. It says:\n\n{one_screen(done.stderr)}")
 

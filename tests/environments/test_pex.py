@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -132,7 +134,7 @@ class TestMade:
         assert "No module named 'of_the_executor'" in done.stderr
 
     def test_settings_for_other_pexes_do_not_reach_it(self, made: tuple[Path, BuiltPrefix], tmp_path: Path) -> None:
-        (tmp_path / ".pexrc").write_text("PEX_MODULE=this\n")
+        (tmp_path / ".pexrc").write_text("PEX_PYTHON=/nonexistent/python\n")
         names = ("PEX_MODULE", "PEX_SCRIPT", "PEX_PATH", "PEX_PYTHON", "PEX_INHERIT_PATH")
         done = run(
             made[0], "import six; print(six.__version__)", HOME=str(tmp_path), **dict.fromkeys(names, "nonsense")
@@ -166,8 +168,19 @@ class TestMade:
     def test_a_lost_package_is_found_out(self, made: tuple[Path, BuiltPrefix], tmp_path: Path) -> None:
         copy = Path(shutil.copytree(made[0], tmp_path / "copy", symlinks=True))
         shutil.rmtree(next(copy.glob("app.pex/.deps/six-*")))
-        with pytest.raises(BuildError, match=r"doesn't run\. It says:|packages of its own: six"):
+        with pytest.raises(BuildError, match=r"doesn't run\. It says:(.|\n)*six"):
             check_prefix(copy, made[1], deadline=deadline())
+
+    def test_a_package_of_another_version_is_found_out(self, made: tuple[Path, BuiltPrefix]) -> None:
+        prefix, built = made
+        expected = dataclasses.replace(built, packages={**built.packages, "six": "1.17.0"})
+        with pytest.raises(BuildError, match=r"doesn't find these packages of its own: six\."):
+            check_prefix(prefix, expected, deadline=deadline())
+
+    def test_another_python_than_it_was_built_for_is_found_out(self, made: tuple[Path, BuiltPrefix]) -> None:
+        prefix, built = made
+        with pytest.raises(BuildError, match=r"runs Python 3\.\d+\.\d+; it should run Python 3\.99\.0"):
+            check_prefix(prefix, dataclasses.replace(built, python="3.99.0"), deadline=deadline())
 
 
 def archive(environment: PexEnvironment, store: Path) -> Archive:
@@ -200,8 +213,10 @@ def test_settings_of_the_workers_own_pexes_do_not_reach_the_build(
     for name in ("PEX_MODULE", "PEX_SCRIPT", "PEX_INTERPRETER", "PEX_PYTHON", "PYTHONPATH", "PYTHONHOME"):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".pexrc").write_text("PEX_PYTHON=/nowhere\n")
+    monkeypatch.setenv("PEX_INHERIT_PATH", "prefer")
+    (tmp_path / ".pexrc").write_text("PEX_VENV=1\nPEX_INHERIT_PATH=prefer\n")
     assert build(PexEnvironment(["six"]), tmp_path / "prefix").packages.keys() == {"six"}
+    assert json.loads((tmp_path / "prefix/app.pex/PEX-INFO").read_text())["inherit_path"] == "false"
     assert not (tmp_path / ".cache/pex").exists()
 
 
