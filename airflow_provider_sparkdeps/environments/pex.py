@@ -177,7 +177,7 @@ class PexEnvironment(Environment):
             pex_file.take_scie(file, prefix / pex_file.PEX)
             outer_path = "/nonexistent"
         else:
-            pex_file.unpack(file, prefix / pex_file.PEX)
+            pex_file.unpack(file, prefix / pex_file.PEX, deadline=deadline)
             base = find_python(self.python_minor, uv=uv_binary(), deadline=deadline)
             outer_path = str(base.executable.parent)
         pex_file.add_interpreter(prefix, name=file.name, minor=self.python_minor, scie=info.scie)

@@ -76,6 +76,16 @@ class PexInfo:
         return f"3.{first}" if first == last else f"3.{first} to 3.{last}"
 
 
+def _is_wheel(name: str) -> bool:
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+    try:
+        parse_wheel_filename(name)
+    except InvalidWheelFilename:
+        return False
+    return True
+
+
 def _meets(constraint: str, minor: str) -> bool:
     from packaging.requirements import InvalidRequirement, Requirement
 
@@ -122,7 +132,8 @@ def read_info(path: Path) -> PexInfo:
         with zipfile.ZipFile(path) as archive:
             facts = json.loads(archive.read("PEX-INFO"))
             constraints, wheels = facts.get("interpreter_constraints") or (), facts.get("distributions") or ()
-            return PexInfo(scie=scie, constraints=tuple(map(str, constraints)), wheels=tuple(sorted(wheels)))
+            wheels = tuple(sorted(filter(_is_wheel, wheels)))
+            return PexInfo(scie=scie, constraints=tuple(map(str, constraints)), wheels=wheels)
     except (zipfile.BadZipFile, KeyError, ValueError, AttributeError) as error:
         if scie:
             # The PEX lies deeper in it.
@@ -140,21 +151,25 @@ def _tail(file: BinaryIO) -> bytes:
     return file.read()
 
 
-def unpack(path: Path, target: Path) -> None:
+def unpack(path: Path, target: Path, *, deadline: Deadline) -> None:
     """Take a zipapp apart into a directory, which pex calls its loose layout and runs just the same.
 
     Executors would otherwise unpack it once more, and each Python process would read the whole zip's directory.
     """
+    links: dict[Path, str] = {}
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
+            deadline.left(f"unpacking {path.name}")
             placed = Path(archive.extract(entry, target))
             mode = entry.external_attr >> 16
             if stat.S_ISLNK(mode):
-                link = placed.read_text()
-                placed.unlink()
-                placed.symlink_to(link)
+                links[placed] = placed.read_text()
             elif not entry.is_dir() and mode & stat.S_IXUSR:
                 placed.chmod(0o755)
+    # Last, so that nothing is written through them.
+    for placed, link in links.items():
+        placed.unlink()
+        placed.symlink_to(link)
 
 
 def require_pex() -> None:
@@ -175,11 +190,10 @@ def make_pex(venv: Path, target: Path, *, scratch: Path, deadline: Deadline) -> 
     :param deadline: of the build.
     :raises BuildError: with pex's own words.
     """
-    inherited = {name: value for name, value in tool_environ().items() if not name.startswith("PEX_")}
-    own = {"PEX_ROOT": str(scratch / "pex-root"), "PEX_IGNORE_RCFILES": "1", "TMPDIR": str(scratch)}
+    environ = tool_environ(PEX_ROOT=str(scratch / "pex-root"), TMPDIR=str(scratch))
     options = ["--venv-repository", str(venv), "--layout", "loose", "--no-compile", "--no-use-system-time"]
     command = [sys.executable, "-m", "pex", *options, "--output-file", str(target)]
-    done = run(command, deadline=deadline, cwd=scratch, environ={**inherited, **own})
+    done = run(command, deadline=deadline, cwd=scratch, environ=environ)
     if done.code != 0:
         raise BuildError(f"pex could not put the packages into a PEX. It says:\n\n{one_screen(done.stderr)}")
 

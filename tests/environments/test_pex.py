@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -16,7 +18,7 @@ from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import Environment, PexEnvironment
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix
 from airflow_provider_sparkdeps.environments.check import check_prefix
-from airflow_provider_sparkdeps.environments.pex_file import PexInfo, read_info
+from airflow_provider_sparkdeps.environments.pex_file import PexInfo, read_info, unpack
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.environments.pythons import find_python
 from airflow_provider_sparkdeps.environments.uv import uv_binary
@@ -132,7 +134,7 @@ class TestMade:
         assert "No module named 'of_the_executor'" in done.stderr
 
     def test_settings_for_other_pexes_do_not_reach_it(self, made: tuple[Path, BuiltPrefix], tmp_path: Path) -> None:
-        (tmp_path / ".pexrc").write_text("PEX_MODULE=this\n")
+        (tmp_path / ".pexrc").write_text("PEX_PYTHON=/nonexistent/python\n")
         names = ("PEX_MODULE", "PEX_SCRIPT", "PEX_PATH", "PEX_PYTHON", "PEX_INHERIT_PATH")
         done = run(
             made[0], "import six; print(six.__version__)", HOME=str(tmp_path), **dict.fromkeys(names, "nonsense")
@@ -166,8 +168,19 @@ class TestMade:
     def test_a_lost_package_is_found_out(self, made: tuple[Path, BuiltPrefix], tmp_path: Path) -> None:
         copy = Path(shutil.copytree(made[0], tmp_path / "copy", symlinks=True))
         shutil.rmtree(next(copy.glob("app.pex/.deps/six-*")))
-        with pytest.raises(BuildError, match=r"doesn't run\. It says:|packages of its own: six"):
+        with pytest.raises(BuildError, match=r"doesn't run\. It says:(.|\n)*six"):
             check_prefix(copy, made[1], deadline=deadline())
+
+    def test_a_package_of_another_version_is_found_out(self, made: tuple[Path, BuiltPrefix]) -> None:
+        prefix, built = made
+        expected = dataclasses.replace(built, packages={**built.packages, "six": "1.17.0"})
+        with pytest.raises(BuildError, match=r"doesn't find these packages of its own: six\."):
+            check_prefix(prefix, expected, deadline=deadline())
+
+    def test_another_python_than_it_was_built_for_is_found_out(self, made: tuple[Path, BuiltPrefix]) -> None:
+        prefix, built = made
+        with pytest.raises(BuildError, match=r"runs Python 3\.\d+\.\d+; it should run Python 3\.99\.0"):
+            check_prefix(prefix, dataclasses.replace(built, python="3.99.0"), deadline=deadline())
 
 
 def archive(environment: PexEnvironment, store: Path) -> Archive:
@@ -200,8 +213,10 @@ def test_settings_of_the_workers_own_pexes_do_not_reach_the_build(
     for name in ("PEX_MODULE", "PEX_SCRIPT", "PEX_INTERPRETER", "PEX_PYTHON", "PYTHONPATH", "PYTHONHOME"):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".pexrc").write_text("PEX_PYTHON=/nowhere\n")
+    monkeypatch.setenv("PEX_INHERIT_PATH", "prefer")
+    (tmp_path / ".pexrc").write_text("PEX_VENV=1\nPEX_INHERIT_PATH=prefer\n")
     assert build(PexEnvironment(["six"]), tmp_path / "prefix").packages.keys() == {"six"}
+    assert json.loads((tmp_path / "prefix/app.pex/PEX-INFO").read_text())["inherit_path"] == "false"
     assert not (tmp_path / ".cache/pex").exists()
 
 
@@ -283,6 +298,18 @@ class TestTaken:
         assert environment.key == key
         with pytest.raises(BuildError, match="was changed since its key was taken"):
             build(environment, tmp_path / "prefix")
+
+    def test_programs_and_links_in_it_stay_what_they_are(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "app.pex", "w") as archive:
+            for name, mode, content in (("link", 0o120777, "tool"), ("tool", 0o100755, ""), ("doc", 0o100644, "")):
+                entry = zipfile.ZipInfo(name)
+                entry.external_attr = mode << 16
+                archive.writestr(entry, content)
+        unpack(tmp_path / "app.pex", tmp_path / "app", deadline=deadline())
+        assert (tmp_path / "app/link").readlink() == Path("tool")
+        assert [os.access(tmp_path / "app" / name, os.X_OK) for name in ("tool", "doc")] == [True, False]
+        with pytest.raises(BuildError, match=r"It was unpacking app\.pex"):
+            unpack(tmp_path / "app.pex", tmp_path / "late", deadline=deadline(-1))
 
     def test_one_for_another_python_is_refused_with_both_named(self, tmp_path: Path) -> None:
         other = "3.13" if MINOR != "3.13" else "3.12"
