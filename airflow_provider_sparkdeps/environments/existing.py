@@ -137,6 +137,8 @@ class Virtualenv:
         self._refuse_ways_out(left_out)
         uv.install((), prefix=prefix, python=base.executable)
         site = prefix / "lib" / f"python{self.minor}" / "site-packages"
+        # An installer's note on where a package came from may name a path, or hold a token.
+        left_out |= {name for name, _ in self._members() if _is_notes(name) and name.endswith(site_packages.ORIGINS)}
         members = [(name, path) for name, path in self._members() if name not in left_out]
         for name, path in members:
             target = site / name
@@ -216,7 +218,7 @@ def _is_notes(name: str) -> bool:
 
 
 def _goes_stale(path: str) -> bool:
-    return path.startswith("../") or path.endswith(".pyc") or path.rpartition("/")[2] in ("direct_url.json",)
+    return path.startswith("../") or path.endswith(".pyc") or path.endswith(site_packages.ORIGINS)
 
 
 def _size(path: Path) -> str | None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
-# Notes of the installer's on where a distribution came from: paths of this machine, and times.
-_ORIGINS = ("direct_url.json", "uv_cache.json")
+ORIGINS = ("direct_url.json", "uv_cache.json")
+"""An installer's notes on where a distribution came from: addresses, paths of this machine, and times."""
 
 
 def installed(prefix: Path) -> dict[str, str]:
@@ -31,9 +31,9 @@ def forget_origins(prefix: Path, names: Iterable[str]) -> None:
     wanted = set(names)
     for info in prefix.glob("lib/python3.*/site-packages/*.dist-info"):
         if canonicalize_name(info.name.split("-")[0]) in wanted:
-            for name in _ORIGINS:
+            for name in ORIGINS:
                 (info / name).unlink(missing_ok=True)
-            drop_from_record(info, lambda path: path.rpartition("/")[2] in _ORIGINS)
+            drop_from_record(info, lambda path: path.rpartition("/")[2] in ORIGINS)
 
 
 def drop_from_record(info: Path, leave_out: Callable[[str], bool]) -> None:
