@@ -7,27 +7,26 @@ import json
 import logging
 import os
 import re
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.archives import files
 from airflow_provider_sparkdeps.archives.archive import Archive
 from airflow_provider_sparkdeps.archives.freshness import Freshness, changes, note_check
-from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Lease, Watch, read_status, take_lease
+from airflow_provider_sparkdeps.archives.job import Job, manifest_of, room_to_work
+from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Watch, read_status, take_lease
 from airflow_provider_sparkdeps.archives.pack import pack
 from airflow_provider_sparkdeps.archives.payload import verify
 from airflow_provider_sparkdeps.archives.scratch import scratch_directory
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment, Login
+from airflow_provider_sparkdeps.environments.base import Environment, Login
 from airflow_provider_sparkdeps.environments.check import check_prefix
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.environments.words import redact
-from airflow_provider_sparkdeps.errors import ArchiveError, BuildError, WishError
+from airflow_provider_sparkdeps.errors import ArchiveError, WishError
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -137,7 +136,7 @@ class ArchiveStore:
                     with self._reachable():
                         if archive is not None and freshness.is_fresh(archive, folder, say):
                             return archive
-                    job = _Job(environment, key, lease, say, deadline, logins or {})
+                    job = Job(environment, key, lease, say, deadline, logins or {})
                     if archive is not None and self._is_unchanged(archive, job):
                         return archive
                     return self._build(job, before=archive)
@@ -205,12 +204,12 @@ class ArchiveStore:
             say(f"store: {error}")
             return None
 
-    def _is_unchanged(self, archive: Archive, job: _Job) -> bool:
+    def _is_unchanged(self, archive: Archive, job: Job) -> bool:
         """Whether the wish still resolves to an archive's lock, as far as that can be told without building."""
         lock = job.environment.resolve(report=job.report, timeout=job.deadline.left(), logins=job.logins)
         return lock is not None and self._is_kept(archive, lock, job)
 
-    def _is_kept(self, archive: Archive, lock: tuple[str, ...], job: _Job) -> bool:
+    def _is_kept(self, archive: Archive, lock: tuple[str, ...], job: Job) -> bool:
         if lock != archive.lock:
             for line in changes(archive.lock, lock):
                 job.say(f"store: {line}")
@@ -227,10 +226,10 @@ class ArchiveStore:
         job.say(f"store: the lock of archive {archive.digest12} has not changed: nothing is published")
         return True
 
-    def _build(self, job: _Job, *, before: Archive | None) -> Archive:
+    def _build(self, job: Job, *, before: Archive | None) -> Archive:
         environment, report, deadline = job.environment, job.report, job.deadline
         self._sweep(job.key)
-        with _room_to_work(environment), scratch_directory("sparkdeps-build-") as scratch:
+        with room_to_work(environment), scratch_directory("sparkdeps-build-") as scratch:
             prefix, moved, payload = scratch / "built" / "prefix", scratch / "moved", scratch / "payload"
             prefix.parent.mkdir()
             built = environment.build(prefix, report=report, timeout=deadline.left(), logins=job.logins)
@@ -244,7 +243,7 @@ class ArchiveStore:
             packed = pack(moved, payload, deadline=deadline)
             if environment.key != job.key:
                 raise WishError(f"Files that {environment.title} names changed while it was built. Build it again.")
-            archive = _archive(job.key, environment, built, size=packed.size, sha256=packed.sha256)
+            archive = manifest_of(job.key, environment, built, size=packed.size, sha256=packed.sha256)
             report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
             with self._reachable():
                 folder = self._root / job.key
@@ -274,33 +273,6 @@ class ArchiveStore:
             ) from error
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One build, by who holds the lease."""
-
-    environment: Environment
-    key: str
-    lease: Lease
-    say: Callable[[str], None]
-    deadline: Deadline
-    logins: Mapping[str, Login]
-
-    def report(self, phase: str, text: str) -> None:
-        self.lease.report(phase, text)
-        self.say(f"{phase}: {text}")
-
-
-@contextlib.contextmanager
-def _room_to_work(environment: Environment) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise BuildError(
-            f"Building {environment.title} failed on this machine: {error}. It works in {tempfile.gettempdir()}, which"
-            " needs room for the unpacked environment and its archive; set TMPDIR to work elsewhere."
-        ) from error
-
-
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -310,25 +282,6 @@ def _key(environment: Environment | str) -> str:
     if not _KEY.fullmatch(environment):
         raise WishError(f"{environment!r} is not an environment's key. Give the environment, or 64 hex digits.")
     return environment
-
-
-def _archive(key: str, environment: Environment, built: BuiltPrefix, *, size: int, sha256: str) -> Archive:
-    return Archive(
-        key=key,
-        kind=environment.kind,
-        # A .tar.gz by content. By name, Spark would unpack it once for each session.
-        payload=f"env-{sha256[:12]}.payload",
-        size=size,
-        sha256=sha256,
-        interpreter=built.interpreter,
-        python=built.python,
-        platform=environment.platform,
-        packages=built.packages,
-        lock=built.lock,
-        environment=environment.to_dict(),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        created_by=f"{socket.gethostname()}:{os.getpid()}",
-    )
 
 
 def _user_cache() -> Path:
