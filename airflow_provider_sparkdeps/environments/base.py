@@ -161,8 +161,21 @@ class Environment(ABC):
         :raises BuildError: with the builder's own words.
         """
 
+    def resolve(self, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> tuple[str, ...] | None:
+        """Return the lock that `build` would have now, without building; None where only a build can tell.
+
+        :param report: told about each phase and its progress.
+        :param timeout: seconds until it is given up.
+        :param logins: by connection id, for each of `connections`.
+        :raises BuildError: with the resolver's own words.
+        """
+        return None
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data from which `from_dict` makes the same wish, also in another Python."""
+        """Return plain data from which `from_dict` makes the same wish, also in another Python.
+
+        Files are named in it as they were written, absolute ones by their last name alone.
+        """
         common = {"kind": self.kind, "python": self.python_minor, "platform": self.platform, "glibc": self.glibc}
         return {**common, **self.options()}
 

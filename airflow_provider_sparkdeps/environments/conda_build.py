@@ -108,7 +108,7 @@ def _add_pip(
 ) -> tuple[str, ...]:
     phase = "resolve"
     index = logins[wish.index_conn_id] if wish.index_conn_id else None
-    uv = Uv(scratch, deadline=deadline, on_line=lambda line: report(phase, line), index=index)
+    uv = Uv(scratch, deadline=deadline, on_line=lambda line: report(phase, line), login=index)
     python = environment / "bin" / "python"
     # What conda has installed stays: two packages over one another are neither.
     of_conda = {name: version for name, version in site_packages.installed(environment).items() if version}

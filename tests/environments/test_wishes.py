@@ -31,8 +31,9 @@ def key(*requirements: str, **choices: object) -> str:
         (["pandas => 2"], "'pandas => 2' is not a requirement"),
         (["pandas 2"], "'pandas 2' is not a requirement"),
         (["-r requirements.txt"], "Options of pip or uv"),
-        (["./my_lib"], "Paths can't be installed"),
-        (["my-lib @ file:///home/me/my_lib"], "Paths can't be installed"),
+        (["my-lib @ file:///home/me/my_lib"], "Write its path alone"),
+        (["-e my-lib"], "Only a path can be: "),
+        (["./my_lib ; python_version is 3"], "is not a path to a project"),
     ],
 )
 def test_requirements_that_cannot_be_meant_are_refused_where_they_are_written(requirements: object, says: str) -> None:
