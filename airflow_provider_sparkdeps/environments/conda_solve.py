@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SECONDS_TO_STOP = 3.0
+_used_by: dict[str, int] = {}
 
 
 def solve(
@@ -216,6 +218,11 @@ def _finish(
     tell: Callable[[], None],
 ) -> T:
     """Run it in a thread of its own, since the caller's may have an event loop already; `tell` from this one."""
+    if _used_by.setdefault("pid", os.getpid()) != os.getpid():
+        raise BuildError(
+            "rattler was used before this process was forked, and its threads don't survive that. Build in a process"
+            " that was started anew, as Airflow's tasks are; with multiprocessing, by the method `spawn`."
+        )
     results: list[T] = []
     failures: list[BaseException] = []
     done = threading.Event()

@@ -20,12 +20,14 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from channels import MINOR, PLACEHOLDER, make_channel
-from pyspark.sql.functions import udf
+from pyspark.sql.functions import pandas_udf, udf
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment
@@ -388,6 +390,25 @@ class TestBuilding:
 
         assert asyncio.run(main()).packages == {"cheese": "2.0"}
 
+    def test_builds_in_several_threads_do_not_disturb_one_another(self, build: Build) -> None:
+        with ThreadPoolExecutor(3) as pool:
+            built = list(pool.map(lambda _: build("cheese", "cellar"), range(3)))
+        assert len({each.lock for _, each in built}) == 1
+        check_prefix(*built[-1], deadline=deadline())
+
+    def test_a_fork_of_a_process_that_has_built_is_told_at_once(self, channel: str, tmp_path: Path) -> None:
+        code = (
+            "import os, sys\nfrom pathlib import Path\n"
+            "from airflow_provider_sparkdeps.environments import CondaEnvironment\n"
+            f"wish = CondaEnvironment(['cheese'], channels=[{channel!r}])\n"
+            "def build(name):\n"
+            f"    wish.build(Path({str(tmp_path)!r}) / name, report=lambda *_: None, timeout=30, logins={{}})\n"
+            "build('parent')\n"
+            "if os.fork():\n    os.wait()\nelse:\n    build('child')\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+        assert "BuildError: rattler was used before this process was forked" in done.stderr
+
     def test_a_missing_rattler_is_told_with_the_way_to_get_it(
         self, build: Build, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -683,6 +704,25 @@ class TestOnExecutors:
             assert prefix in homes
             assert where == f"data={prefix}/share/cellar"
             assert script == ["cheese", "1.0", prefix]
+
+    def test_pandas_udfs_run_in_it_with_what_pip_adds(
+        self, channel: str, server: EmbeddedServer, tmp_path: Path
+    ) -> None:
+        store = ArchiveStore(tmp_path / "store")
+        wish = CondaEnvironment(["cheese"], channels=[channel], pip=["pandas<3", "pyarrow"])
+        archive = store.build(wish, timeout=120)
+        with Session(Endpoint(host=server.host, port=server.port)) as session:
+            attach(session.spark, archive, payload=store.fetch(archive))
+
+            @pandas_udf("string")
+            def taste(ids: pd.Series) -> pd.Series:
+                import cheese
+
+                return ids.map(lambda _: f"{sys.prefix} {cheese.__version__}")
+
+            rows = session.spark.range(2, numPartitions=2).select(taste("id")).collect()
+        homes = [path / "sparkdeps" / archive.digest12 for path in (server.work_dir / "spark/work").glob("app-*/*")]
+        assert {row[0] for row in rows} <= {f"{home} 2.0" for home in homes}
 
 
 def test_manifests_of_before_say_that_nothing_is_to_be_done_after_unpacking(channel: str, tmp_path: Path) -> None:
