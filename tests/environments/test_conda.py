@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import http.server
+import io
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -36,7 +38,7 @@ from airflow_provider_sparkdeps.environments.check import check_prefix
 from airflow_provider_sparkdeps.environments.conda_logins import CONDA_TOKEN
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.errors import ArchiveError, BuildError, WishError
-from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.attach import _launcher_archive, attach
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
@@ -723,6 +725,32 @@ class TestOnExecutors:
             rows = session.spark.range(2, numPartitions=2).select(taste("id")).collect()
         homes = [path / "sparkdeps" / archive.digest12 for path in (server.work_dir / "spark/work").glob("app-*/*")]
         assert {row[0] for row in rows} <= {f"{home} 2.0" for home in homes}
+
+    def test_a_directory_too_long_for_binaries_is_told_by_the_launcher_and_nothing_remains(
+        self, channel: str, tmp_path: Path
+    ) -> None:
+        store = ArchiveStore(tmp_path / "store")
+        archive = store.build(CondaEnvironment(["cellar"], channels=[channel]), timeout=60)
+
+        def launch(executor: Path) -> subprocess.CompletedProcess[str]:
+            session = executor / "session"
+            session.mkdir(parents=True)
+            shutil.copy(store.fetch(archive), session)
+            with tarfile.open(fileobj=io.BytesIO(_launcher_archive(archive))) as launcher:
+                launcher.extractall(session, filter="data")
+            code = "import sys; print(open(sys.prefix + '/share/cellar/where.txt').readline())"
+            command = [session / "bin/python", "-c", code]
+            return subprocess.run(command, cwd=session, capture_output=True, text=True, check=False)
+
+        short = launch(tmp_path / "short")
+        home = tmp_path / "short/sparkdeps" / archive.digest12
+        assert short.stdout.strip() == f"data={home}/share/cellar", short.stderr
+        long = tmp_path / ("x" * 130) / ("y" * 130)
+        told = launch(long)
+        assert told.returncode == 1
+        assert "can't be made ready for" in told.stderr
+        assert "is longer than the 255 characters that there is room for" in told.stderr
+        assert [path.suffix for path in (long / "sparkdeps").iterdir()] == [".lock"]
 
 
 def test_manifests_of_before_say_that_nothing_is_to_be_done_after_unpacking(channel: str, tmp_path: Path) -> None:
