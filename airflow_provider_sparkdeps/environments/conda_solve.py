@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
-import tempfile
+import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_sparkdeps.environments.base import Login, Report
+from airflow_provider_sparkdeps.environments.conda_logins import access
 from airflow_provider_sparkdeps.environments.conda_wish import SUBDIRS
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.environments.words import one_screen
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONDA_TOKEN = "conda-token"  # noqa: S105 - a user name
-"""As the login of a connection: its password is a token that stands in the URL, as `/t/<token>/`."""
+_SECONDS_TO_STOP = 3.0
+_used_by: dict[str, int] = {}
 
 
 def solve(
@@ -54,7 +54,7 @@ def solve(
 
     async def run() -> list[RepoDataRecord]:
         wanted = [rattler.MatchSpec(spec, strict=True) for spec in specs]
-        with _access(logins) as config:
+        with access(logins) as config:
             gateway = rattler.Gateway.from_config(config, client=rattler.Client.from_config(config))
             return await rattler.solve(
                 sources=list(channels),
@@ -129,7 +129,7 @@ def install(
     progress = _Progress(len(packages))
 
     async def run() -> None:
-        with _access(logins) as config:
+        with access(logins) as config:
             await rattler.install(
                 packages,
                 prefix,
@@ -207,38 +207,6 @@ def _subdir(platform: str) -> str:
         raise BuildError(f"There is no conda for {platform}; there is for {', '.join(SUBDIRS)}.") from None
 
 
-@contextlib.contextmanager
-def _access(logins: Sequence[Login]) -> Iterator[Any]:
-    """rattler's settings, with the logins in a file that only we can read and that is gone afterwards."""
-    import rattler
-
-    hosts: dict[str, Any] = {}
-    for login in logins:
-        host = urlsplit(login.url).hostname
-        if host is None:
-            raise BuildError(f"{login.url!r} is not the URL of a channel. Put it into the connection's host.")
-        if login.username == CONDA_TOKEN:
-            secret: dict[str, Any] = {"CondaToken": login.password}
-        elif login.username:
-            secret = {"BasicHTTP": {"username": login.username, "password": login.password}}
-        else:
-            secret = {"BearerToken": login.password}
-        if hosts.setdefault(host, secret) != secret:
-            raise BuildError(
-                f"There are two different logins for {host}, and rattler uses one per host. Use one connection."
-            )
-    config = rattler.Config.from_toml('tls-root-certs = "system"')
-    if not hosts:
-        yield config
-        return
-    # Made with mode 0600.
-    with tempfile.NamedTemporaryFile("w", prefix="sparkdeps-", suffix=".json") as file:
-        json.dump(hosts, file)
-        file.flush()
-        config.set("authentication-override-file", file.name)
-        yield config
-
-
 def _finish(
     run: Callable[[], Coroutine[Any, Any, T]],
     what: str,
@@ -250,10 +218,18 @@ def _finish(
     tell: Callable[[], None],
 ) -> T:
     """Run it in a thread of its own, since the caller's may have an event loop already; `tell` from this one."""
+    if _used_by.setdefault("pid", os.getpid()) != os.getpid():
+        raise BuildError(
+            "rattler was used before this process was forked, and its threads don't survive that. Build in a process"
+            " that was started anew, as Airflow's tasks are; with multiprocessing, by the method `spawn`."
+        )
     results: list[T] = []
     failures: list[BaseException] = []
+    done = threading.Event()
+    running: list[tuple[asyncio.AbstractEventLoop, Any]] = []
 
     async def bounded() -> T:
+        running.append((asyncio.get_running_loop(), asyncio.current_task()))
         return await asyncio.wait_for(run(), deadline.left(doing))
 
     def work() -> None:
@@ -261,16 +237,25 @@ def _finish(
             results.append(asyncio.run(bounded()))
         except BaseException as error:  # noqa: BLE001 - told in the caller's thread
             failures.append(error)
+        finally:
+            done.set()
 
     # What doesn't heed the cancellation must not keep the process from its end.
     thread = threading.Thread(target=work, name="sparkdeps-conda", daemon=True)
     thread.start()
     told = time.monotonic()
-    while thread.is_alive():
-        thread.join(min(0.5, deadline.left(doing)))
-        if thread.is_alive() and time.monotonic() - told >= every:
-            told = time.monotonic()
-            tell()
+    try:
+        # Not `thread.join`, which an interrupt makes believe that the thread has ended.
+        while not done.wait(min(0.5, deadline.left(doing))):
+            if time.monotonic() - told >= every:
+                told = time.monotonic()
+                tell()
+    finally:
+        # At the deadline or an interrupt: it may be writing still, and has a file with logins to remove.
+        for loop, task in running if not done.is_set() else []:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
+            done.wait(_SECONDS_TO_STOP)
     if results:
         return results[0]
     (failure,) = failures

@@ -190,9 +190,7 @@ def _listed(data: dict[str, Any], subdir: str, environment: str) -> tuple[list[s
             facts = {each.get("conda") or each.get("pypi"): each for each in packages}
             conda = [facts[each["conda"]] for each in chosen if "conda" in each]
             pypi = [facts[each["pypi"]] for each in chosen if "pypi" in each]
-            return [_url(each["conda"], each) for each in conda], [
-                f"{each['name']}=={each['version']}" for each in pypi
-            ]
+            return [_url(each["conda"], each) for each in conda], [_of_pypi(each) for each in pypi]
         if isinstance(data.get("package"), list):
             mine = [each for each in data["package"] if each["platform"] == subdir]
             conda = [_url(each["url"], each.get("hash") or {}) for each in mine if each["manager"] == "conda"]

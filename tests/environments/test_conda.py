@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import http.server
+import io
 import itertools
 import json
 import os
 import pickle
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from channels import MINOR, PLACEHOLDER, make_channel
-from pyspark.sql.functions import udf
+from pyspark.sql.functions import pandas_udf, udf
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Login
 from airflow_provider_sparkdeps.environments.check import check_prefix
-from airflow_provider_sparkdeps.environments.conda_solve import CONDA_TOKEN
+from airflow_provider_sparkdeps.environments.conda_logins import CONDA_TOKEN
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.errors import ArchiveError, BuildError, WishError
-from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.attach import _launcher_archive, attach
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
@@ -383,6 +392,25 @@ class TestBuilding:
 
         assert asyncio.run(main()).packages == {"cheese": "2.0"}
 
+    def test_builds_in_several_threads_do_not_disturb_one_another(self, build: Build) -> None:
+        with ThreadPoolExecutor(3) as pool:
+            built = list(pool.map(lambda _: build("cheese", "cellar"), range(3)))
+        assert len({each.lock for _, each in built}) == 1
+        check_prefix(*built[-1], deadline=deadline())
+
+    def test_a_fork_of_a_process_that_has_built_is_told_at_once(self, channel: str, tmp_path: Path) -> None:
+        code = (
+            "import os, sys\nfrom pathlib import Path\n"
+            "from airflow_provider_sparkdeps.environments import CondaEnvironment\n"
+            f"wish = CondaEnvironment(['cheese'], channels=[{channel!r}])\n"
+            "def build(name):\n"
+            f"    wish.build(Path({str(tmp_path)!r}) / name, report=lambda *_: None, timeout=30, logins={{}})\n"
+            "build('parent')\n"
+            "if os.fork():\n    os.wait()\nelse:\n    build('child')\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+        assert "BuildError: rattler was used before this process was forked" in done.stderr
+
     def test_a_missing_rattler_is_told_with_the_way_to_get_it(
         self, build: Build, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -503,6 +531,36 @@ class TestExistingEnvironments:
             CondaEnvironment.from_prefix(tmp_path)
 
 
+@contextlib.contextmanager
+def serve(root: str, password: str) -> Iterator[tuple[str, list[str]]]:
+    """A directory over http, for `me` and for bearers of a token only: its URL, and what was refused."""
+    refused: list[str] = []
+    basic = base64.b64encode(f"me:{password}".encode()).decode()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=root)
+
+        def send_head(self) -> Any:
+            token = f"/t/{password}"
+            if self.path.startswith(token):
+                self.path = self.path.removeprefix(token)
+            elif self.headers.get("Authorization") not in (f"Basic {basic}", f"Bearer {password}"):
+                refused.append(self.path)
+                self.send_error(401)
+                return None
+            self.path = self.path.removeprefix("/private")
+            return super().send_head()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/private", refused
+        server.shutdown()
+
+
 class TestPrivateChannels:
     """A channel behind a login, on this machine."""
 
@@ -511,34 +569,8 @@ class TestPrivateChannels:
     @pytest.fixture
     def private(self, channel: str) -> Iterator[tuple[str, list[str]]]:
         """The channel's URL, and what was asked without the right credentials."""
-        root, refused = channel.removeprefix("file://"), []
-        basic = base64.b64encode(f"me:{self.PASSWORD}".encode()).decode()
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def __init__(self, *arguments: Any) -> None:
-                super().__init__(*arguments, directory=root)
-
-            def do_GET(self) -> None:
-                token = f"/t/{TestPrivateChannels.PASSWORD}"
-                right = {f"Basic {basic}", f"Bearer {TestPrivateChannels.PASSWORD}"}
-                if self.path.startswith(token):
-                    self.path = self.path.removeprefix(token)
-                elif self.headers.get("Authorization") not in right:
-                    refused.append(self.path)
-                    self.send_error(401)
-                    return
-                self.path = self.path.removeprefix("/private")
-                super().do_GET()
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}/private", refused
-            server.shutdown()
+        with serve(channel.removeprefix("file://"), self.PASSWORD) as found:
+            yield found
 
     @pytest.mark.parametrize("username", ["me", "", CONDA_TOKEN])
     def test_a_login_opens_it_and_is_nowhere_in_what_is_made(
@@ -570,6 +602,64 @@ class TestPrivateChannels:
                 build("cheese", channels=[private[0]], channel_conn_ids=["ours"], logins=logins)
             assert "wrong-secret" not in str(caught.value)
 
+    @pytest.mark.parametrize("ends_by", ["timeout", "interrupt"])
+    def test_a_build_that_is_ended_leaves_no_login_behind(
+        self, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_by: str
+    ) -> None:
+        kept = tmp_path / "tmp"
+        kept.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(kept))
+        seen: list[tuple[int, str]] = []
+
+        def look(*_: object) -> None:
+            seen.extend((path.stat().st_mode & 0o777, path.read_text()) for path in kept.iterdir())
+            if ends_by == "interrupt":
+                raise KeyboardInterrupt
+
+        previous = signal.signal(signal.SIGALRM, look)
+        signal.setitimer(signal.ITIMER_REAL, 0.7)
+        try:
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                url = f"http://127.0.0.1:{silent.getsockname()[1]}/channel"
+                logins = {"ours": Login(url, "me", self.PASSWORD)}
+                with pytest.raises((BuildError, KeyboardInterrupt)):
+                    build("cheese", channels=[url], channel_conn_ids=["ours"], logins=logins, timeout=1.5)
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+        ((mode, content),) = seen
+        assert mode == 0o600
+        assert self.PASSWORD in content
+        assert not list(kept.iterdir())
+
+    def test_a_private_index_opens_for_pip(self, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        index = tmp_path / "index" / "rules"
+        index.mkdir(parents=True)
+        with zipfile.ZipFile(index / "rules-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("rules.py", "answer = 42")
+            wheel.writestr("rules-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: rules\nVersion: 1.0\n")
+            wheel.writestr(
+                "rules-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            wheel.writestr("rules-1.0.dist-info/RECORD", "")
+        (index / "index.html").write_text('<a href="rules-1.0-py3-none-any.whl">rules-1.0-py3-none-any.whl</a>')
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+        with serve(str(index.parent), self.PASSWORD) as (url, _):
+            reports: list[tuple[str, str]] = []
+            logins = {"pypi": Login(url, "me", self.PASSWORD)}
+            moved, built = build("cheese", pip=["rules"], index_conn_id="pypi", logins=logins, reports=reports)
+            assert built.packages == {"cheese": "2.0", "rules": "1.0"}
+            assert self.PASSWORD not in f"{reports}{built}"
+            strangers = [
+                path for path in moved.rglob("*") if path.is_file() and self.PASSWORD.encode() in path.read_bytes()
+            ]
+            assert strangers == []
+            wrong = {"pypi": Login(url, "me", "wrong-secret")}
+            monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+            with pytest.raises(BuildError, match="uv could not resolve") as caught:
+                build("cheese", pip=["rules"], index_conn_id="pypi", logins=wrong)
+            assert "wrong-secret" not in str(caught.value)
+
     def test_two_logins_for_one_host_are_refused(self, build: Build) -> None:
         logins = {name: Login(ANY, "me", name) for name in ("one", "two")}
         with pytest.raises(BuildError, match=r"two different logins for example\.com") as caught:
@@ -577,8 +667,6 @@ class TestPrivateChannels:
         assert "None" not in str(caught.value)
 
     def test_a_channel_that_never_answers_is_given_up(self, build: Build) -> None:
-        import socket
-
         with socket.create_server(("127.0.0.1", 0)) as silent:
             start = time.monotonic()
             with pytest.raises(
@@ -618,6 +706,51 @@ class TestOnExecutors:
             assert prefix in homes
             assert where == f"data={prefix}/share/cellar"
             assert script == ["cheese", "1.0", prefix]
+
+    def test_pandas_udfs_run_in_it_with_what_pip_adds(
+        self, channel: str, server: EmbeddedServer, tmp_path: Path
+    ) -> None:
+        store = ArchiveStore(tmp_path / "store")
+        wish = CondaEnvironment(["cheese"], channels=[channel], pip=["pandas<3", "pyarrow"])
+        archive = store.build(wish, timeout=120)
+        with Session(Endpoint(host=server.host, port=server.port)) as session:
+            attach(session.spark, archive, payload=store.fetch(archive))
+
+            @pandas_udf("string")
+            def taste(ids: pd.Series) -> pd.Series:
+                import cheese
+
+                return ids.map(lambda _: f"{sys.prefix} {cheese.__version__}")
+
+            rows = session.spark.range(2, numPartitions=2).select(taste("id")).collect()
+        homes = [path / "sparkdeps" / archive.digest12 for path in (server.work_dir / "spark/work").glob("app-*/*")]
+        assert {row[0] for row in rows} <= {f"{home} 2.0" for home in homes}
+
+    def test_a_directory_too_long_for_binaries_is_told_by_the_launcher_and_nothing_remains(
+        self, channel: str, tmp_path: Path
+    ) -> None:
+        store = ArchiveStore(tmp_path / "store")
+        archive = store.build(CondaEnvironment(["cellar"], channels=[channel]), timeout=60)
+
+        def launch(executor: Path) -> subprocess.CompletedProcess[str]:
+            session = executor / "session"
+            session.mkdir(parents=True)
+            shutil.copy(store.fetch(archive), session)
+            with tarfile.open(fileobj=io.BytesIO(_launcher_archive(archive))) as launcher:
+                launcher.extractall(session, filter="data")
+            code = "import sys; print(open(sys.prefix + '/share/cellar/where.txt').readline())"
+            command = [session / "bin/python", "-c", code]
+            return subprocess.run(command, cwd=session, capture_output=True, text=True, check=False)
+
+        short = launch(tmp_path / "short")
+        home = tmp_path / "short/sparkdeps" / archive.digest12
+        assert short.stdout.strip() == f"data={home}/share/cellar", short.stderr
+        long = tmp_path / ("x" * 130) / ("y" * 130)
+        told = launch(long)
+        assert told.returncode == 1
+        assert "can't be made ready for" in told.stderr
+        assert "is longer than the 255 characters that there is room for" in told.stderr
+        assert [path.suffix for path in (long / "sparkdeps").iterdir()] == [".lock"]
 
 
 def test_manifests_of_before_say_that_nothing_is_to_be_done_after_unpacking(channel: str, tmp_path: Path) -> None:
