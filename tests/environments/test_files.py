@@ -233,6 +233,16 @@ class TestLocks:
         assert key(write(tmp_path / "b/pylock.scoring.toml", text.format(by="pip") + two + "# why\n" + one)) == before
         assert key(write(tmp_path / "c/pylock.toml", text.format(by="uv") + one + two.replace("9", "10"))) != before
 
+    def test_a_pylocks_projects_count_by_content_wherever_they_lie(self, tmp_path: Path) -> None:
+        text = 'lock-version = "1.0"\n[[packages]]\nname = "my-lib"\ndirectory = { path = "my_lib", editable = true }\n'
+        keys = []
+        for place in ("one", "else/where"):
+            a_library(tmp_path / place / "my_lib")
+            keys.append(key(write(tmp_path / place / "pylock.toml", text)))
+        assert keys[0] == keys[1]
+        write(tmp_path / "one" / "my_lib" / "src" / "my_lib" / "__init__.py", "ANSWER = 43\n")
+        assert key(tmp_path / "one" / "pylock.toml") != keys[0]
+
     @pytest.mark.parametrize(
         ("text", "says"),
         [
