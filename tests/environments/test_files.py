@@ -170,6 +170,8 @@ lint = ["pycodestyle"]
         ("text", "choices", "says"),
         [
             ("[project\n", {}, "is not TOML"),
+            ("project = 3", {}, "is not laid out as its kind of file is"),
+            ('[project]\ndependencies = "six"', {}, r"dependencies is 'six', which is no list\. Write \['six'\]"),
             (TEXT, {"extras": ["slow"]}, r"no extra 'slow' in \[project\.optional-dependencies\]: there are all, fast"),
             (TEXT, {"groups": ["docs"]}, "no group 'docs' in"),
             (TEXT.replace(">=3.9", "<3.9"), {}, rf'requires Python <3\.9, and python="{OWN}" is wished for'),
