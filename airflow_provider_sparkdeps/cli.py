@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--store", required=True, help="directory or URL of the archive store")
     build = commands.add_parser("build", parents=[store], help="build a virtualenv's archive")
-    build.add_argument("requirements", nargs="+", help='such as "pandas<3" pyarrow')
+    build.add_argument("requirements", nargs="+", help='such as "pandas<3" pyarrow ./my_lib')
     build.add_argument("--python", help="minor version, such as 3.12 (default: that of this process)")
     build.add_argument("--timeout", type=float, default=1800.0, help="seconds (default: %(default)s)")
     build.set_defaults(run=_build)
@@ -56,7 +56,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    environment = VenvEnvironment(arguments.requirements, python=arguments.python)
+    environment = VenvEnvironment(arguments.requirements, python=arguments.python, base=Path.cwd())
     archive = ArchiveStore(arguments.store).build(
         environment, timeout=arguments.timeout, progress=lambda line: print(line, file=sys.stderr)
     )

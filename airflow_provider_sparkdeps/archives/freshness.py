@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -38,24 +38,21 @@ class Freshness:
         self._refresh = refresh
         self._max_age = seconds
 
-    def is_fresh(self, archive: Archive, folder: StorePath, say: Callable[[str], None]) -> bool:
-        """Whether an archive may be used as it is; says why or why not.
+    def judge(self, archive: Archive, folder: StorePath) -> tuple[bool, str]:
+        """Return whether an archive may be used as it is, and a line on why or why not.
 
         :param folder: of the archive.
         """
         there = f"store: archive {archive.digest12} is there, of {archive.created_at}"
         if self._refresh:
-            say(f"{there}: resolving again")
-            return False
+            return False, f"{there}: resolving again"
         if self._max_age is None:
-            say(f"{there}: nothing to build")
-            return True
-        checked = _last_look(archive, folder)
-        age = (datetime.now(UTC) - checked).total_seconds()
-        on = f"{there}, and was looked at {max(age, 0):.0f} s ago"
-        fresh = age <= self._max_age
-        say(f"{on}: nothing to build" if fresh else f"{on}, longer than {self._max_age:.0f} s: resolving again")
-        return fresh
+            return True, f"{there}: nothing to build"
+        age = max((datetime.now(UTC) - _last_look(archive, folder)).total_seconds(), 0)
+        there += f", and was looked at {age:.0f} s ago"
+        if age <= self._max_age:
+            return True, f"{there}: nothing to build"
+        return False, f"{there}, longer than {self._max_age:.0f} s: resolving again"
 
 
 def note_check(folder: StorePath, archive: Archive) -> None:

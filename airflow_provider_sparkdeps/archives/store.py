@@ -126,16 +126,22 @@ class ArchiveStore:
             watch.look(status)
             archive = self._sound(key, say)
             with self._reachable():
-                if archive is not None and freshness.is_fresh(archive, folder, say):
-                    return archive
+                if archive is not None:
+                    fresh, line = freshness.judge(archive, folder)
+                    if fresh:
+                        say(line)
+                        return archive
                 files.make_folder(folder)
                 lease = take_lease(folder / BUILD, over=watch.silent_token)
             if lease is not None:
                 with lease:
                     # It may have been published, or looked at, between the last look and the lease.
                     archive = self._sound(key, say)
-                    with self._reachable():
-                        if archive is not None and freshness.is_fresh(archive, folder, say):
+                    if archive is not None:
+                        with self._reachable():
+                            fresh, line = freshness.judge(archive, folder)
+                        say(line)
+                        if fresh:
                             return archive
                     job = Job(environment, key, lease, say, deadline, logins or {})
                     if archive is not None and self._is_unchanged(archive, job):

@@ -28,7 +28,7 @@ def read_project(path: Path, *, extras: Sequence[str], groups: Sequence[str], py
     project = data.get("project", {})
     optional = _by_name(project.get("optional-dependencies", {}))
     of_groups = _by_name(data.get("dependency-groups", {}))
-    lines = list(project.get("dependencies", []))
+    lines = [*_list(path, "[project] dependencies", project.get("dependencies", []))]
     for extra in extras:
         lines += _expand(path, extra, optional, own_name=project.get("name", ""))
     for group in groups:
@@ -122,8 +122,13 @@ def _lines_of(path: Path, name: str, table: dict[str, Any], what: str, where: st
     if name not in table:
         there = f"there are {', '.join(sorted(table))}" if table else "there is none"
         raise WishError(f"{path} has no {what} {name!r} in {where}: {there}. Correct {what}s=.")
-    lines: Iterable[Any] = table[name]
-    return lines
+    return _list(path, f"{name!r} in {where}", table[name])
+
+
+def _list(path: Path, what: str, value: Any) -> Iterable[Any]:
+    if not isinstance(value, list):
+        raise WishError(f"{path}: {what} is {value!r}, which is no list. Write [{str(value)!r}].")
+    return value
 
 
 def _indexes(settings: dict[str, Any]) -> Iterator[str]:

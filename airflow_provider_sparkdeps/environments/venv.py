@@ -229,10 +229,13 @@ class VenvEnvironment(Environment):
         if path.name == "uv.lock":
             path = path.with_name("pyproject.toml")
         chosen = {"extras": self.extras, "groups": self.groups}
-        if path.name == "pyproject.toml":
-            return project_files.read_project(path, **chosen, python=self.python_minor)
-        if path.suffix == ".toml":
-            return lock_files.read_pylock(path, **chosen)
+        try:
+            if path.name == "pyproject.toml":
+                return project_files.read_project(path, **chosen, python=self.python_minor)
+            if path.suffix == ".toml":
+                return lock_files.read_pylock(path, **chosen)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise WishError(f"{path} is not laid out as its kind of file is: {error}. Correct it there.") from error
         if self.extras or self.groups:
             raise WishError(f"{path.name} has no extras and groups to choose from: leave them out.")
         wanted = requirement_files.read_requirements(path)

@@ -60,6 +60,7 @@ def test_an_unchanged_lock_publishes_nothing_and_says_so(root: Path, refresh: Re
     archive, lines = refresh(refresh=True)
     assert published(root) == before
     assert archive == ArchiveStore(root).find(WISH)
+    assert len([line for line in lines if line.endswith("resolving again")]) == 1
     assert lines[-1] == f"store: the lock of archive {archive.digest12} has not changed: nothing is published"
     assert not [line for line in lines if line.startswith(("install:", "pack:", "publish:"))]
     assert ArchiveStore(root).status(WISH) is None

@@ -170,6 +170,8 @@ lint = ["pycodestyle"]
         ("text", "choices", "says"),
         [
             ("[project\n", {}, "is not TOML"),
+            ("project = 3", {}, "is not laid out as its kind of file is"),
+            ('[project]\ndependencies = "six"', {}, r"dependencies is 'six', which is no list\. Write \['six'\]"),
             (TEXT, {"extras": ["slow"]}, r"no extra 'slow' in \[project\.optional-dependencies\]: there are all, fast"),
             (TEXT, {"groups": ["docs"]}, "no group 'docs' in"),
             (TEXT.replace(">=3.9", "<3.9"), {}, rf'requires Python <3\.9, and python="{OWN}" is wished for'),
@@ -232,6 +234,16 @@ class TestLocks:
         before = key(write(tmp_path / "a/pylock.toml", text.format(by="uv") + one + two))
         assert key(write(tmp_path / "b/pylock.scoring.toml", text.format(by="pip") + two + "# why\n" + one)) == before
         assert key(write(tmp_path / "c/pylock.toml", text.format(by="uv") + one + two.replace("9", "10"))) != before
+
+    def test_a_pylocks_projects_count_by_content_wherever_they_lie(self, tmp_path: Path) -> None:
+        text = 'lock-version = "1.0"\n[[packages]]\nname = "my-lib"\ndirectory = { path = "my_lib", editable = true }\n'
+        keys = []
+        for place in ("one", "else/where"):
+            a_library(tmp_path / place / "my_lib")
+            keys.append(key(write(tmp_path / place / "pylock.toml", text)))
+        assert keys[0] == keys[1]
+        write(tmp_path / "one" / "my_lib" / "src" / "my_lib" / "__init__.py", "ANSWER = 43\n")
+        assert key(tmp_path / "one" / "pylock.toml") != keys[0]
 
     @pytest.mark.parametrize(
         ("text", "says"),

@@ -42,12 +42,14 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def library(root: Path, *, name: str = "my-lib", more: str = "", answer: int = 42) -> Path:
+def library(
+    root: Path, *, name: str = "my-lib", more: str = "", answer: int = 42, backend: str = "hatchling.build"
+) -> Path:
     module = name.replace("-", "_")
     write(
         root / "pyproject.toml",
         f'[project]\nname = "{name}"\nversion = "1.0"\n{more}\n'
-        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n',
+        f'[build-system]\nrequires = ["{backend.split(".")[0]}"]\nbuild-backend = "{backend}"\n',
     )
     write(root / "src" / module / "__init__.py", f"ANSWER = {answer}\n")
     return root
@@ -135,7 +137,8 @@ class TestFiles:
 
 class TestLocalProjects:
     def test_projects_and_wheels_are_installed_by_copy_with_what_they_need(self, tmp_path: Path) -> None:
-        library(tmp_path / "my_lib", more='dependencies = ["six==1.16.0"]')
+        # setuptools leaves its traces next to what it builds.
+        library(tmp_path / "my_lib", more='dependencies = ["six==1.16.0"]', backend="setuptools.build_meta")
         wheel = make_wheel(tmp_path / "dist", "by-path", "2.0", requires=("tabulate==0.9.0",))
         before = contents(tmp_path)
         environment = VenvEnvironment(["-e ./my_lib", f"./dist/{wheel.name}"], base=tmp_path)
@@ -209,6 +212,16 @@ class TestPrivateIndexes:
             build(environment, tmp_path / "prefix", lines=lines, logins={"ours": wrong})
         assert "hunter2" not in str(caught.value) + "".join(lines)
         assert "ours-only" in str(caught.value)
+
+    def test_what_a_build_backend_says_is_shown_without_the_password(self, index: Index, tmp_path: Path) -> None:
+        library(tmp_path / "my_lib", backend="setuptools.build_meta")
+        code = "import os\nraise SystemExit(f'I saw {os.environ[\"UV_INDEX_SPARKDEPS_PASSWORD\"]} here')\n"
+        write(tmp_path / "my_lib" / "setup.py", code)
+        environment = VenvEnvironment(["./my_lib"], base=tmp_path, index_conn_id="ours")
+        lines: list[str] = []
+        with pytest.raises(BuildError, match=r"I saw \*\*\* here") as caught:
+            build(environment, tmp_path / "prefix", lines=lines, logins={"ours": Login(index.url, "me", PASSWORD)})
+        assert "hunter2" not in "".join([*lines, str(caught.value)])
 
     def test_no_process_shows_the_password(self, index: Index, tmp_path: Path) -> None:
         seen: set[bytes] = set()
@@ -380,7 +393,7 @@ class TestOtherPlatforms:
     def test_what_has_no_wheel_there_is_told_by_the_resolver(self, tmp_path: Path) -> None:
         environment = VenvEnvironment(["pyspark==3.5.1"], platform=self.other, bundle_python=False)
         with pytest.raises(BuildError, match="no usable wheels"):
-            build(environment, tmp_path / "prefix")
+            environment.resolve(report=lambda phase, text: None, timeout=60, logins={})
 
     def test_an_interpreter_of_another_platform_cannot_be_bundled(self, tmp_path: Path) -> None:
         with pytest.raises(BuildError, match=rf"can't build for {self.other}\..*with bundle_python=False"):
