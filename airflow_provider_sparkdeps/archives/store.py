@@ -213,7 +213,7 @@ class ArchiveStore:
 
     def _is_unchanged(self, archive: Archive, job: Job) -> bool:
         """Whether the wish still resolves to an archive's lock, as far as that can be told without building."""
-        lock = job.environment.resolve(report=job.report, timeout=job.deadline.left(), logins=job.logins)
+        lock = job.environment.resolve_lock(report=job.report, timeout=job.deadline.left(), logins=job.logins)
         return lock is not None and self._is_kept(archive, lock, job)
 
     def _is_kept(self, archive: Archive, lock: tuple[str, ...], job: Job) -> bool:

@@ -161,8 +161,10 @@ class Environment(ABC):
         :raises BuildError: with the builder's own words.
         """
 
-    def resolve(self, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> tuple[str, ...] | None:
+    def resolve_lock(self, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> tuple[str, ...] | None:
         """Return the lock that `build` would have now, without building; None where only a build can tell.
+
+        Not called `resolve`: Airflow takes whatever has a method of that name for something to be rendered.
 
         :param report: told about each phase and its progress.
         :param timeout: seconds until it is given up.

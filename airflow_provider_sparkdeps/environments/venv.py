@@ -163,7 +163,7 @@ class VenvEnvironment(Environment):
             options["index_conn_id"] = self.index_conn_id
         return options
 
-    def resolve(self, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> tuple[str, ...]:
+    def resolve_lock(self, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> tuple[str, ...]:
         """Return the lock that `build` would have now; projects of this machine are built for it.
 
         :param report: told about each phase and its progress.

@@ -8,24 +8,24 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.operators.environment import BuildEnvironmentOperator
 
-friendly = VenvEnvironment(["humanize==4.*", "pyarrow"])
-friendly_archive = Asset(name="friendly_archive", uri="sparkdeps://friendly")
+tables = VenvEnvironment(["humanize==4.*", "numpy", "pyarrow"])
+tables_archive = Asset(name="tables_archive", uri="x-sparkdeps://tables")
 
 
 @dag(schedule="@daily", catchup=False, tags=["sparkdeps"])
 def sparkdeps_nightly():
-    refresh = BuildEnvironmentOperator(task_id="refresh", environment=friendly, refresh=True)
+    refresh = BuildEnvironmentOperator(task_id="refresh", environment=tables, refresh=True)
 
-    @task(outlets=[friendly_archive])
+    @task(outlets=[tables_archive])
     def announce(archive, published):
         if not published:
             raise AirflowSkipException("the packages resolve to what is there already")
-        yield Metadata(friendly_archive, extra={"digest": archive["sha256"]})
+        yield Metadata(tables_archive, extra={"digest": archive["sha256"]})
 
     announce(refresh.output, refresh.output["published"])
 
 
-@dag(schedule=[friendly_archive], tags=["sparkdeps"])
+@dag(schedule=[tables_archive], tags=["sparkdeps"])
 def sparkdeps_on_new_archive():
     @task
     def note(triggering_asset_events):

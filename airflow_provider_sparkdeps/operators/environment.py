@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_provider_sparkdeps.configuration import archive_store, build_timeout, logins_for
+from airflow_provider_sparkdeps.errors import ArchiveError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_sparkdeps.archives import ArchiveStore
     from airflow_provider_sparkdeps.environments import Environment
 
 
 class BuildEnvironmentOperator(BaseOperator):
     """Builds an environment, unless its archive is in the store already; returns the archive as a dict.
+
+    XCom has, under the key `published`, whether the archive is a new one.
 
     :param environment: what to build.
     :param archive_store: directory or URL instead of `[sparkdeps] archive_store`. (templated)
@@ -48,6 +52,7 @@ class BuildEnvironmentOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         store = archive_store(self.archive_store)
+        before = _digest(store, self.environment)
         archive = store.build(
             self.environment,
             timeout=build_timeout(self.build_timeout),
@@ -56,4 +61,13 @@ class BuildEnvironmentOperator(BaseOperator):
             max_age=self.max_age,
             logins=logins_for(self.environment),
         )
+        context["ti"].xcom_push(key="published", value=archive.sha256 != before)
         return archive.to_dict()
+
+
+def _digest(store: ArchiveStore, environment: Environment) -> str | None:
+    try:
+        archive = store.find(environment)
+    except ArchiveError:
+        return None  # damaged: it will be built again
+    return archive.sha256 if archive else None

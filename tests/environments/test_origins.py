@@ -113,7 +113,7 @@ class TestFiles:
         assert contents(project) == before, "the project was written to"
         assert str(tmp_path) not in "".join(built.lock)
         grouped = VenvEnvironment.from_file(lock, groups=["dev"], bundle_python=False)
-        resolved = grouped.resolve(report=lambda phase, text: None, timeout=60, logins={})
+        resolved = grouped.resolve_lock(report=lambda phase, text: None, timeout=60, logins={})
         assert "tabulate==0.9.0" in resolved
 
     def test_a_pylock_is_installed_for_this_python_only(self, tmp_path: Path) -> None:
@@ -388,12 +388,12 @@ class TestOtherPlatforms:
             text += f'[[packages]]\nname = "{name}"\nversion = "1"\nmarker = {marker}\n'
         path = write(tmp_path / "pylock.toml", text)
         environment = VenvEnvironment.from_file(path, platform=self.other, bundle_python=False)
-        assert environment.resolve(report=lambda phase, text: None, timeout=30, logins={}) == ("tabulate==1",)
+        assert environment.resolve_lock(report=lambda phase, text: None, timeout=30, logins={}) == ("tabulate==1",)
 
     def test_what_has_no_wheel_there_is_told_by_the_resolver(self, tmp_path: Path) -> None:
         environment = VenvEnvironment(["pyspark==3.5.1"], platform=self.other, bundle_python=False)
         with pytest.raises(BuildError, match="no usable wheels"):
-            environment.resolve(report=lambda phase, text: None, timeout=60, logins={})
+            environment.resolve_lock(report=lambda phase, text: None, timeout=60, logins={})
 
     def test_an_interpreter_of_another_platform_cannot_be_bundled(self, tmp_path: Path) -> None:
         with pytest.raises(BuildError, match=rf"can't build for {self.other}\..*with bundle_python=False"):
