@@ -13,11 +13,12 @@ BIN := $(VENV)/bin
 export UV_SYSTEM_CERTS ?= true
 export UV_PYTHON_DOWNLOADS ?= never
 
-.PHONY: help setup demo test lint types check constraints clean
+.PHONY: help setup demo test soak lint types check constraints clean
 
 help:
 	@echo 'make demo         run the main job on an embedded Spark Connect cluster and a local Airflow'
 	@echo 'make test         lint, types and all tests, on a real Spark Connect server and a real Airflow'
+	@echo 'make soak         tests that take long: large environments'
 	@echo 'make check        lint and types only'
 	@echo 'make constraints  resolve the pinned versions anew'
 	@echo 'make clean        remove what the others made'
@@ -33,6 +34,9 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/sparkdeps demo
+
+soak: setup
+	$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

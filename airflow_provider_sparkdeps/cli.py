@@ -103,3 +103,7 @@ def _description(archive: Archive) -> str:
         size = f"{sizes[name] / 1e6:10.1f} MB" if name in sizes else ""
         lines.append(f"  {name:{width}}  {version:12}{size}")
     return "\n".join([*lines, "", "lock:", *(f"  {line}" for line in archive.lock)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -65,7 +65,7 @@ class CondaEnvironment(Environment):
         own(self, "locked", conda_wish.urls(self.locked))
         own(self, "channel_conn_ids", tuple(conda_wish.strings(self.channel_conn_ids, "channel_conn_ids", '["conda"]')))
         pip = conda_wish.strings(self.pip, "pip", '["requests>=2"]')
-        own(self, "pip", normalise(pip) if pip else ())
+        own(self, "pip", normalise(pip, paths=False) if pip else ())
         if sum(map(bool, (self.dependencies, self.locked, self.prefix))) != 1:
             raise WishError(
                 'Say what is to be in it, in one way: CondaEnvironment(["pandas <3"], channels=["conda-forge"]),'

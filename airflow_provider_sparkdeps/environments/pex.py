@@ -31,6 +31,7 @@ class PexEnvironment(Environment):
     :param requirements: PEP 508 strings; order, white space and comments make no difference. UDFs need pyarrow
         (and pandas) in it wherever they use them, but not pyspark, which Spark's workers bring.
     :param file: of a PEX that exists; see `from_file`.
+    :param index_conn_id: Airflow connection of a private index, which is asked before all others.
     :param python: minor version such as "3.12"; by default the worker's own, with which UDFs are pickled.
     :param platform: what it is built for; by default this machine's.
     :raises WishError: when a value can't be meant as written.
@@ -38,6 +39,7 @@ class PexEnvironment(Environment):
 
     requirements: Sequence[str] = ()
     file: str | None = field(default=None, kw_only=True)
+    index_conn_id: str | None = field(default=None, kw_only=True)
 
     kind: ClassVar[str] = "pex"
 
@@ -46,7 +48,7 @@ class PexEnvironment(Environment):
 
         super().__post_init__()
         if self.file is None:
-            object.__setattr__(self, "requirements", normalise(self.requirements))
+            object.__setattr__(self, "requirements", normalise(self.requirements, paths=False))
             return
         if self.requirements:
             raise WishError(
@@ -89,7 +91,15 @@ class PexEnvironment(Environment):
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that make an equal environment, as plain data."""
-        return {"requirements": list(self.requirements)} if self.file is None else {"file": self.file}
+        if self.file is not None:
+            return {"file": self.file}
+        index = {"index_conn_id": self.index_conn_id} if self.index_conn_id else {}
+        return {"requirements": list(self.requirements), **index}
+
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """The id of the private index's connection, if there is one."""
+        return (self.index_conn_id,) if self.index_conn_id else ()
 
     @cached_property
     def _sha256(self) -> str:
@@ -115,10 +125,12 @@ class PexEnvironment(Environment):
                 " Build on a worker of that platform, or leave platform out."
             )
         deadline = Deadline(timeout, f"Building {self.title}")
-        make = self._take if self.file is not None else self._make
-        return make(prefix, report=report, deadline=deadline)
+        if self.file is not None:
+            return self._take(prefix, report=report, deadline=deadline)
+        login = logins[self.index_conn_id] if self.index_conn_id else None
+        return self._make(prefix, report=report, deadline=deadline, login=login)
 
-    def _make(self, prefix: Path, *, report: Report, deadline: Deadline) -> BuiltPrefix:
+    def _make(self, prefix: Path, *, report: Report, deadline: Deadline, login: Login | None) -> BuiltPrefix:
         import tempfile
 
         from airflow_provider_sparkdeps.environments import pex_file, site_packages
@@ -130,7 +142,7 @@ class PexEnvironment(Environment):
         phase = "resolve"
         with tempfile.TemporaryDirectory(prefix="pex-", dir=prefix.parent) as name:
             scratch = Path(name)
-            uv = Uv(scratch, deadline=deadline, on_line=lambda line: report(phase, line))
+            uv = Uv(scratch, deadline=deadline, on_line=lambda line: report(phase, line), login=login)
             report(phase, f"{self.title}, on {base.executable}")
             lock = uv.resolve(self.requirements, python=base.executable)
             if not lock:

@@ -23,10 +23,11 @@ _LOCAL = re.compile(r"(?P<path>[^\[\];]+?)\s*(\[(?P<extras>[^\]]*)\])?\s*(;\s*(?
 _FILES = (".whl", ".tar.gz", ".zip")
 
 
-def normalise(requirements: object) -> tuple[str, ...]:
+def normalise(requirements: object, *, paths: bool = True) -> tuple[str, ...]:
     """Return requirements sorted and in one spelling, without comments, empty lines and repetitions.
 
     :param requirements: a list of PEP 508 strings and paths, such as `["pandas<3", "pyarrow", "./my_lib"]`.
+    :param paths: whether there may be paths.
     :raises WishError: when it isn't a list, is empty, or holds what is no requirement.
     """
     if isinstance(requirements, str | bytes) or not isinstance(requirements, Iterable):
@@ -36,6 +37,11 @@ def normalise(requirements: object) -> tuple[str, ...]:
         )
     lines = (without_comment(each) for each in requirements)
     spelled = tuple(sorted({spell(line) for line in lines if line}))
+    if not paths and (local := [line for line in spelled if is_local(line)]):
+        raise WishError(
+            f"{local[0]!r} is a path, which this kind of environment does not build. Build its wheel and put that into a"
+            " package index, or use VenvEnvironment."
+        )
     if not spelled:
         raise WishError(
             "requirements is empty. Name at least one package, such as requirements=['pandas<3'],"

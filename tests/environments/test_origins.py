@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from indexes import Index, make_wheel, serve
 
-from airflow_provider_sparkdeps.environments import Environment, Login, VenvEnvironment
+from airflow_provider_sparkdeps.environments import Environment, Login, PexEnvironment, VenvEnvironment
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix
 from airflow_provider_sparkdeps.environments.check import check_prefix
 from airflow_provider_sparkdeps.environments.process import Deadline
@@ -203,6 +203,17 @@ class TestPrivateIndexes:
             environment = VenvEnvironment(["ours-only"], index_conn_id="ours", bundle_python=False)
             logins = {"ours": Login(tokened.url, password="abc")}
             assert build(environment, tmp_path / "prefix", logins=logins).packages == {"ours-only": "1.0"}
+
+    def test_a_pex_is_made_of_a_private_indexs_packages(self, index: Index, tmp_path: Path) -> None:
+        environment = PexEnvironment(["ours-only"], index_conn_id="ours")
+        assert environment.connections == ("ours",)
+        lines: list[str] = []
+        login = Login(index.url, "me", PASSWORD)
+        built = build(environment, tmp_path / "prefix", lines=lines, logins={"ours": login})
+        assert built.packages == {"ours-only": "1.0"}
+        found = [path for path in (tmp_path / "prefix").rglob("*") if path.is_file()]
+        assert not [path for path in found if b"hunter2" in path.read_bytes()]
+        assert not [line for line in [*lines, str(environment.to_dict())] if "hunter2" in line]
 
     def test_a_refused_login_is_told_without_the_password(self, index: Index, tmp_path: Path) -> None:
         environment = VenvEnvironment(["ours-only"], index_conn_id="ours", bundle_python=False)

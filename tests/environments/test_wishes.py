@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from airflow_provider_sparkdeps.environments import Environment, VenvEnvironment
+from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, PexEnvironment, VenvEnvironment
 from airflow_provider_sparkdeps.errors import WishError
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -139,3 +139,10 @@ def test_the_key_is_the_same_in_another_process() -> None:
 def test_data_that_describes_no_environment_is_refused(data: dict[str, object], says: str) -> None:
     with pytest.raises(WishError, match=says):
         Environment.from_dict(data)
+
+
+def test_a_path_is_refused_by_kinds_that_do_not_build_projects() -> None:
+    with pytest.raises(WishError, match=r"'\./my_lib' is a path, .* use VenvEnvironment"):
+        PexEnvironment(["six", "./my_lib"])
+    with pytest.raises(WishError, match=r"'\./my_lib' is a path, .* use VenvEnvironment"):
+        CondaEnvironment(["six"], channels=["conda-forge"], pip=["./my_lib"])
