@@ -10,16 +10,12 @@ import pytest
 from airflow_provider_sparkdeps.local_airflow import LocalAirflow
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 
-_GROUPS = {"hooks": "spark", "test_local_airflow.py": "airflow"}
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares a server, when tests run in several processes."""
-    here = Path(__file__).parent
+    """Keep together what shares fixtures, when tests run in several processes: a file, and all that needs Airflow."""
     for item in items:
-        folder = item.path.relative_to(here).parts[0]
-        group = "airflow" if "airflow" in getattr(item, "fixturenames", ()) else _GROUPS.get(folder, folder)
-        item.add_marker(pytest.mark.xdist_group(group))
+        needs_airflow = "airflow" in getattr(item, "fixturenames", ()) or item.path.name == "test_local_airflow.py"
+        item.add_marker(pytest.mark.xdist_group("airflow" if needs_airflow else str(item.path)))
 
 
 @pytest.fixture(scope="session")

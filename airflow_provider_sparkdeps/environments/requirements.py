@@ -39,7 +39,7 @@ def normalise(requirements: object, *, paths: bool = True) -> tuple[str, ...]:
     spelled = tuple(sorted({spell(line) for line in lines if line}))
     if not paths and (local := [line for line in spelled if is_local(line)]):
         raise WishError(
-            f"{local[0]!r} is a path, and this kind of environment does not build projects. Put its wheel into a package"
+            f"{local[0]!r} is a path, and this kind of environment builds no projects. Put its wheel into a package"
             " index, or use VenvEnvironment."
         )
     if not spelled:
