@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS ?= never
 help:
 	@echo 'make demo         run the main job on an embedded Spark Connect cluster and a local Airflow'
 	@echo 'make test         lint, types and all tests, on a real Spark Connect server and a real Airflow'
-	@echo 'make soak         tests that take long: large environments'
+	@echo 'make soak         the tests that take long: large environments, servers and an Airflow that are killed'
 	@echo 'make check        lint and types only'
 	@echo 'make constraints  resolve the pinned versions anew'
 	@echo 'make clean        remove what the others made'

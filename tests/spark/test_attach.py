@@ -506,7 +506,7 @@ class Executor:
         return process.returncode, out, err
 
 
-@pytest.fixture(params=["all of this machine", "no flock", "busybox"])
+@pytest.fixture(params=["all of this machine", "no flock", pytest.param("busybox", marks=pytest.mark.soak)])
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Executor:
     """One for each set of commands that executors may have."""
     if request.param == "all of this machine":

@@ -98,6 +98,7 @@ def on_both(server: EmbeddedServer, version: str) -> dict[str, str]:
     return {str(path): version for path in executors(server)}
 
 
+@pytest.mark.soak
 def test_udfs_run_in_the_pex_on_both_executors(server: EmbeddedServer, use: Use, with_pandas: PexEnvironment) -> None:
     with open_session(server) as session:
         archive = use(session, with_pandas)
@@ -127,6 +128,7 @@ def on_executors(session: Session, code: str) -> set[str]:
     return {row[0] for row in session.spark.range(2, numPartitions=2).select(evaluate("id")).collect()}
 
 
+@pytest.mark.soak
 def test_what_the_executors_python_has_is_not_seen(server: EmbeddedServer, use: Use, six15: PexEnvironment) -> None:
     for environment in (PexEnvironment(["six==1.16.0"]), six15):
         with open_session(server) as session:
@@ -134,6 +136,7 @@ def test_what_the_executors_python_has_is_not_seen(server: EmbeddedServer, use: 
             assert on_executors(session, "importlib.util.find_spec('leaked') is None") == {"True"}
 
 
+@pytest.mark.soak
 def test_sessions_share_what_a_pex_unpacks_on_an_executor(
     server: EmbeddedServer, use: Use, six15: PexEnvironment
 ) -> None:
@@ -159,6 +162,7 @@ def test_sessions_share_what_a_pex_unpacks_on_an_executor(
     assert unpacked() == before
 
 
+@pytest.mark.soak
 def test_a_running_session_switches_between_pex_and_venv_and_back(
     server: EmbeddedServer, use: Use, six15: PexEnvironment, with_pandas: PexEnvironment
 ) -> None:
@@ -171,6 +175,7 @@ def test_a_running_session_switches_between_pex_and_venv_and_back(
             assert six_on_executors(session) == on_both(server, version)
 
 
+@pytest.mark.soak
 def test_py_files_are_imported_by_a_pex(
     server: EmbeddedServer, use: Use, six15: PexEnvironment, tmp_path: Path
 ) -> None:

@@ -130,8 +130,14 @@ def seen(session: Session) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize(
     "origin",
-    [venv, venv_of_a_file, venv_that_exists, conda, conda_of_a_file, conda_that_exists, pex, pex_that_exists],
-    ids=lambda origin: origin.__name__,
+    [
+        pytest.param(origin, id=origin.__name__, marks=[pytest.mark.soak] if "_of_" in origin.__name__ else [])
+        for origin in (
+            *(venv, venv_of_a_file, venv_that_exists),
+            *(conda, conda_of_a_file, conda_that_exists),
+            *(pex, pex_that_exists),
+        )
+    ],
 )
 def test_udfs_use_packages_that_only_the_environment_has(
     origin: Callable[[Path, str], Environment],

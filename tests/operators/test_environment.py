@@ -49,6 +49,16 @@ def test_the_password_is_in_no_file_no_line_and_no_error(
     assert not [text for text in everything if "hunter2" in text]
 
 
+class Pushed:
+    """Stands for the task instance, of which the operator uses one method: what was pushed, by key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, object] = {}
+
+    def xcom_push(self, key: str, value: object) -> None:
+        self.values[key] = value
+
+
 def test_an_operator_takes_the_login_from_its_connection(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +73,10 @@ def test_an_operator_takes_the_login_from_its_connection(
         build_timeout=60,
         refresh=True,
     )
-    assert operator.execute({})["lock"] == ["ours-only==1.0"]  # type: ignore[typeddict-item]
+    ti = Pushed()
+    assert operator.execute({"ti": ti})["lock"] == ["ours-only==1.0"]  # type: ignore[typeddict-item]
+    assert ti.values == {"published": True}
+    assert operator.execute({"ti": ti})["lock"] == ["ours-only==1.0"]  # type: ignore[typeddict-item]
+    assert ti.values == {"published": False}
     make_wheel(index.wheels, "ours-only", "1.1")
-    assert operator.execute({})["lock"] == ["ours-only==1.1"]  # type: ignore[typeddict-item]
+    assert operator.execute({"ti": ti})["lock"] == ["ours-only==1.1"]  # type: ignore[typeddict-item]
