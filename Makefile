@@ -13,11 +13,12 @@ BIN := $(VENV)/bin
 export UV_SYSTEM_CERTS ?= true
 export UV_PYTHON_DOWNLOADS ?= never
 
-.PHONY: help setup demo test lint types check constraints clean
+.PHONY: help setup demo test soak lint types check constraints clean
 
 help:
 	@echo 'make demo         run the main job on an embedded Spark Connect cluster and a local Airflow'
 	@echo 'make test         lint, types and all tests, on a real Spark Connect server and a real Airflow'
+	@echo 'make soak         the tests that take long: large environments, servers and an Airflow that are killed'
 	@echo 'make check        lint and types only'
 	@echo 'make constraints  resolve the pinned versions anew'
 	@echo 'make clean        remove what the others made'
@@ -34,6 +35,9 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/sparkdeps demo
 
+soak: setup
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,7 +48,7 @@ types: setup
 check: lint types
 
 test: check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 constraints: setup
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --no-annotate --no-header --no-emit-index-url \

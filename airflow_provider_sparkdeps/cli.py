@@ -8,7 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
+from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.errors import ArchiveError, SparkDepsError
+
+_LARGEST = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,13 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--store", required=True, help="directory or URL of the archive store")
     build = commands.add_parser("build", parents=[store], help="build a virtualenv's archive")
-    build.add_argument("requirements", nargs="+", help='such as "pandas<3" pyarrow')
+    build.add_argument("requirements", nargs="+", help='such as "pandas<3" pyarrow ./my_lib')
     build.add_argument("--python", help="minor version, such as 3.12 (default: that of this process)")
     build.add_argument("--timeout", type=float, default=1800.0, help="seconds (default: %(default)s)")
     build.set_defaults(run=_build)
     commands.add_parser("list", parents=[store], help="list a store's archives").set_defaults(run=_list)
-    show = commands.add_parser("show", parents=[store], help="print an archive's manifest")
+    show = commands.add_parser("show", parents=[store], help="print what an archive holds")
     show.add_argument("key", help="the archive's key, or its first characters")
+    show.add_argument("--json", action="store_true", help="print the manifest as it is")
     show.set_defaults(run=_show)
 
     arguments = parser.parse_args(argv)
@@ -51,10 +56,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from airflow_provider_sparkdeps.archives import ArchiveStore
-    from airflow_provider_sparkdeps.environments import VenvEnvironment
-
-    environment = VenvEnvironment(arguments.requirements, python=arguments.python)
+    environment = VenvEnvironment(arguments.requirements, python=arguments.python, base=Path.cwd())
     archive = ArchiveStore(arguments.store).build(
         environment, timeout=arguments.timeout, progress=lambda line: print(line, file=sys.stderr)
     )
@@ -63,8 +65,6 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from airflow_provider_sparkdeps.archives import ArchiveStore
-
     for archive in ArchiveStore(arguments.store).list():
         print(
             f"{archive.key[:12]}  {archive.kind:5}  Python {archive.python:8}  {archive.size / 1e6:8.1f} MB  "
@@ -74,12 +74,36 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from airflow_provider_sparkdeps.archives import ArchiveStore
-
     found = [archive for archive in ArchiveStore(arguments.store).list() if archive.key.startswith(arguments.key)]
     if len(found) != 1:
         raise ArchiveError(
             f"{len(found)} archives have a key that starts with {arguments.key!r}: `sparkdeps list` shows them all"
         )
-    print(json.dumps(found[0].to_dict(), indent=1))
+    print(json.dumps(found[0].to_dict(), indent=1) if arguments.json else _description(found[0]))
     return 0
+
+
+def _description(archive: Archive) -> str:
+    sizes = archive.contents["package_sizes"]
+    largest = ", ".join(f"{name} {sizes[name] / 1e6:.1f} MB" for name in list(sizes)[:_LARGEST])
+    width = max(map(len, archive.packages), default=0)
+    facts = {
+        "key": archive.key,
+        "kind": archive.kind,
+        "Python": f"{archive.python}, {'bundled' if archive.interpreter else 'not bundled'}",
+        "platform": f"{archive.platform}, glibc {archive.contents['glibc'] or 'not needed'}",
+        "payload": f"{archive.payload}, {archive.size / 1e6:.1f} MB, sha256 {archive.sha256}",
+        "unpacked": f"{archive.contents['files']} files, {archive.contents['unpacked_size'] / 1e6:.1f} MB",
+        "built": f"{archive.created_at} by {archive.created_by}",
+        "largest": largest,
+    }
+    lines = [f"{name + ':':10} {value}" for name, value in facts.items()]
+    lines += ["", "packages:"]
+    for name, version in archive.packages.items():
+        size = f"{sizes[name] / 1e6:10.1f} MB" if name in sizes else ""
+        lines.append(f"  {name:{width}}  {version:12}{size}")
+    return "\n".join([*lines, "", "lock:", *(f"  {line}" for line in archive.lock)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
-from airflow.sdk import ObjectStoragePath, conf
+from airflow.sdk import BaseHook, ObjectStoragePath, conf
+from airflow.sdk.log import mask_secret
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
+from airflow_provider_sparkdeps.environments import Environment, Login
+from airflow_provider_sparkdeps.errors import WishError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
 
 _SECTION = "sparkdeps"
 
@@ -37,3 +44,47 @@ def embedded_startup_timeout() -> float:
 def default_deferrable() -> bool:
     """Return whether operators and sensors defer unless told otherwise."""
     return conf.getboolean("operators", "default_deferrable", fallback=False)
+
+
+def logins_for(environment: Environment) -> dict[str, Login]:
+    """Return the logins of the private indexes and channels that an environment names, by connection id.
+
+    :raises WishError: when a connection doesn't say where its index is.
+    """
+    return {conn_id: login_of(BaseHook.get_connection(conn_id)) for conn_id in environment.connections}
+
+
+def login_of(connection: Connection) -> Login:
+    """Return where a connection's index is, and who we are there; its password is masked in logs from now on.
+
+    The extra `url`, or a host such as "https://pypi.example.com/simple", is the whole address. Else it is put together
+    of the host, the port, and the schema: that is "http" or "https" (the default), or the path.
+
+    :raises WishError: when the connection doesn't say where the index is.
+    """
+    extra = connection.extra_dejson
+    address = str(extra.get("url") or connection.host or "").strip()
+    schema = (connection.schema or "").strip("/")
+    if address and "://" not in address:
+        port = f":{connection.port}" if connection.port else ""
+        is_scheme = schema.lower() in ("http", "https")
+        path = "" if is_scheme or not schema else f"/{schema}"
+        address = f"{schema.lower() if is_scheme else 'https'}://{address}{port}{path}"
+    try:
+        parts = urlsplit(address)
+        own = (unquote(parts.username or ""), unquote(parts.password or ""))
+    except ValueError:
+        parts, own = urlsplit(""), ("", "")
+    if parts.scheme not in ("http", "https", "file") or not (parts.hostname or parts.scheme == "file"):
+        raise WishError(
+            f"connection {connection.conn_id!r} doesn't say where its index is: write the whole address as host, such"
+            " as https://pypi.example.com/simple"
+        )
+    login = Login(
+        url=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        username=connection.login or own[0],
+        password=connection.password or own[1],
+    )
+    for secret in filter(None, (login.password, own[0] if not own[1] else "")):
+        mask_secret(secret)
+    return login

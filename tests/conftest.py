@@ -11,6 +11,13 @@ from airflow_provider_sparkdeps.local_airflow import LocalAirflow
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares fixtures, when tests run in several processes: a file, and all that needs Airflow."""
+    for item in items:
+        needs_airflow = "airflow" in getattr(item, "fixturenames", ()) or item.path.name == "test_local_airflow.py"
+        item.add_marker(pytest.mark.xdist_group("airflow" if needs_airflow else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     """A Spark Connect server with two executor processes; tests that break it start their own."""

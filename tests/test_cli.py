@@ -17,8 +17,19 @@ def test_what_is_built_is_listed_and_shown(tmp_path: Path, capsys: pytest.Captur
     assert built["packages"]["six"] == "1.16.0"
     assert main(["list", *store]) == 0
     assert built["key"][:12] in capsys.readouterr().out
-    assert main(["show", *store, built["key"][:8]]) == 0
+    assert main(["show", *store, "--json", built["key"][:8]]) == 0
     assert json.loads(capsys.readouterr().out) == built
+    assert main(["show", *store, built["key"][:8]]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "six     1.16.0",
+        "six==1.16.0",
+        "bundled",
+        built["platform"],
+        "largest:   six 0.0 MB",
+        built["sha256"],
+    ):
+        assert part.replace("six     ", "six  ") in shown, shown
 
 
 @pytest.mark.parametrize(

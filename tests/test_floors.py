@@ -44,8 +44,10 @@ def test_importing_environments_and_archives_brings_in_nothing_heavy() -> None:
     code = (
         f"import sys, {PACKAGE}.environments, {PACKAGE}.archives\n"
         f"{PACKAGE}.environments.VenvEnvironment(['six']).key\n"
+        f"{PACKAGE}.environments.CondaEnvironment(['six'], channels=['c'], pip=['six']).key\n"
         f"{PACKAGE}.archives.ArchiveStore('/nowhere').find('0' * 64)\n"
-        "heavy = {'airflow', 'pyspark', 'grpc', 'isal', 'upath', 'fsspec', 'uv', 'pandas', 'pyarrow'}\n"
+        "heavy = {'airflow', 'pyspark', 'grpc', 'isal', 'upath', 'fsspec', 'uv', 'pandas', 'pyarrow',  "
+        "'rattler', 'conda_pack', 'yaml', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,6 +17,9 @@ from airflow_provider_sparkdeps.errors import SparkDepsError
 from airflow_provider_sparkdeps.local_airflow import DagRunTimeout, LocalAirflow
 from airflow_provider_sparkdeps.local_airflow.host import is_running
 
+# The other tests use it too; these show what holds when things go wrong, and take minutes.
+pytestmark = pytest.mark.soak
+
 DAGS = {
     "values": """
 from datetime import datetime

@@ -29,8 +29,12 @@ class Archive:
     :param packages: version of each distribution in it, by canonical name.
     :param lock: the exact requirements that the wish was resolved to.
     :param environment: the wish, as `Environment.to_dict()` puts it.
+    :param contents: what its prefix held: `files`, `unpacked_size` in bytes, `package_sizes`, and `glibc`, the newest
+        version that its native code asks for.
     :param created_at: UTC, ISO 8601.
     :param created_by: host and process id of the builder, as "host:pid".
+    :param after_unpack: path inside the payload of a script that its interpreter is to run once unpacked, before use,
+        with the path that it will be at as the argument; None if there is nothing to do.
     """
 
     key: str
@@ -44,8 +48,10 @@ class Archive:
     packages: Mapping[str, str] = field(hash=False)
     lock: tuple[str, ...]
     environment: Mapping[str, Any] = field(hash=False)
+    contents: Mapping[str, Any] = field(hash=False)
     created_at: str
     created_by: str
+    after_unpack: str | None = None
     format: int = FORMAT
 
     @property
@@ -76,6 +82,8 @@ class Archive:
                 f"This describes an archive of format {data.get('format')!r}, and format {FORMAT} is known here."
                 " Use one version of airflow-provider-sparkdeps everywhere, or build the environment again."
             )
+        # Manifests of before there was such a script.
+        data = {"after_unpack": None, **data}
         names = {each.name for each in fields(Archive)}
         if set(data) != names:
             missing, unknown = sorted(names - set(data)), sorted(map(str, set(data) - names))
@@ -107,6 +115,8 @@ _RIGHT = {
     "packages": lambda value: isinstance(value, Mapping) and all(_text(k) and _text(v) for k, v in value.items()),
     "lock": lambda value: isinstance(value, list | tuple) and all(map(_text, value)),
     "environment": lambda value: isinstance(value, Mapping),
+    "contents": lambda value: isinstance(value, Mapping),
     "created_at": _text,
     "created_by": _text,
+    "after_unpack": _relative,
 }

@@ -78,9 +78,12 @@ class BuildStatus:
 
 def read_status(path: StorePath) -> BuildStatus | None:
     """Return what a `build.json` says; None when there is none, or nothing that can be understood."""
-    data = files.read(path)
+    return _status(files.read(path) or b"")
+
+
+def _status(data: bytes) -> BuildStatus | None:
     try:
-        facts = json.loads(data or b"")
+        facts = json.loads(data)
         return BuildStatus(**{**facts, "pid": int(facts["pid"]), "heartbeat": float(facts["heartbeat"])})
     except (ValueError, TypeError, KeyError):
         return None
@@ -95,7 +98,10 @@ def take_lease(path: StorePath, *, over: str | None = None) -> Lease | None:
     lease = Lease(path)
     if files.create(path, lease.content()):
         return lease
-    status = read_status(path)
+    data = files.read(path)
+    if data is None:
+        return None  # released in this moment; whoever removed it now could remove the next holder's
+    status = _status(data)
     if status and status.state == "building" and not status.abandoned and status.token != over:
         return None
     files.remove(path)

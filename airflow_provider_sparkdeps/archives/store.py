@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.archives import files
 from airflow_provider_sparkdeps.archives.archive import Archive
-from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Lease, Watch, read_status, take_lease
+from airflow_provider_sparkdeps.archives.contents import look_through
+from airflow_provider_sparkdeps.archives.freshness import Freshness, changes, note_check
+from airflow_provider_sparkdeps.archives.job import Job, manifest_of, room_to_work
+from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Watch, read_status, take_lease
 from airflow_provider_sparkdeps.archives.pack import pack
+from airflow_provider_sparkdeps.archives.payload import verify
 from airflow_provider_sparkdeps.archives.scratch import scratch_directory
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment, Login
+from airflow_provider_sparkdeps.environments.base import Environment, Login
 from airflow_provider_sparkdeps.environments.check import check_prefix
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.environments.words import redact
-from airflow_provider_sparkdeps.errors import ArchiveError, BuildError, WishError
+from airflow_provider_sparkdeps.errors import ArchiveError, WishError
 
 if TYPE_CHECKING:
     from upath import UPath
 
-    from airflow_provider_sparkdeps.archives.files import StorePath
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class ArchiveStore:
         timeout: float,
         progress: Callable[[str], None] | None = None,
         refresh: bool = False,
+        max_age: timedelta | float | None = None,
         logins: Mapping[str, Login] | None = None,
     ) -> Archive:
         """Return the archive of an environment, having it built if need be, here or by whoever is at it already.
@@ -105,29 +107,46 @@ class ArchiveStore:
         :param timeout: seconds until it is given up, waiting for another builder included.
         :param progress: called with one line at a time, on what is done or waited for.
         :param logins: of the environment's `connections`, by id.
-        :param refresh: resolve and build even if there is an archive, and replace it.
+        :param refresh: resolve the wish again even if there is an archive; replace that if the lock has changed, or
+            if it was damaged.
+        :param max_age: the same, if the archive was built, and last looked at so, longer ago; seconds or a timedelta.
+        :raises WishError: when max_age is none; when the environment's files can't be read, or change meanwhile.
         :raises BuildError: when it can't be built, here or by the other builder; with the builder's own words.
         :raises ArchiveError: when the store can't be used.
         """
         say = progress or _log.info
+        freshness = Freshness(refresh=refresh, max_age=max_age)
         deadline = Deadline(timeout, f"Building {environment.title}")
-        lease_path = self._root / environment.key / BUILD
+        # Asked once, since it may read many files.
+        key = environment.key
+        folder = self._root / key
         watch = Watch(say)
         while True:
-            status = self.status(environment)
+            status = self.status(key)
             watch.look(status)
-            archive = None if refresh else self._sound(environment, say)
-            if archive is not None:
-                say(f"store: archive {archive.digest12} is there, of {archive.created_at}: nothing to build")
-                return archive
+            archive = self._sound(key, say)
             with self._reachable():
-                files.make_folder(lease_path.parent)
-                lease = take_lease(lease_path, over=watch.silent_token)
+                if archive is not None:
+                    fresh, line = freshness.judge(archive, folder)
+                    if fresh:
+                        say(line)
+                        return archive
+                files.make_folder(folder)
+                lease = take_lease(folder / BUILD, over=watch.silent_token)
             if lease is not None:
                 with lease:
-                    # It may have been published between the last look and the lease.
-                    archive = None if refresh else self._sound(environment, say)
-                    return archive or self._build(environment, lease, say, deadline, logins or {})
+                    # It may have been published, or looked at, between the last look and the lease.
+                    archive = self._sound(key, say)
+                    if archive is not None:
+                        with self._reachable():
+                            fresh, line = freshness.judge(archive, folder)
+                        say(line)
+                        if fresh:
+                            return archive
+                    job = Job(environment, key, lease, say, deadline, logins or {})
+                    if archive is not None and self._is_unchanged(archive, job):
+                        return archive
+                    return self._build(job, before=archive)
             time.sleep(min(deadline.left(f"waiting for another builder ({status})"), _POLL_SECONDS))
 
     def fetch(self, archive: Archive) -> Path:
@@ -140,17 +159,17 @@ class ArchiveStore:
         source = self._root / archive.key / archive.payload
         with self._reachable():
             if isinstance(source, Path):
-                _verify(source, archive)
+                verify(source, archive)
                 return source
             cache = self._cache_dir or _user_cache()
             cached = cache / f"{archive.sha256}.payload"
             with contextlib.suppress(ArchiveError):
-                _verify(cached, archive)
+                verify(cached, archive)
                 return cached
             cache.mkdir(parents=True, exist_ok=True)
             with scratch_directory("fetch-", parent=cache) as scratch:
                 partial = scratch / archive.payload
-                _verify(source, archive, copy_to=partial)
+                verify(source, archive, copy_to=partial)
                 partial.replace(cached)
             return cached
 
@@ -185,40 +204,57 @@ class ArchiveStore:
                 archives += [archive] if archive else []
         return archives
 
-    def _sound(self, environment: Environment, say: Callable[[str], None]) -> Archive | None:
+    def _sound(self, key: str, say: Callable[[str], None]) -> Archive | None:
         try:
-            return self.find(environment)
+            return self.find(key)
         except ArchiveError as error:
             say(f"store: {error}")
             return None
 
-    def _build(
-        self,
-        environment: Environment,
-        lease: Lease,
-        say: Callable[[str], None],
-        deadline: Deadline,
-        logins: Mapping[str, Login],
-    ) -> Archive:
-        def report(phase: str, text: str) -> None:
-            lease.report(phase, text)
-            say(f"{phase}: {text}")
+    def _is_unchanged(self, archive: Archive, job: Job) -> bool:
+        """Whether the wish still resolves to an archive's lock, as far as that can be told without building."""
+        lock = job.environment.resolve_lock(report=job.report, timeout=job.deadline.left(), logins=job.logins)
+        return lock is not None and self._is_kept(archive, lock, job)
 
-        self._sweep(environment.key)
-        with _room_to_work(environment), scratch_directory("sparkdeps-build-") as scratch:
+    def _is_kept(self, archive: Archive, lock: tuple[str, ...], job: Job) -> bool:
+        if lock != archive.lock:
+            for line in changes(archive.lock, lock):
+                job.say(f"store: {line}")
+            return False
+        try:
+            with self._reachable():
+                # In the store itself, not in this worker's cache: a refresh mends what was damaged there.
+                verify(self._root / archive.key / archive.payload, archive)
+        except ArchiveError as error:
+            job.say(f"store: {error}")
+            return False
+        with self._reachable():
+            note_check(self._root / archive.key, archive)
+        job.say(f"store: the lock of archive {archive.digest12} has not changed: nothing is published")
+        return True
+
+    def _build(self, job: Job, *, before: Archive | None) -> Archive:
+        environment, report, deadline = job.environment, job.report, job.deadline
+        self._sweep(job.key)
+        with room_to_work(environment), scratch_directory("sparkdeps-build-") as scratch:
             prefix, moved, payload = scratch / "built" / "prefix", scratch / "moved", scratch / "payload"
             prefix.parent.mkdir()
-            built = environment.build(prefix, report=report, timeout=deadline.left(), logins=logins)
+            built = environment.build(prefix, report=report, timeout=deadline.left(), logins=job.logins)
+            if before is not None and self._is_kept(before, built.lock, job):
+                return before
             # What runs here, under another path, runs wherever it is unpacked.
             prefix.rename(moved)
             report("check", f"Python {built.python} and its packages, from another directory")
             check_prefix(moved, built, deadline=deadline)
-            report("pack", f"packages: {len(built.packages)}")
+            contents = look_through(moved, interpreter=built.interpreter, glibc=environment.glibc)
+            report("pack", f"packages: {len(built.packages)}, {contents.unpacked_size / 1e6:.1f} MB")
             packed = pack(moved, payload, deadline=deadline)
-            archive = _archive(environment, built, size=packed.size, sha256=packed.sha256)
+            if environment.key != job.key:
+                raise WishError(f"Files that {environment.title} names changed while it was built. Build it again.")
+            archive = manifest_of(job.key, environment, built, packed, contents)
             report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
             with self._reachable():
-                folder = self._root / environment.key
+                folder = self._root / job.key
                 files.upload(payload, folder / archive.payload)
                 files.write(folder / MANIFEST, json.dumps(archive.to_dict(), indent=1).encode())
         return archive
@@ -245,17 +281,6 @@ class ArchiveStore:
             ) from error
 
 
-@contextlib.contextmanager
-def _room_to_work(environment: Environment) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise BuildError(
-            f"Building {environment.title} failed on this machine: {error}. It works in {tempfile.gettempdir()}, which"
-            " needs room for the unpacked environment and its archive; set TMPDIR to work elsewhere."
-        ) from error
-
-
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -265,44 +290,6 @@ def _key(environment: Environment | str) -> str:
     if not _KEY.fullmatch(environment):
         raise WishError(f"{environment!r} is not an environment's key. Give the environment, or 64 hex digits.")
     return environment
-
-
-def _archive(environment: Environment, built: BuiltPrefix, *, size: int, sha256: str) -> Archive:
-    return Archive(
-        key=environment.key,
-        kind=environment.kind,
-        # A .tar.gz by content. By name, Spark would unpack it once for each session.
-        payload=f"env-{sha256[:12]}.payload",
-        size=size,
-        sha256=sha256,
-        interpreter=built.interpreter,
-        python=built.python,
-        platform=environment.platform,
-        packages=built.packages,
-        lock=built.lock,
-        environment=environment.to_dict(),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        created_by=f"{socket.gethostname()}:{os.getpid()}",
-    )
-
-
-def _verify(source: StorePath, archive: Archive, *, copy_to: Path | None = None) -> None:
-    """Read a payload once, copying it on the way if asked to; raise when it is not the archive's."""
-    digest, size = hashlib.sha256(), 0
-    try:
-        with source.open("rb") as file, open(copy_to or os.devnull, "wb") as copy:  # noqa: PTH123
-            while block := file.read(_BLOCK):
-                size += len(block)
-                digest.update(block)
-                copy.write(block)
-    except FileNotFoundError as error:
-        raise ArchiveError(f"The payload {archive.payload} is gone from the store. Build it again.") from error
-    if (size, digest.hexdigest()) != (archive.size, archive.sha256):
-        fault = f"has {size} bytes instead of {archive.size}" if size != archive.size else "has another sha256"
-        raise ArchiveError(
-            f"The payload {archive.payload} {fault}: it was damaged after it was built."
-            " Build the environment again with refresh=True."
-        )
 
 
 def _user_cache() -> Path:

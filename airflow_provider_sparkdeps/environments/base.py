@@ -41,12 +41,18 @@ class BuiltPrefix:
     :param interpreter: path of the interpreter relative to the prefix; None where it holds none.
     :param packages: version of each installed distribution, by canonical name.
     :param lock: the exact requirements that the wish was resolved to, sorted.
+    :param after_unpack: path, relative to the prefix, of a script for its interpreter; run where it has been unpacked,
+        with the path that it will be at as the argument.
+    :param outer_path: the PATH on which the interpreter, a script, finds what it runs; None where it is a Python
+        that is all in the prefix.
     """
 
     python: str
     interpreter: str | None
     packages: Mapping[str, str]
     lock: tuple[str, ...]
+    after_unpack: str | None = None
+    outer_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,14 @@ class Environment(ABC):
     :param python: minor version such as "3.12". None, the default, means that of the process that asks: UDFs are
         pickled by it, and executors need the same.
     :param platform: what the archive will run on; by default this machine's, such as "linux-x86_64".
+    :param glibc: the oldest C library that executors have, such as "2.28"; a build whose native code wants a newer one
+        is refused. Not checked by default.
     :raises WishError: when a value can't be meant as written.
     """
 
     python: str | None = None
     platform: str = field(default_factory=this_platform)
+    glibc: str | None = None
 
     kind: ClassVar[str]
     _kinds: ClassVar[dict[str, type[Environment]]] = {}
@@ -96,6 +105,11 @@ class Environment(ABC):
                 f' such as platform="{this_platform()}", or leave it out for this machine\'s.'
             )
 
+        if self.glibc is not None and not (isinstance(self.glibc, str) and re.fullmatch(r"2\.\d+", self.glibc)):
+            raise WishError(
+                f'glibc={self.glibc!r} is not a version of glibc. Write it as a string, such as glibc="2.28".'
+            )
+
     @property
     def python_minor(self) -> str:
         """The minor version of Python that is meant, such as "3.12"."""
@@ -112,6 +126,7 @@ class Environment(ABC):
             "kind": self.kind,
             "python": self.python_minor,
             "platform": self.platform,
+            "glibc": self.glibc,
             "inputs": self.inputs(),
         }
         canonical = json.dumps(wish, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -146,9 +161,24 @@ class Environment(ABC):
         :raises BuildError: with the builder's own words.
         """
 
+    def resolve_lock(self, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> tuple[str, ...] | None:
+        """Return the lock that `build` would have now, without building; None where only a build can tell.
+
+        Not called `resolve`: Airflow takes whatever has a method of that name for something to be rendered.
+
+        :param report: told about each phase and its progress.
+        :param timeout: seconds until it is given up.
+        :param logins: by connection id, for each of `connections`.
+        :raises BuildError: with the resolver's own words.
+        """
+        return None
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data from which `from_dict` makes the same wish, also in another Python."""
-        common = {"kind": self.kind, "python": self.python_minor, "platform": self.platform}
+        """Return plain data from which `from_dict` makes the same wish, also in another Python.
+
+        Files are named in it as they were written, absolute ones by their last name alone.
+        """
+        common = {"kind": self.kind, "python": self.python_minor, "platform": self.platform, "glibc": self.glibc}
         return {**common, **self.options()}
 
     @staticmethod

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix
 from airflow_provider_sparkdeps.environments.process import Deadline, run
@@ -19,7 +21,7 @@ _MODULES = {
 }
 
 _SCRIPT = """
-import importlib, importlib.metadata, importlib.util, json, os, platform, sys
+import importlib, importlib.metadata, importlib.util, json, os, platform, re, sys
 modules, packages = json.loads(sys.argv[1])
 broken = {}
 for name, extension in modules.items():
@@ -33,6 +35,8 @@ def version(name):
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+if packages is None:
+    packages = sorted({re.sub("[-_.]+", "-", each.name).lower() for each in importlib.metadata.distributions()})
 try:
     with open("/proc/self/maps") as maps:
         mapped = sorted({line.split(maxsplit=5)[-1].strip() for line in maps if "/" in line})
@@ -62,12 +66,13 @@ def check_prefix(prefix: Path, built: BuiltPrefix, *, deadline: Deadline) -> Non
     if built.interpreter is None:
         _compare_packages(installed(prefix), built)
         return
-    question = json.dumps([_MODULES, list(built.packages)])
-    command = [str(prefix / built.interpreter), "-I", "-B", "-c", _SCRIPT, question]
-    done = run(command, deadline=deadline, cwd=Path("/"), environ={"PATH": "/nonexistent"})
-    if done.code != 0:
-        raise BuildError(f"The interpreter that was built doesn't run. It says:\n\n{one_screen(done.stderr)}")
-    found = json.loads(done.stdout)
+    if built.outer_path is not None:
+        found = ask(prefix, built.interpreter, names=built.packages, outer_path=built.outer_path, deadline=deadline)
+        if found["python"] != built.python:
+            raise BuildError(f"What was built runs Python {found['python']}; it should run Python {built.python}.")
+        _compare_packages(found["packages"], built)
+        return
+    found = ask(prefix, built.interpreter, names=built.packages, deadline=deadline)
     if found["prefix"] != str(prefix) or found["python"] != built.python:
         raise BuildError(
             f"The interpreter that was built is Python {found['python']} at {found['prefix']} when run from {prefix};"
@@ -85,6 +90,38 @@ def check_prefix(prefix: Path, built: BuiltPrefix, *, deadline: Deadline) -> Non
         reasons = "; ".join(f"{name}: {error}" for name, error in found["broken"].items())
         raise BuildError(f"Modules of the standard library don't work in the environment that was built: {reasons}.")
     _compare_packages(found["packages"], built)
+
+
+def ask(
+    prefix: Path, interpreter: str, *, names: Iterable[str] | None, deadline: Deadline, outer_path: str | None = None
+) -> dict[str, Any]:
+    """Run a prefix's interpreter, and return what it says of itself: its Python, path, modules and packages.
+
+    :param prefix: where it is.
+    :param interpreter: its path relative to the prefix.
+    :param names: of the packages whose versions are asked for; None for all that it finds.
+    :param deadline: of the build.
+    :param outer_path: as in `BuiltPrefix`.
+    :raises BuildError: when it doesn't run, or doesn't import what Spark gives to it.
+    """
+    question = json.dumps([_MODULES, None if names is None else sorted(names)])
+    command = [str(prefix / interpreter), "-I", "-B", "-c", _SCRIPT, question]
+    environ = {"PATH": "/nonexistent"}
+    if outer_path is not None:
+        # As Spark starts it: -I would take away the PYTHONPATH by which pyspark comes.
+        command[1:3] = []
+        given = str(prefix.parent)
+        environ = {"PATH": outer_path, "PYTHONPATH": given, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
+    done = run(command, deadline=deadline, cwd=Path("/"), environ=environ)
+    if done.code != 0:
+        raise BuildError(f"The interpreter that was built doesn't run. It says:\n\n{one_screen(done.stderr)}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    if outer_path is not None and given not in found["path"]:
+        raise BuildError(
+            "What was built doesn't import from PYTHONPATH, by which Spark brings pyspark. Build the PEX anew with a"
+            " recent pex, without options that close it off."
+        )
+    return found
 
 
 def _compare_packages(found: dict[str, str], built: BuiltPrefix) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
-from airflow_provider_sparkdeps.configuration import archive_store, build_timeout
+from airflow_provider_sparkdeps.configuration import archive_store, build_timeout, logins_for
 from airflow_provider_sparkdeps.environments import Environment
 from airflow_provider_sparkdeps.errors import ArchiveError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
@@ -136,7 +136,12 @@ class SparkConnectPythonOperator(BaseOperator):
         if self.environment is None:
             return None
         if isinstance(self.environment, Environment):
-            return store.build(self.environment, timeout=build_timeout(self.build_timeout), progress=self.log.info)
+            return store.build(
+                self.environment,
+                timeout=build_timeout(self.build_timeout),
+                progress=self.log.info,
+                logins=logins_for(self.environment),
+            )
         archive = Archive.from_dict(self.environment)
         if store.find(archive.key) is None:
             raise ArchiveError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import re
 import shlex
 import sys
 import tarfile
@@ -27,6 +28,8 @@ PYTHON_CONF = "spark.sql.execution.pyspark.python"
 ATTACHED_CONF = "spark.sparkdeps.attached"
 # Whether plain UDFs and UDTFs, when they are created, are made to exchange rows by Arrow; Spark 4.3 says yes.
 ARROW_CONFS = ("spark.sql.execution.pythonUDF.arrow.enabled", "spark.sql.execution.pythonUDTF.arrow.enabled")
+# As Java calls them, and as Linux does.
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # In front of these: what they were before an environment without pyarrow was attached.
 _BEFORE = "spark.sparkdeps.before."
 
@@ -47,14 +50,16 @@ def attach(
     :param payload: the archive's local file, or a function that fetches it; called only if the file must be sent.
     :param uri: where the cluster itself can read the payload, instead of having it sent.
     :return: whether the payload is new to the session.
-    :raises SessionError: the archive's Python is not this process's, which pickles the UDFs; or the cluster can't read
-        the uri.
+    :raises SessionError: the archive's Python is not this process's, which pickles the UDFs; it was built for another
+        kind of machine than the server's; the cluster can't read the uri; executors lack the Python that an archive
+        without one needs.
     """
     _check_python(archive)
     attached = (spark.conf.get(ATTACHED_CONF, "") or "").split()
     name = _name(archive)
     new = archive.sha256 not in attached
     if new:
+        _check_machine(spark, archive)
         if uri is None:
             _upload(spark, archive, payload if isinstance(payload, Path) else payload())
         else:
@@ -65,7 +70,14 @@ def attach(
             spark.addArtifacts(f"{launcher}#{name}", archive=True)
         spark.conf.set(ATTACHED_CONF, " ".join([*attached, archive.sha256]))
     _choose_arrow(spark, has_pyarrow="pyarrow" in archive.packages)
+    before = spark.conf.get(PYTHON_CONF, "")
     spark.conf.set(PYTHON_CONF, f"{name}/bin/python")
+    if new and (archive.interpreter is None or archive.kind == "pex"):
+        try:
+            _try_interpreter(spark)
+        except SessionError:
+            spark.conf.set(PYTHON_CONF, before) if before else spark.conf.unset(PYTHON_CONF)
+            raise
     return new
 
 
@@ -124,6 +136,37 @@ def _check_python(archive: Archive) -> None:
         )
 
 
+def _check_machine(spark: SparkSession, archive: Archive) -> None:
+    from pyspark.errors import PySparkException
+
+    asked = ", ".join(f"reflect('java.lang.System', 'getProperty', '{name}')" for name in ("os.name", "os.arch"))
+    try:
+        system, machine = spark.sql(f"SELECT {asked}").collect()[0]
+    except PySparkException:
+        return  # a server that forbids the question; its executors will tell
+    theirs = f"{system.lower()}-{_MACHINES.get(machine, machine)}"
+    if theirs != archive.platform:
+        raise SessionError(
+            f"the environment was built for {archive.platform}, and the cluster is {theirs}: build it on a machine "
+            f'like the executors, or with platform="{theirs}"'
+        )
+
+
+def _try_interpreter(spark: SparkSession) -> None:
+    """Start the archive's interpreter on an executor: it needs a Python there, which nobody else can vouch for."""
+    from pyspark.errors import PySparkException
+    from pyspark.sql.connect.functions import udf
+    from pyspark.sql.types import IntegerType
+
+    answering: Any = udf(lambda _: 1, IntegerType(), useArrow=False)
+    try:
+        spark.range(1).select(answering("id")).collect()
+    except PySparkException as error:
+        said = re.search(r"sparkdeps: (.+)", str(error))
+        cause = said[1] if said else str(error).strip().splitlines()[0]
+        raise SessionError(f"executors can't run this environment: {cause}") from error
+
+
 def _choose_arrow(spark: SparkSession, *, has_pyarrow: bool) -> None:
     for conf in ARROW_CONFS:
         before = spark.conf.get(_BEFORE + conf, "")
@@ -148,6 +191,7 @@ def _launcher_archive(archive: Archive) -> bytes:
         "interpreter": archive.interpreter or "bin/python",
         "version": archive.python_minor,
         "bundled": "yes" if archive.interpreter else "no",
+        "finish": archive.after_unpack or "",
     }
     assignments = " ".join(f"{key}={shlex.quote(value)}" for key, value in values.items())
     template = resources.files(__package__).joinpath("launcher.sh").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The interpreter that executors run: unpacks the payload once per executor, then becomes the real one.
-# attach.py replaces the next line by: digest, sha256, payload, interpreter, version, and bundled=yes|no.
+# attach.py replaces the next line by: digest, sha256, payload, interpreter, version, bundled=yes|no, and
+# finish: a script of the payload's, or nothing.
 # @values@
 set -eu
 fail() { echo "sparkdeps: $*" >&2; exit 1; }
@@ -33,6 +34,11 @@ unpack() {
         mkdir -p "$part/bin"
         ln -sf "$base" "$part/$interpreter"
         printf 'home = %s\ninclude-system-site-packages = false\n' "${base%/*}" >"$part/pyvenv.cfg"
+    fi
+    # Files that name the place that they are at get the one of after the rename, since others may use them from then on.
+    if [ -n "$finish" ]; then
+        said=$("$part/$interpreter" -I -B "$part/$finish" "$home" 2>&1) ||
+            fail "$payload can't be made ready for $home: $(printf '%s\n' "$said" | tail -n 2)"
     fi
     # Two workers at once: one rename wins. The other fails, or lands inside the winner's directory.
     mv "$part" "$home" 2>/dev/null || [ -d "$home" ] || fail "can't rename $part to $home"

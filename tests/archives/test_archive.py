@@ -22,6 +22,7 @@ ARCHIVE = Archive(
     packages={"six": "1.17.0"},
     lock=("six==1.17.0",),
     environment={"kind": "venv", "requirements": ["six"]},
+    contents={"files": 2, "unpacked_size": 34, "package_sizes": {"six": 34}, "glibc": None},
     created_at="2026-11-20T00:00:00+00:00",
     created_by="host:1",
 )

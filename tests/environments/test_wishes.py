@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from airflow_provider_sparkdeps.environments import Environment, VenvEnvironment
+from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, PexEnvironment, VenvEnvironment
 from airflow_provider_sparkdeps.errors import WishError
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -31,8 +31,9 @@ def key(*requirements: str, **choices: object) -> str:
         (["pandas => 2"], "'pandas => 2' is not a requirement"),
         (["pandas 2"], "'pandas 2' is not a requirement"),
         (["-r requirements.txt"], "Options of pip or uv"),
-        (["./my_lib"], "Paths can't be installed"),
-        (["my-lib @ file:///home/me/my_lib"], "Paths can't be installed"),
+        (["my-lib @ file:///home/me/my_lib"], "Write its path alone"),
+        (["-e my-lib"], "Only a path can be: "),
+        (["./my_lib ; python_version is 3"], "is not a path to a project"),
     ],
 )
 def test_requirements_that_cannot_be_meant_are_refused_where_they_are_written(requirements: object, says: str) -> None:
@@ -138,3 +139,10 @@ def test_the_key_is_the_same_in_another_process() -> None:
 def test_data_that_describes_no_environment_is_refused(data: dict[str, object], says: str) -> None:
     with pytest.raises(WishError, match=says):
         Environment.from_dict(data)
+
+
+def test_a_path_is_refused_by_kinds_that_do_not_build_projects() -> None:
+    with pytest.raises(WishError, match=r"'\./my_lib' is a path, .* use VenvEnvironment"):
+        PexEnvironment(["six", "./my_lib"])
+    with pytest.raises(WishError, match=r"'\./my_lib' is a path, .* use VenvEnvironment"):
+        CondaEnvironment(["six"], channels=["conda-forge"], pip=["./my_lib"])

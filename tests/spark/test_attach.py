@@ -223,6 +223,14 @@ def test_a_reference_that_the_cluster_can_not_read_is_said(session: Session, six
         attach(session.spark, six15.archive, payload=never, uri=(tmp_path / "missing.payload").as_uri())
 
 
+def test_an_archive_for_another_kind_of_machine_is_refused_before_anything_is_sent(
+    session: Session, six15: Built
+) -> None:
+    foreign = dataclasses.replace(six15.archive, sha256="0" * 64, platform="linux-riscv64")
+    with pytest.raises(SessionError, match=r"was built for linux-riscv64, and the cluster is linux-\w+: build it on"):
+        attach(session.spark, foreign, payload=never)
+
+
 def test_detach_goes_back_to_the_clusters_python(session: Session, six15: Built) -> None:
     six15.attach(session)
     detach(session.spark)
@@ -247,9 +255,9 @@ def test_an_archive_without_interpreter_says_that_the_executors_have_none(
 ) -> None:
     built = build("six==1.15.0", bundle_python=False)
     with open_session(bare_server) as session:
-        built.attach(session)
-        with pytest.raises(PySparkException, match=rf"no python{MINOR} runs from .* build the environment with bundle"):
-            six_on_executors(session)
+        with pytest.raises(SessionError, match=rf"no python{MINOR} runs from .* build the environment with bundle"):
+            built.attach(session)
+        assert session.spark.conf.get(PYTHON_CONF, None) is None
     assert not any(home.exists() or remains(home) for home in homes(bare_server, built))
 
 
@@ -498,7 +506,7 @@ class Executor:
         return process.returncode, out, err
 
 
-@pytest.fixture(params=["all of this machine", "no flock", "busybox"])
+@pytest.fixture(params=["all of this machine", "no flock", pytest.param("busybox", marks=pytest.mark.soak)])
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Executor:
     """One for each set of commands that executors may have."""
     if request.param == "all of this machine":

@@ -141,6 +141,7 @@ def test_it_listens_on_loopback_only(bare: EmbeddedServer) -> None:
     assert set(addresses) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
+@pytest.mark.soak
 def test_it_writes_below_its_directory_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyspark
 
@@ -164,6 +165,7 @@ def test_it_writes_below_its_directory_only(tmp_path: Path, monkeypatch: pytest.
     assert not is_open(server.port)
 
 
+@pytest.mark.soak
 def test_nothing_outlives_an_owner_that_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout
@@ -178,6 +180,7 @@ def test_nothing_outlives_an_owner_that_is_killed() -> None:
     assert not Path(work_dir).exists()
 
 
+@pytest.mark.soak
 def test_nothing_is_left_when_the_guard_itself_was_killed() -> None:
     with EmbeddedServer("local[1]") as server:
         session = os.getsid(server.pid)
@@ -196,6 +199,7 @@ def test_a_fork_of_the_owner_leaves_the_server_alone(bare: EmbeddedServer) -> No
     assert is_open(bare.port)
 
 
+@pytest.mark.soak
 def test_a_restart_keeps_the_address() -> None:
     with EmbeddedServer("local[1]") as server:
         before = server.url, server.pid
@@ -294,6 +298,7 @@ def test_a_port_in_use_is_an_error() -> None:
             EmbeddedServer("local[1]", port=port).start()
 
 
+@pytest.mark.soak
 def test_a_command_in_front_may_hide_the_interpreter() -> None:
     unshare = ["unshare", "-m", "sh", "-c", 'exec "$@"', "sh"]
     if subprocess.run([*unshare, "true"], capture_output=True).returncode:

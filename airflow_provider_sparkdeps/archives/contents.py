@@ -1,0 +1,133 @@
+"""What is in a prefix that is about to be packed: sizes, and what would not work on another machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from airflow_provider_sparkdeps.errors import ArchiveError
+
+_GLIBC = re.compile(rb"GLIBC_(2\.\d+)(?:\.\d+)?\0")
+_ELF = b"\x7fELF"
+_NAMED = 10
+_BLOCK = 1 << 20
+_LONGEST_NAME = 24
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a prefix holds.
+
+    :param files: how many.
+    :param unpacked_size: of all files, in bytes.
+    :param package_sizes: of each package's own files, in bytes, by canonical name; the largest first.
+    :param glibc: the newest version that its native code asks for, such as "2.28"; None where nothing does.
+    """
+
+    files: int
+    unpacked_size: int
+    package_sizes: Mapping[str, int] = field(hash=False)
+    glibc: str | None
+
+
+def look_through(prefix: Path, *, interpreter: str | None, glibc: str | None = None) -> Contents:
+    """Read a prefix once, and refuse what would fail on executors.
+
+    :param prefix: the directory that will be packed.
+    :param interpreter: path of the interpreter in it; None if it holds none.
+    :param glibc: the newest version that executors have, such as "2.28"; None if nobody said.
+    :raises ArchiveError: the interpreter is missing; a script is bound to a path of this machine; native code wants a
+        newer glibc than executors have.
+    """
+    if interpreter is not None and not os.access(prefix / interpreter, os.X_OK):
+        raise ArchiveError(f"The environment has no {interpreter} that can be run. Build it again.")
+    _refuse_bound_scripts(prefix)
+    count, total = 0, 0
+    wanted: dict[str, tuple[int, ...]] = {}
+    for path in _files(prefix):
+        size = path.stat().st_size
+        count, total = count + 1, total + size
+        if size > len(_ELF) and (version := _wanted_glibc(path)):
+            wanted[path.relative_to(prefix).as_posix()] = version
+    if glibc is not None:
+        _refuse_newer(wanted, glibc)
+    newest = max(wanted.values(), default=None)
+    return Contents(
+        files=count,
+        unpacked_size=total,
+        package_sizes=_package_sizes(prefix),
+        glibc=".".join(map(str, newest)) if newest else None,
+    )
+
+
+def _files(prefix: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(prefix):
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                yield path
+
+
+def _wanted_glibc(path: Path) -> tuple[int, ...] | None:
+    found: set[bytes] = set()
+    with path.open("rb") as file:
+        if file.read(len(_ELF)) != _ELF:
+            return None
+        # In blocks, since a library may be larger than the memory that a build may take; a name may cross their edge.
+        edge = b""
+        while block := file.read(_BLOCK):
+            found.update(_GLIBC.findall(edge + block))
+            edge = block[-_LONGEST_NAME:]
+    return max((tuple(map(int, version.split(b"."))) for version in found), default=None)
+
+
+def _refuse_newer(wanted: Mapping[str, tuple[int, ...]], glibc: str) -> None:
+    limit = tuple(map(int, glibc.split(".")))
+    newer = {name: version for name, version in wanted.items() if version > limit}
+    if newer:
+        named = [f"{name} ({'.'.join(map(str, version))})" for name, version in sorted(newer.items())[:_NAMED]]
+        more = f" and {len(newer) - _NAMED} more" if len(newer) > _NAMED else ""
+        raise ArchiveError(
+            f"Executors have glibc {glibc}, and these files want a newer one: {', '.join(named)}{more}. Wish for older "
+            "versions of their packages, or build on a machine like the executors."
+        )
+
+
+def _refuse_bound_scripts(prefix: Path) -> None:
+    """A script that begins with a Python of this machine would not start on another."""
+    bound = []
+    scripts = prefix / "bin"
+    for path in sorted(scripts.iterdir()) if scripts.is_dir() else ():
+        if path.is_symlink() or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            first = file.readline(512)
+        if first.startswith(b"#!/") and b"python" in first and not first.startswith((b"#!/usr/bin/env", b"#!/bin/sh")):
+            bound.append(f"bin/{path.name} ({first[2:].strip().decode(errors='replace')})")
+    if bound:
+        more = f" and {len(bound) - _NAMED} more" if len(bound) > _NAMED else ""
+        raise ArchiveError(
+            f"These scripts call an interpreter by its path on this machine: {', '.join(bound[:_NAMED])}{more}. "
+            "Install their packages again, or remove the scripts."
+        )
+
+
+def _package_sizes(prefix: Path) -> dict[str, int]:
+    from packaging.utils import canonicalize_name
+
+    sizes: dict[str, int] = {}
+    roots = [str(path) for path in sorted(prefix.glob("lib/python3.*/site-packages"))]
+    for distribution in metadata.distributions(path=roots):
+        located = (Path(str(file.locate())) for file in distribution.files or ())
+        name = canonicalize_name(distribution.name)
+        sizes[name] = sum(path.lstat().st_size for path in located if path.is_file() and path.suffix != ".pyc")
+    for record in prefix.glob("conda-meta/*.json"):
+        facts = json.loads(record.read_text(encoding="utf-8"))
+        paths = (prefix / name for name in facts.get("files", ()))
+        sizes[facts["name"]] = sum(path.lstat().st_size for path in paths if path.is_file())
+    return dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,62 @@
+"""What a prefix holds is told, and what would fail on another machine is refused."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_sparkdeps.archives import ArchiveStore
+from airflow_provider_sparkdeps.archives.contents import look_through
+from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps.errors import ArchiveError
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("contents")
+    store = ArchiveStore(directory / "store")
+    archive = store.build(VenvEnvironment(["six==1.16.0", "markupsafe", "tabulate"], bundle_python=False), timeout=300)
+    (directory / "prefix").mkdir()
+    subprocess.run(["tar", "-xzf", store.fetch(archive), "-C", directory / "prefix"], check=True)
+    return directory / "prefix"
+
+
+@pytest.fixture
+def copied(prefix: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prefix, tmp_path / "prefix", symlinks=True))
+
+
+def test_sizes_are_told_by_package(prefix: Path) -> None:
+    contents = look_through(prefix, interpreter=None)
+    files = [path for path in prefix.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert contents.files == len(files)
+    assert contents.unpacked_size == sum(path.stat().st_size for path in files)
+    assert set(contents.package_sizes) == {"six", "markupsafe", "tabulate"}
+    six = prefix.glob("lib/python3.*/site-packages/six*/*")
+    expected = sum(path.stat().st_size for path in six) + next(prefix.rglob("six.py")).stat().st_size
+    assert contents.package_sizes["six"] == expected
+
+
+def test_native_code_that_wants_a_newer_glibc_is_named(prefix: Path) -> None:
+    needs = look_through(prefix, interpreter=None).glibc
+    assert needs is not None
+    assert look_through(prefix, interpreter=None, glibc=needs).glibc == needs
+    assert look_through(prefix, interpreter=None, glibc="2.99").glibc == needs
+    with pytest.raises(ArchiveError, match=r"Executors have glibc 2\.1, .*_speedups.*\(2\.\d+\)"):
+        look_through(prefix, interpreter=None, glibc="2.1")
+
+
+def test_a_script_bound_to_this_machine_is_named(copied: Path) -> None:
+    (copied / "bin").mkdir(exist_ok=True)
+    (copied / "bin/tool").write_text(f"#!{sys.executable}\nprint()\n")
+    with pytest.raises(ArchiveError, match=r"call an interpreter by its path on this machine: bin/tool"):
+        look_through(copied, interpreter=None)
+
+
+def test_a_missing_interpreter_is_named(prefix: Path) -> None:
+    with pytest.raises(ArchiveError, match="no bin/nothing that can be run"):
+        look_through(prefix, interpreter="bin/nothing")

@@ -1,0 +1,59 @@
+"""Connections of Airflow as logins of private indexes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from airflow.sdk import Connection
+
+from airflow_provider_sparkdeps import configuration
+from airflow_provider_sparkdeps.configuration import login_of, logins_for
+from airflow_provider_sparkdeps.environments import Login, VenvEnvironment
+from airflow_provider_sparkdeps.errors import WishError
+
+HERE = "https://pypi.example.com/simple"
+
+
+@pytest.fixture
+def masked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    secrets: list[str] = []
+    monkeypatch.setattr(configuration, "mask_secret", secrets.append)
+    return secrets
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({"host": HERE}, HERE),
+        ({"host": f"{HERE}/"}, f"{HERE}/"),
+        ({"host": "pypi.example.com", "schema": "simple"}, HERE),
+        ({"host": "pypi.example.com", "schema": "api/pypi/simple"}, "https://pypi.example.com/api/pypi/simple"),
+        ({"host": "pypi.example.com", "schema": "http", "port": 8080}, "http://pypi.example.com:8080"),
+        ({"host": "pypi.example.com", "port": 8443, "schema": "simple"}, "https://pypi.example.com:8443/simple"),
+        ({"host": "pypi.example.com", "extra": json.dumps({"url": HERE})}, HERE),
+    ],
+)
+def test_the_address_is_what_the_connection_says(fields: dict[str, object], url: str, masked: list[str]) -> None:
+    connection = Connection(conn_id="ours", conn_type="http", login="me", password="hunter2", **fields)
+    assert login_of(connection) == Login(url, "me", "hunter2")
+    assert masked == ["hunter2"]
+
+
+def test_a_login_in_the_address_is_taken_out_of_it(masked: list[str]) -> None:
+    host = "https://me:hunter%402@pypi.example.com:8443/simple"
+    login = login_of(Connection(conn_id="ours", conn_type="http", host=host))
+    assert login == Login("https://pypi.example.com:8443/simple", "me", "hunter@2")
+    assert masked == ["hunter@2"]
+
+
+@pytest.mark.parametrize("host", [None, "", "ftp://x/y", "https://", "http://[::1"])
+def test_a_connection_that_leads_nowhere_is_refused(host: str | None, masked: list[str]) -> None:
+    with pytest.raises(WishError, match="connection 'ours' doesn't say where its index is"):
+        login_of(Connection(conn_id="ours", conn_type="http", host=host, password="hunter2"))
+
+
+def test_an_environments_connections_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_OURS", json.dumps({"conn_type": "http", "host": HERE, "password": "hunter2"}))
+    assert logins_for(VenvEnvironment(["six"], index_conn_id="ours")) == {"ours": Login(HERE, "", "hunter2")}
+    assert logins_for(VenvEnvironment(["six"])) == {}
