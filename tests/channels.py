@@ -182,6 +182,11 @@ def _python(prefix: Path) -> Package:
     (prefix / "bin").mkdir(parents=True)
     (prefix / "lib" / f"python{MINOR}" / "site-packages").mkdir(parents=True)
     bundle_interpreter(prefix, base)
+    # Conda's Pythons install where Python itself says, whatever the distribution of this one does.
+    sysconfig = prefix / f"lib/python{MINOR}/sysconfig.py"
+    sysconfig.write_text(
+        sysconfig.read_text().replace("prefix_scheme = 'posix_local'", "prefix_scheme = 'posix_prefix'")
+    )
     files: dict[str, bytes | Path] = {}
     prefixed = {"lib/built_at.bin": "binary"}
     for path in prefix.rglob("*"):
