@@ -14,9 +14,10 @@ from airflow.sdk.log import mask_secret
 
 from airflow_provider_sparkdeps.configuration import embedded_startup_timeout
 from airflow_provider_sparkdeps.errors import SparkDepsError, WishError
+from airflow_provider_sparkdeps.spark.control import check_server
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer, is_embedded_master
 from airflow_provider_sparkdeps.spark.endpoint import DEFAULT_PORT, Endpoint
-from airflow_provider_sparkdeps.spark.session import Session, check_server
+from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection

@@ -18,9 +18,10 @@ from pyspark.sql.functions import udf
 from relays import Authority, Certificate, Recorder, Relay
 
 from airflow_provider_sparkdeps.errors import ConnectError, SessionError, WishError
+from airflow_provider_sparkdeps.spark.control import check_server
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-from airflow_provider_sparkdeps.spark.session import Session, check_server
+from airflow_provider_sparkdeps.spark.session import Session
 
 
 @pytest.fixture(scope="module")

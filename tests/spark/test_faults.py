@@ -16,8 +16,9 @@ import pytest
 from relays import Authority, Relay
 
 from airflow_provider_sparkdeps.errors import ConnectError
+from airflow_provider_sparkdeps.spark.control import check_server
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-from airflow_provider_sparkdeps.spark.session import Session, check_server
+from airflow_provider_sparkdeps.spark.session import Session
 
 TIMEOUT = 2.0
 

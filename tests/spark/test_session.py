@@ -9,14 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 
 import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql.functions import udf
 
 from airflow_provider_sparkdeps.errors import ConnectError, SessionError, WishError
+from airflow_provider_sparkdeps.spark.control import check_server
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-from airflow_provider_sparkdeps.spark.session import Session, check_server
+from airflow_provider_sparkdeps.spark.session import Session
 
 
 @pytest.fixture
@@ -168,8 +170,34 @@ def test_closing_takes_seconds_when_the_server_has_gone(own_server, caplog: pyte
     with session:
         assert session.spark.range(3).count() == 3
         own_server.stop()
+        assert not session.touch(session.id)
         started = time.monotonic()
     assert time.monotonic() - started < 5
+
+
+def test_what_ends_with_a_session_is_called_while_it_lives_and_can_not_keep_it_open(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    called: list[object] = []
+    never = threading.Event()
+    with Session(endpoint) as session:
+        session.call_at_close(lambda: never.wait(60))
+        session.call_at_close(lambda: called.append(1 / 0))
+        session.call_at_close(lambda: called.append(session.spark.range(3).count()))
+        started = time.monotonic()
+    never.set()
+    assert time.monotonic() - started < 6
+    assert called == [3]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_another_session_is_found_alive_and_none_is_made(endpoint: Endpoint) -> None:
+    with Session(endpoint) as session, Session(endpoint) as other:
+        assert session.touch(other.id)
+        other.close()
+        assert not session.touch(other.id)
+        unknown = str(uuid.uuid4())
+        assert [session.touch(unknown), session.touch(unknown)] == [False, False]
 
 
 def test_a_process_ends_when_its_server_has_gone(own_server) -> None:

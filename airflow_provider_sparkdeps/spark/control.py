@@ -1,0 +1,155 @@
+"""A channel beside a session's own: short calls that open, check, interrupt and release it, and never retry."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sparkdeps import __version__
+from airflow_provider_sparkdeps.errors import ConnectError
+
+if TYPE_CHECKING:
+    import grpc
+    from pyspark.sql.connect.proto.base_pb2_grpc import SparkConnectServiceStub
+
+    from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+
+log = logging.getLogger(__name__)
+
+OLDEST_SERVER = (4, 0)
+USER_AGENT = f"airflow-provider-sparkdeps/{__version__}"
+# Seconds. Airflow kills a task 5 s after it has asked it to stop.
+CALL_TIMEOUT = 3.0
+
+
+class Control:
+    """A channel of our own to the session, whose calls have short deadlines and no retries."""
+
+    def __init__(self, endpoint: Endpoint, session_id: str) -> None:
+        from pyspark.sql.connect.proto.base_pb2_grpc import SparkConnectServiceStub
+
+        from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder
+
+        self._endpoint = endpoint
+        self._session_id = session_id
+        builder = EndpointChannelBuilder(endpoint, session_id=session_id, user_agent=USER_AGENT)
+        self._user_id = builder.userId
+        self._metadata = tuple(builder.metadata())
+        self._channel: grpc.Channel = builder.toChannel()
+        self._stub: SparkConnectServiceStub = SparkConnectServiceStub(self._channel)
+
+    def await_server(self, *, patient: bool = True) -> str:
+        """Return the server's Spark version.
+
+        :param patient: go on trying until the endpoint's `request_timeout` while nobody answers.
+        :raises ConnectError: it could not be had; the message says what is wrong in a sentence.
+        """
+        import grpc
+
+        from airflow_provider_sparkdeps.spark.faults import explain, may_pass, more_telling
+
+        deadline = time.monotonic() + self._endpoint.request_timeout
+        wait = 0.2
+        failure: grpc.RpcError | None = None
+        while True:
+            try:
+                version = self._version(max(0.1, deadline - time.monotonic()))
+            except grpc.RpcError as error:
+                failure = more_telling(failure, error)
+                if not patient or not may_pass(error) or time.monotonic() + wait > deadline:
+                    raise ConnectError(explain(failure, self._endpoint)) from None
+                time.sleep(wait)
+                wait = min(wait * 2, 5.0)
+            else:
+                break
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
+            raise ConnectError(
+                f"{self._endpoint.target} runs Spark {version}; 4.0 or later is needed for session artifacts and "
+                "accumulators: upgrade the server, or connect to another"
+            )
+        return version
+
+    def interrupt(self, tag: str | None = None) -> None:
+        """Have the server interrupt all of the session, or only operations with a tag; never raises."""
+        import pyspark.sql.connect.proto as pb2
+
+        kinds = pb2.InterruptRequest.InterruptType
+        if tag is None:
+            request = pb2.InterruptRequest(interrupt_type=kinds.INTERRUPT_TYPE_ALL)
+        else:
+            request = pb2.InterruptRequest(interrupt_type=kinds.INTERRUPT_TYPE_TAG, operation_tag=tag)
+        self._try(self._stub.Interrupt, self._fill(request), CALL_TIMEOUT)
+
+    def look(self, session_id: str, timeout: float = CALL_TIMEOUT) -> str:
+        """Return the server's own id of a session; this also keeps the session from expiring.
+
+        Unlike most calls, it makes no session of that id where there is none.
+
+        :raises grpc.RpcError: there is none (`INVALID_HANDLE`), or the server could not be asked.
+        """
+        import pyspark.sql.connect.proto as pb2
+
+        everything = pb2.ReleaseExecuteRequest.ReleaseAll()
+        request = self._fill(pb2.ReleaseExecuteRequest(operation_id=str(uuid.uuid4()), release_all=everything))
+        request.session_id = session_id
+        response = self._stub.ReleaseExecute(request, metadata=self._metadata, timeout=timeout)
+        return str(response.server_side_session_id)
+
+    def touch(self, session_id: str, server_side_id: str | None = None) -> bool:
+        """Keep a session from expiring; return whether it is alive; takes 3 seconds at most and never raises."""
+        import grpc
+
+        try:
+            found = self.look(session_id)
+        except (grpc.RpcError, ValueError) as error:
+            log.debug("Session %s does not answer: %s", session_id, error)
+            return False
+        return server_side_id is None or server_side_id == found
+
+    def release(self, timeout: float) -> None:
+        import pyspark.sql.connect.proto as pb2
+
+        self._try(self._stub.ReleaseSession, self._fill(pb2.ReleaseSessionRequest()), timeout)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _version(self, timeout: float) -> str:
+        import pyspark.sql.connect.proto as pb2
+
+        request = self._fill(pb2.AnalyzePlanRequest(spark_version=pb2.AnalyzePlanRequest.SparkVersion()))
+        response = self._stub.AnalyzePlan(request, metadata=self._metadata, timeout=timeout)
+        return str(response.spark_version.version)
+
+    def _fill(self, request: Any) -> Any:
+        request.session_id = self._session_id
+        request.client_type = USER_AGENT
+        if self._user_id:
+            request.user_context.user_id = self._user_id
+        return request
+
+    def _try(self, call: Callable[..., object], request: Any, timeout: float) -> None:
+        import grpc
+
+        try:
+            call(request, metadata=self._metadata, timeout=timeout)
+        except (grpc.RpcError, ValueError) as error:
+            # Best effort by contract: the server may be gone, and drops the session by itself after a while.
+            log.debug("%s was not answered: %s", type(request).__name__, error)
+
+
+def check_server(endpoint: Endpoint) -> str:
+    """Return the Spark version of the server, without opening a session that stays.
+
+    :raises ConnectError: it can't be reached, refuses us, or is none that we can talk to; tried once.
+    """
+    control = Control(endpoint, str(uuid.uuid4()))
+    try:
+        version = control.await_server(patient=False)
+        control.release(timeout=CALL_TIMEOUT)
+    finally:
+        control.close()
+    return version
