@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import re
-import shlex
 import sys
-import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
-from importlib import resources
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
+from airflow_provider_sparkdeps.spark.delivery import PYTHON_CONF, deliver, python_of
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
 
     from airflow_provider_sparkdeps.archives import Archive
 
-PYTHON_CONF = "spark.sql.execution.pyspark.python"
 # What this session has been sent, by digest; the server keeps it with the session, and clones of it inherit it.
 ATTACHED_CONF = "spark.sparkdeps.attached"
 # Whether plain UDFs and UDTFs, when they are created, are made to exchange rows by Arrow; Spark 4.3 says yes.
 ARROW_CONFS = ("spark.sql.execution.pythonUDF.arrow.enabled", "spark.sql.execution.pythonUDTF.arrow.enabled")
-# As Java calls them, and as Linux does.
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # In front of these: what they were before an environment without pyarrow was attached.
 _BEFORE = "spark.sparkdeps.before."
 
@@ -55,55 +48,22 @@ def attach(
         without one needs.
     """
     _check_python(archive)
-    attached = (spark.conf.get(ATTACHED_CONF, "") or "").split()
-    name = _name(archive)
+    confs = _read(spark, ATTACHED_CONF, *ARROW_CONFS, *(_BEFORE + conf for conf in ARROW_CONFS))
+    attached = (confs.get(ATTACHED_CONF) or "").split()
     new = archive.sha256 not in attached
     if new:
-        _check_machine(spark, archive)
-        if uri is None:
-            _upload(spark, archive, payload if isinstance(payload, Path) else payload())
-        else:
-            _refer(spark, uri)
-        with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
-            launcher = Path(directory) / f"{name}.tar.gz"
-            launcher.write_bytes(_launcher_archive(archive))
-            spark.addArtifacts(f"{launcher}#{name}", archive=True)
-        spark.conf.set(ATTACHED_CONF, " ".join([*attached, archive.sha256]))
-    _choose_arrow(spark, has_pyarrow="pyarrow" in archive.packages)
-    before = spark.conf.get(PYTHON_CONF, "")
-    spark.conf.set(PYTHON_CONF, f"{name}/bin/python")
-    if new and (archive.interpreter is None or archive.kind == "pex"):
-        try:
-            _try_interpreter(spark)
-        except SessionError:
-            spark.conf.set(PYTHON_CONF, before) if before else spark.conf.unset(PYTHON_CONF)
-            raise
+        deliver(spark, archive, payload=payload, uri=uri)
+    changes = _arrow_changes(confs, has_pyarrow="pyarrow" in archive.packages)
+    changes[ATTACHED_CONF] = " ".join([*attached, archive.sha256] if new else attached)
+    changes[PYTHON_CONF] = python_of(archive)
+    _write(spark, changes)
     return new
-
-
-def _upload(spark: SparkSession, archive: Archive, payload: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
-        named = Path(directory) / archive.payload
-        named.symlink_to(payload.resolve())
-        spark.addArtifacts(str(named), file=True)
-
-
-def _refer(spark: SparkSession, uri: str) -> None:
-    from pyspark.errors import PySparkException
-
-    try:
-        spark.sql(f"ADD FILE '{uri}'")
-    except PySparkException as error:
-        raise SessionError(
-            f"the cluster can't read {uri} ({str(error).strip().splitlines()[0]}): give it access to the archive "
-            "store, or set the connection's delivery to upload"
-        ) from None
 
 
 def detach(spark: SparkSession) -> None:
     """Go back to the cluster's own Python; what was sent stays with the session."""
-    spark.conf.unset(PYTHON_CONF)
-    _choose_arrow(spark, has_pyarrow=True)
+    confs = _read(spark, *ARROW_CONFS, *(_BEFORE + conf for conf in ARROW_CONFS))
+    _write(spark, {PYTHON_CONF: None, **_arrow_changes(confs, has_pyarrow=True)})
 
 
 def add_py_files(spark: SparkSession, paths: Sequence[str | Path]) -> None:
@@ -136,72 +96,32 @@ def _check_python(archive: Archive) -> None:
         )
 
 
-def _check_machine(spark: SparkSession, archive: Archive) -> None:
-    from pyspark.errors import PySparkException
-
-    asked = ", ".join(f"reflect('java.lang.System', 'getProperty', '{name}')" for name in ("os.name", "os.arch"))
-    try:
-        system, machine = spark.sql(f"SELECT {asked}").collect()[0]
-    except PySparkException:
-        return  # a server that forbids the question; its executors will tell
-    theirs = f"{system.lower()}-{_MACHINES.get(machine, machine)}"
-    if theirs != archive.platform:
-        raise SessionError(
-            f"the environment was built for {archive.platform}, and the cluster is {theirs}: build it on a machine "
-            f'like the executors, or with platform="{theirs}"'
-        )
-
-
-def _try_interpreter(spark: SparkSession) -> None:
-    """Start the archive's interpreter on an executor: it needs a Python there, which nobody else can vouch for."""
-    from pyspark.errors import PySparkException
-    from pyspark.sql.connect.functions import udf
-    from pyspark.sql.types import IntegerType
-
-    answering: Any = udf(lambda _: 1, IntegerType(), useArrow=False)
-    try:
-        spark.range(1).select(answering("id")).collect()
-    except PySparkException as error:
-        said = re.search(r"sparkdeps: (.+)", str(error))
-        cause = said[1] if said else str(error).strip().splitlines()[0]
-        raise SessionError(f"executors can't run this environment: {cause}") from error
-
-
-def _choose_arrow(spark: SparkSession, *, has_pyarrow: bool) -> None:
+def _arrow_changes(confs: Mapping[str, str], *, has_pyarrow: bool) -> dict[str, str | None]:
+    changes: dict[str, str | None] = {}
     for conf in ARROW_CONFS:
-        before = spark.conf.get(_BEFORE + conf, "")
+        before = confs.get(_BEFORE + conf)
         if before and has_pyarrow:
-            spark.conf.set(conf, before)
-            spark.conf.unset(_BEFORE + conf)
+            changes |= {conf: before, _BEFORE + conf: None}
         elif not before and not has_pyarrow:
-            spark.conf.set(_BEFORE + conf, spark.conf.get(conf) or "")
-            spark.conf.set(conf, "false")
+            changes |= {conf: "false", _BEFORE + conf: confs.get(conf) or ""}
+    return changes
 
 
-def _name(archive: Archive) -> str:
-    return f"env-{archive.digest12}"
+def _read(spark: SparkSession, *confs: str) -> dict[str, str]:
+    """Read confs that may not be set, in one call."""
+    values = spark.client.get_config_with_defaults(*((conf, None) for conf in confs))
+    return {conf: value for conf, value in zip(confs, values, strict=True) if value is not None}
 
 
-def _launcher_archive(archive: Archive) -> bytes:
-    """Return a tar.gz with `bin/python`; the same bytes for the same archive, as Spark wants of the same name."""
-    values = {
-        "digest": archive.digest12,
-        "sha256": archive.sha256,
-        "payload": archive.payload,
-        "interpreter": archive.interpreter or "bin/python",
-        "version": archive.python_minor,
-        "bundled": "yes" if archive.interpreter else "no",
-        "finish": archive.after_unpack or "",
-    }
-    assignments = " ".join(f"{key}={shlex.quote(value)}" for key, value in values.items())
-    template = resources.files(__package__).joinpath("launcher.sh").read_text(encoding="utf-8")
-    script = template.replace("# @values@", assignments).encode()
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        entry: Any = tarfile.TarInfo("bin/python")
-        entry.size, entry.mode = len(script), 0o755
-        tar.addfile(entry, io.BytesIO(script))
-    return gzip.compress(packed.getvalue(), mtime=0)
+def _write(spark: SparkSession, changes: Mapping[str, str | None]) -> None:
+    """Set confs, or unset those that are to be None, in one call each."""
+    import pyspark.sql.connect.proto as pb2
+
+    pairs = [pb2.KeyValue(key=conf, value=value) for conf, value in changes.items() if value is not None]
+    if pairs:
+        spark.client.config(pb2.ConfigRequest.Operation(set=pb2.ConfigRequest.Set(pairs=pairs)))
+    if unset := [conf for conf, value in changes.items() if value is None]:
+        spark.client.config(pb2.ConfigRequest.Operation(unset=pb2.ConfigRequest.Unset(keys=unset)))
 
 
 def _zip(paths: list[Path]) -> bytes:

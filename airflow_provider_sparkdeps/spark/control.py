@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps import __version__
-from airflow_provider_sparkdeps.errors import ConnectError
+from airflow_provider_sparkdeps.errors import ConnectError, SessionError
 
 if TYPE_CHECKING:
     import grpc
@@ -23,6 +25,8 @@ OLDEST_SERVER = (4, 0)
 USER_AGENT = f"airflow-provider-sparkdeps/{__version__}"
 # Seconds. Airflow kills a task 5 s after it has asked it to stop.
 CALL_TIMEOUT = 3.0
+# Bytes. PySpark sends 32 KB at a time, which takes twice as long; gRPC's own limit is 4 MB a message.
+_CHUNK = 1 << 20
 
 
 class Control:
@@ -108,6 +112,61 @@ class Control:
             log.debug("Session %s does not answer: %s", session_id, error)
             return False
         return server_side_id is None or server_side_id == found
+
+    def configure(
+        self, session_id: str, *, read: Sequence[str] = (), write: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """Write confs of a session, then return those that are to be read and are set.
+
+        :raises grpc.RpcError: the session has been closed (`INVALID_HANDLE`), or the server could not be asked.
+        """
+        import pyspark.sql.connect.proto as pb2
+
+        pairs = [pb2.KeyValue(key=key, value=value) for key, value in (write or {}).items()]
+        operations = [pb2.ConfigRequest.Operation(set=pb2.ConfigRequest.Set(pairs=pairs))] if pairs else []
+        if read:
+            # Unlike `Get`, this has no complaint about keys that are not set.
+            option = pb2.ConfigRequest.GetOption(keys=read)
+            operations.append(pb2.ConfigRequest.Operation(get_option=option))
+        found: dict[str, str] = {}
+        for operation in operations:
+            request = self._fill(pb2.ConfigRequest(operation=operation))
+            request.session_id = session_id
+            response = self._stub.Config(request, metadata=self._metadata, timeout=CALL_TIMEOUT)
+            found |= {pair.key: pair.value for pair in response.pairs if pair.HasField("value")}
+        return found if read else {}
+
+    def add_file(self, session_id: str, name: str, file: Path, *, timeout: float) -> None:
+        """Send a file to a session, as `addArtifacts(file=True)` does, and have the server's checksums looked at.
+
+        :raises grpc.RpcError: it could not be sent.
+        :raises SessionError: it was damaged on its way.
+        """
+        import pyspark.sql.connect.proto as pb2
+
+        def requests() -> Iterator[pb2.AddArtifactsRequest]:
+            messages = pb2.AddArtifactsRequest
+            size = file.stat().st_size
+            with file.open("rb") as content:
+                for number in range(max(1, -(-size // _CHUNK))):
+                    data = content.read(_CHUNK)
+                    chunk = messages.ArtifactChunk(data=data, crc=zlib.crc32(data))
+                    request = self._fill(messages())
+                    request.session_id = session_id
+                    if size <= _CHUNK:
+                        whole = messages.SingleChunkArtifact(name=f"files/{name}", data=chunk)
+                        request.batch.CopyFrom(messages.Batch(artifacts=[whole]))
+                    elif number == 0:
+                        first = messages.BeginChunkedArtifact(name=f"files/{name}", initial_chunk=chunk)
+                        first.total_bytes, first.num_chunks = size, -(-size // _CHUNK)
+                        request.begin_chunk.CopyFrom(first)
+                    else:
+                        request.chunk.CopyFrom(chunk)
+                    yield request
+
+        response = self._stub.AddArtifacts(requests(), metadata=self._metadata, timeout=timeout)
+        if not all(artifact.is_crc_successful for artifact in response.artifacts):
+            raise SessionError(f"{name} was damaged on its way to {self._endpoint.target}: run this again")
 
     def release(self, timeout: float) -> None:
         import pyspark.sql.connect.proto as pb2

@@ -1,7 +1,9 @@
 #!/bin/sh
-# The interpreter that executors run: unpacks the payload once per executor, then becomes the real one.
-# attach.py replaces the next line by: digest, sha256, payload, interpreter, version, bundled=yes|no, and
-# finish: a script of the payload's, or nothing.
+# The interpreter that executors run: has the payload unpacked once per executor, then becomes the real one.
+# launcher.py replaces the next line by: digest, sha256, payload, megabytes (once unpacked), interpreter, version,
+# bundled=yes|no, finish (a script of the payload's, or nothing), scheme and source (where the payload is if Spark
+# doesn't bring it, or nothing), prove=yes|no (whether it can be had from there), most (environments to keep) and
+# most_megabytes.
 # @values@
 set -eu
 fail() { echo "sparkdeps: $*" >&2; exit 1; }
@@ -11,22 +13,57 @@ cache=$(cd .. && pwd -P)/sparkdeps
 home=$cache/$digest
 part=$cache/.$digest.part.$$
 
-unpack() {
-    [ -f "$payload" ] || fail "$payload is not in $(pwd): the session lost its files; run this again in a new session"
+# Sets `file`, from wherever the payload is to be had. Addresses may be signed, and are not shown.
+obtain() {
+    file=$payload
+    [ ! -f "$payload" ] || return 0
+    case $scheme in
+    '') fail "$payload is not in $(pwd): the session lost its files; run this again in a new session" ;;
+    file)
+        file=$source
+        [ -r "$file" ] || fail "$payload was not had from $file: this executor can't read it"
+        return 0 ;;
+    esac
+    file=$cache/.$digest.part.$$.payload
+    case $scheme in
+    spark) said=$(bash "${0%/*}/pull" "$source" "$file" 2>&1) ;;
+    *)
+        if command -v curl >/dev/null; then
+            said=$(printf 'url = "%s"\n' "$source" |
+                curl -fsSL --retry 2 --connect-timeout 30 --max-time 1800 -o "$file" -K - 2>&1)
+        else
+            said=$(printf '%s\n' "$source" | wget -q -T 60 -t 3 -O "$file" -i - 2>&1)
+        fi ;;
+    esac || fail "$payload was not had by $scheme: $(printf '%s\n' "$said" | sed 's/[?].*//' | tail -n 1)"
+}
+
+verify() {
     if command -v sha256sum >/dev/null; then
-        found=$(sha256sum <"$payload")
-        [ "${found%% *}" = "$sha256" ] || fail "$payload was damaged on its way to this executor (its sha256 is" \
-            "${found%% *}, not $sha256): run this again in a new session"
+        found=$(sha256sum <"$file")
+    elif command -v openssl >/dev/null; then
+        found=$(openssl dgst -sha256 -r <"$file")
+    elif [ "$file" = "$payload" ] && [ -z "$scheme" ]; then
+        return 0 # sent by this session's own client
+    else
+        fail "$payload can't be checked here: install sha256sum (coreutils) or openssl on the executors"
     fi
+    [ "${found%% *}" = "$sha256" ] || fail "$payload was damaged on its way to this executor (its sha256 is" \
+        "${found%% *}, not $sha256): run this again in a new session"
+}
+
+unpack() {
     # Whoever is killed leaves such a directory, named by its process, and nobody else's rename makes it whole.
     for old in "$cache/.$digest".part.*; do
-        kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old" || :
+        owner=${old#"$cache/.$digest.part."}
+        kill -0 "${owner%%.*}" 2>/dev/null || rm -rf "$old" || :
     done
-    trap 'rm -rf "$part"' EXIT
     rm -rf "$part"
+    obtain
+    verify
     # Spark reads what is said here only once this script has ended, and a full pipe would keep it from that.
-    said=$(mkdir "$part" 2>&1 && tar -xzf "$payload" -C "$part" 2>&1) ||
+    said=$(mkdir "$part" 2>&1 && tar -xzf "$file" -C "$part" 2>&1) ||
         fail "$payload can't be unpacked in $cache: is the disk full? $(printf '%s\n' "$said" | tail -n 2)"
+    rm -f "$part.payload"
     if [ "$bundled" = no ]; then
         base=$("python$version" -c 'import os, sys; print(os.path.realpath(sys._base_executable))') ||
             fail "this environment has no interpreter of its own, and no python$version runs from this executor's" \
@@ -45,15 +82,65 @@ unpack() {
     rm -rf "$part" "$home/${part##*/}"
 }
 
+# Removes what was unpacked and is used by nobody, the longest unused first, until the rest is within bounds.
+evict() {
+    count=1 sum=$megabytes
+    for lock in $(cd "$cache" && ls -tA | sed -n 's/^\.\([0-9a-f]*\)\.lock$/\1/p'); do
+        [ "$lock" != "$digest" ] && [ -d "$cache/$lock" ] || continue
+        size=$(cat "$cache/.$lock.lock")
+        count=$((count + 1)) sum=$((sum + ${size:-0}))
+        [ "$count" -gt "$most" ] || [ "$sum" -gt "$most_megabytes" ] || continue
+        if (flock -n -x 8 && mv "$cache/$lock" "$part.old") 8>>"$cache/.$lock.lock" 2>/dev/null; then
+            rm -rf "$part.old"
+            count=$((count - 1)) sum=$((sum - ${size:-0}))
+        fi
+    done
+}
+
+# Puts an unpacked copy of the server's own pyspark in the place of its zip, from which Python would compile all that
+# it imports, in each session again. Its content is its name; whatever goes wrong, the zip remains.
+quicken() {
+    path=
+    while [ -n "${PYTHONPATH:-}" ]; do
+        entry=${PYTHONPATH%%:*}
+        case $PYTHONPATH in *:*) PYTHONPATH=${PYTHONPATH#*:} ;; *) PYTHONPATH= ;; esac
+        case ${entry##*/} in pyspark.zip | py4j-*.zip)
+            if found=$(sha256sum <"$entry"); then
+                copy=$cache/${entry##*/}-${found%% *}
+                if [ -d "$copy" ] || {
+                    "$home/$interpreter" -m zipfile -e "$entry" "$copy.$$" && mv "$copy.$$" "$copy" || [ -d "$copy" ]
+                }; then
+                    rm -rf "$copy.$$" "$copy/${copy##*/}.$$"
+                    entry=$copy
+                fi
+            fi ;;
+        esac
+        path=$path${path:+:}$entry
+    done 2>/dev/null
+    PYTHONPATH=$path
+}
+
+lock=$cache/.$digest.lock
+{ mkdir -p "$cache" && touch "$lock"; } || fail "can't write to $cache: is the disk full, or not ours?"
+# Held shared by all who use what is unpacked, as long as they run, and alone by who unpacks it, or removes it. Without
+# flock they unpack side by side, which costs time only, and nothing is removed.
+exec 9>>"$lock"
+flock -s 9 2>/dev/null || :
+trap 'rm -rf "$part" "$part.payload"' EXIT
 if [ ! -d "$home" ]; then
-    lock=$cache/.$digest.lock
-    { mkdir -p "$cache" && touch "$lock"; } || fail "can't write to $cache: is the disk full, or not ours?"
-    # One at a time where flock exists; without it they unpack side by side, which costs time only.
-    exec 9>"$lock"
-    flock -w 120 9 2>/dev/null || :
-    [ -d "$home" ] || unpack
-    exec 9>&-
+    flock -u 9 2>/dev/null && flock -w 600 -x 9 2>/dev/null || :
+    if [ ! -d "$home" ]; then
+        unpack
+        echo "$megabytes" >"$lock"
+        flock -s 9 2>/dev/null && evict || :
+    fi
+    flock -s 9 2>/dev/null || :
+elif [ "$prove" = yes ]; then
+    obtain
+    verify
+    rm -f "$part.payload"
 fi
+[ -z "${PYTHONPATH:-}" ] || quicken
 # What the executor's user has in ~/.local is not of this environment.
 export PYTHONNOUSERSITE=1
 exec "$home/$interpreter" "$@"

@@ -124,6 +124,16 @@ class Session:
         """The accumulators' values by name, as plain data."""
         return {name: accumulator.value for name, accumulator in self._accumulators.items()}
 
+    @property
+    def control(self) -> Control:
+        """The channel beside the session's own.
+
+        :raises SessionError: the session is not open.
+        """
+        if self._control is None:
+            raise SessionError("the session is not open: use it inside its `with` block")
+        return self._control
+
     def interrupt(self) -> None:
         """Have the server interrupt all that runs in this session; waits 3 seconds at most and never raises."""
         if self._control:

@@ -1,0 +1,163 @@
+"""Brings an archive to a session: its launcher, and a way for executors to come to the payload."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow_provider_sparkdeps.errors import SessionError
+from airflow_provider_sparkdeps.spark.keeper import Keeper
+from airflow_provider_sparkdeps.spark.launcher import PULLABLE, launcher_archive, launcher_name
+from airflow_provider_sparkdeps.spark.session import Session
+
+if TYPE_CHECKING:
+    from pyspark.sql.connect.session import SparkSession
+
+    from airflow_provider_sparkdeps.archives import Archive
+
+log = logging.getLogger(__name__)
+
+PYTHON_CONF = "spark.sql.execution.pyspark.python"
+# How executors come to a payload: the launcher has it from its source, only where it isn't unpacked already; or Spark
+# brings it to each executor of each session, which works everywhere.
+_PULL, _FETCH = "pull", "fetch"
+# As Java calls them, and as Linux does.
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+# Enough for a task on each core of all but the largest clusters.
+_PROBES = 10_000
+# As the launcher says it.
+_NOT_HAD = " was not had "
+
+
+def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path], uri: str | None) -> None:
+    """Bring an archive to a session that does not have it.
+
+    The first time that a cluster meets the archive, all executors that it has unpack it now. After that, a session
+    is sent the launcher only.
+
+    :param payload: the archive's local file, or a function that fetches it; called only if the file must be sent.
+    :param uri: where the cluster itself can read the payload, instead of having it sent.
+    :raises SessionError: the archive was built for another kind of machine than the server's; the cluster can't read
+        the uri; executors can't run the archive's interpreter.
+    """
+    keeper = _keeper(spark, archive)
+    source = uri or (keeper.source if keeper else None)
+    scheme = urlsplit(source).scheme if source else "spark"
+    way = keeper.way(scheme) if keeper else None
+    first = way is None
+    if first:
+        _check_machine(spark, archive)
+    if source is None and keeper:
+        source = keeper.take(_local(payload))
+    _send_launcher(spark, archive, source, prove=first)
+    if first:
+        way = _PULL if keeper and source and scheme in PULLABLE and _can_pull(spark, archive) else _FETCH
+    if way == _FETCH:
+        if source is None:
+            _send(spark, archive, _local(payload))
+        else:
+            _refer(spark, source)
+        if first and (archive.interpreter is None or archive.kind == "pex"):
+            _try(spark, archive)
+    if first and keeper:
+        keeper.note_way(scheme, way or _FETCH)
+
+
+def _keeper(spark: SparkSession, archive: Archive) -> Keeper | None:
+    import grpc
+
+    try:
+        return Keeper(Session.of(spark), archive)
+    except SessionError:
+        return None  # a session of somebody else's making, which we have no channel beside
+    except grpc.RpcError as error:
+        log.warning("%s goes to this session alone, since the server does not answer: %s", archive.payload, error)
+        return None
+
+
+def _local(payload: Path | Callable[[], Path]) -> Path:
+    return payload if isinstance(payload, Path) else payload()
+
+
+def _can_pull(spark: SparkSession, archive: Archive) -> bool:
+    """Whether executors come to the payload by themselves; all that Spark gives a task to have it unpacked after."""
+    try:
+        _try(spark, archive)
+    except SessionError as error:
+        if _NOT_HAD not in str(error):
+            raise
+        log.info("Spark brings %s to the executors of each session: %s", archive.payload, error)
+        return False
+    return True
+
+
+def _try(spark: SparkSession, archive: Archive) -> None:
+    """Start the archive's interpreter on as many executors as Spark gives tasks to."""
+    from pyspark.errors import PySparkException
+    from pyspark.sql.connect.functions import udf
+    from pyspark.sql.types import IntegerType
+
+    before = spark.conf.get(PYTHON_CONF, "")
+    spark.conf.set(PYTHON_CONF, python_of(archive))
+    answering: Any = udf(lambda _: 1, IntegerType(), useArrow=False)
+    try:
+        # Without a number of partitions, there is one for each core of the cluster.
+        spark.range(_PROBES).select(answering("id")).collect()
+    except PySparkException as error:
+        said = re.search(r"sparkdeps: (.+)", str(error))
+        cause = said[1] if said else str(error).strip().splitlines()[0]
+        raise SessionError(f"executors can't run this environment: {cause}") from error
+    finally:
+        spark.conf.set(PYTHON_CONF, before) if before else spark.conf.unset(PYTHON_CONF)
+
+
+def python_of(archive: Archive) -> str:
+    """Return the path of an attached archive's interpreter, as the session's Python workers find it."""
+    return f"{launcher_name(archive)}/bin/python"
+
+
+def _send(spark: SparkSession, archive: Archive, payload: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
+        named = Path(directory) / archive.payload
+        named.symlink_to(payload.resolve())
+        spark.addArtifacts(str(named), file=True)
+
+
+def _send_launcher(spark: SparkSession, archive: Archive, source: str | None, *, prove: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
+        launcher = Path(directory) / f"{launcher_name(archive)}.tar.gz"
+        launcher.write_bytes(launcher_archive(archive, source, prove=prove))
+        spark.addArtifacts(f"{launcher}#{launcher_name(archive)}", archive=True)
+
+
+def _refer(spark: SparkSession, uri: str) -> None:
+    from pyspark.errors import PySparkException
+
+    try:
+        spark.sql(f"ADD FILE '{uri}'")
+    except PySparkException as error:
+        raise SessionError(
+            f"the cluster can't read {uri} ({str(error).strip().splitlines()[0]}): give it access to the archive "
+            "store, or set the connection's delivery to upload"
+        ) from None
+
+
+def _check_machine(spark: SparkSession, archive: Archive) -> None:
+    from pyspark.errors import PySparkException
+
+    asked = ", ".join(f"reflect('java.lang.System', 'getProperty', '{name}')" for name in ("os.name", "os.arch"))
+    try:
+        system, machine = spark.sql(f"SELECT {asked}").collect()[0]
+    except PySparkException:
+        return  # a server that forbids the question; its executors will tell
+    theirs = f"{system.lower()}-{_MACHINES.get(machine, machine)}"
+    if theirs != archive.platform:
+        raise SessionError(
+            f"the environment was built for {archive.platform}, and the cluster is {theirs}: build it on a machine "
+            f'like the executors, or with platform="{theirs}"'
+        )
