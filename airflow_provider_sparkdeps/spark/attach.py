@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
+from airflow_provider_sparkdeps.spark.reference import add_file
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
@@ -89,15 +90,7 @@ def _upload(spark: SparkSession, archive: Archive, payload: Path) -> None:
 
 
 def _refer(spark: SparkSession, uri: str) -> None:
-    from pyspark.errors import PySparkException
-
-    try:
-        spark.sql(f"ADD FILE '{uri}'")
-    except PySparkException as error:
-        raise SessionError(
-            f"the cluster can't read {uri} ({str(error).strip().splitlines()[0]}): give it access to the archive "
-            "store, or set the connection's delivery to upload"
-        ) from None
+    add_file(spark, uri)
 
 
 def detach(spark: SparkSession) -> None:

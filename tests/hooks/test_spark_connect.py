@@ -47,6 +47,8 @@ def test_each_field_of_the_form_has_its_place() -> None:
                 "session_conf": {"spark.sql.shuffle.partitions": 8, "spark.sql.ansi.enabled": False},
                 "ui_url": "http://spark.example.org:4040",
                 "delivery": "reference",
+                "archive_store_uri": "s3a://team/archives",
+                "presigned_url_expiration": 600,
                 "request_timeout": 5,
             },
         )
@@ -58,12 +60,14 @@ def test_each_field_of_the_form_has_its_place() -> None:
     assert endpoint.headers == {"x-team": "scoring", "x-level": "3"}
     assert endpoint.session_conf == {"spark.sql.shuffle.partitions": "8", "spark.sql.ansi.enabled": "false"}
     assert (endpoint.delivery, endpoint.request_timeout) == ("reference", 5.0)
+    assert (endpoint.archive_store_uri, endpoint.presigned_url_expiration) == ("s3a://team/archives", 600.0)
     assert endpoint.ui_url == "http://spark.example.org:4040"
 
 
 def test_fields_that_nobody_touched_are_as_if_absent() -> None:
     names = ("use_tls", "ca_certificate", "client_certificate", "client_private_key", "headers", "session_conf")
-    untouched = dict.fromkeys((*names, "ui_url", "delivery", "request_timeout"))
+    more = ("ui_url", "delivery", "archive_store_uri", "presigned_url_expiration", "request_timeout")
+    untouched = dict.fromkeys((*names, *more))
     assert endpoint_of(connection(extra=untouched)) == endpoint_of(connection())
 
 
@@ -99,6 +103,13 @@ def test_a_token_for_another_machine_switches_tls_on() -> None:
         ({"extra": {"request_timeout": "soon"}}, "'request_timeout' is str: write a number"),
         ({"extra": {"request_timeout": 0}}, "request_timeout is 0"),
         ({"extra": {"delivery": "mail"}}, "delivery 'mail' is unknown"),
+        (
+            {"extra": {"archive_store_uri": "/mnt/team?sig=secret"}},
+            "archive_store_uri '/mnt/team.*write scheme and path",
+        ),
+        ({"extra": {"presigned_url_expiration": 5}}, r"presigned_url_expiration is 5\.0; write .* from 60 to 604800"),
+        ({"extra": {"presigned_url_expiration": 604801}}, r"from 60 to 604800 \(7 days"),
+        ({"extra": {"presigned_url_expiration": "nan"}}, "presigned_url_expiration is nan"),
         ({"password": "secret", "extra": {"use_tls": False}}, "switch TLS on"),
     ],
 )
