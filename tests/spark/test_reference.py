@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-import fsspec
 import pytest
-from fsspec.implementations.local import LocalFileSystem
+from http_objects import SECRET, FakeObjectStore, Objects
 from pyspark.errors import PySparkException
 from pyspark.sql.functions import udf
 
@@ -25,73 +19,7 @@ from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.reference import add_file, told_of_late_failures
 from airflow_provider_sparkdeps.spark.session import Session
 
-SECRET = "5ec7e7f00d"
 pytestmark = pytest.mark.filterwarnings("ignore:UPath 'fakes3' filesystem")
-
-
-class Objects:
-    """What a store holds, over HTTP, for those whose query string has the signature of the path.
-
-    :param root: the directory that it shows.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.asked: list[str] = []
-        self.served = 0
-        # What to answer from a number of requests on.
-        self.answers: dict[int, int] = {}
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                parts = urlsplit(self.path)
-                path = unquote(parts.path)
-                file = outer.root / path.lstrip("/")
-                status = max((code for start, code in outer.answers.items() if len(outer.asked) > start), default=200)
-                if status == 200 and dict(parse_qsl(parts.query)).get("Signature") != outer.signature(path):
-                    status = 403
-                if status == 200 and not file.is_file():
-                    status = 404
-                content = file.read_bytes() if status == 200 else b""
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-                outer.served += bool(content)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Objects:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @staticmethod
-    def signature(path: str) -> str:
-        return SECRET + hashlib.sha256(f"{SECRET}{path}".encode()).hexdigest()
-
-    def sign(self, path: str) -> str:
-        return f"{self.address}{path}?Expires=86400&Signature={self.signature(path)}"
-
-
-class FakeObjectStore(LocalFileSystem):
-    """A fake of a file system that signs, such as s3fs: a directory, and `Objects` for those to whom URLs are given."""
-
-    protocol = "fakes3"
-    local_file = False
-    objects: Objects
-
-    def sign(self, path: str, expiration: int = 100, **_: Any) -> str:
-        return self.objects.sign("/" + Path(self._strip_protocol(path)).relative_to(self.objects.root).as_posix())
 
 
 @pytest.fixture
@@ -127,7 +55,6 @@ def test_a_presigned_url_delivers_an_environment_and_no_byte_of_it_passes_throug
     session: Session, built: tuple[Path, Archive]
 ) -> None:
     root, archive = built
-    fsspec.register_implementation("fakes3", FakeObjectStore, clobber=True)
     with Objects(root) as objects:
         FakeObjectStore.objects = objects
         uri = ArchiveStore(f"fakes3://{root}").uri(archive)
