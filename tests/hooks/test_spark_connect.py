@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Connection
+from airflow.sdk.log import redact
 
 from airflow_provider_sparkdeps.errors import WishError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook, endpoint_of
@@ -84,6 +85,15 @@ def test_a_connection_of_sparks_own_provider_is_taken() -> None:
         connection(conn_type="spark_connect", host="sc://spark.example.org", port=443, extra={"use_ssl": True, "x": 1})
     )
     assert (endpoint.target, endpoint.tls) == ("spark.example.org:443", True)
+
+
+def test_a_token_in_the_stores_address_is_masked_in_logs() -> None:
+    endpoint = endpoint_of(
+        connection(extra={"archive_store_uri": "https://mirror.example.org/a?sig=5ec7e7-of-the-mirror"})
+    )
+    assert endpoint.archive_store_uri
+    assert "5ec7e7" not in redact(f"GET {endpoint.archive_store_uri}")
+    assert "5ec7e7" not in repr(endpoint)
 
 
 def test_a_token_for_another_machine_switches_tls_on() -> None:
