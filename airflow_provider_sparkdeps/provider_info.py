@@ -107,6 +107,22 @@ _CONNECTION_TYPE: dict[str, Any] = {
             },
             default="upload",
         ),
+        "archive_store_uri": _field(
+            "Archive store, as the cluster sees it",
+            "string",
+            "For delivery by reference, where the cluster reaches the archive store by another address than the "
+            "workers: hdfs://namenode/sparkdeps, s3a://team-bucket/sparkdeps, https://mirror/sparkdeps. Left empty, it "
+            "is the workers' address, presigned where the store can sign.",
+        ),
+        "presigned_url_expiration": _field(
+            "Presigned URLs are good for (seconds)",
+            "number",
+            "For delivery by reference from an object store: executors that join a session later than that can't "
+            "read its environment. 7 days (604800) at most; with temporary credentials, not longer than these.",
+            minimum=60,
+            maximum=604800,
+            default=86400,
+        ),
         "request_timeout": _field(
             "Request timeout (seconds)",
             "number",

@@ -1,14 +1,18 @@
-"""Connections of Airflow as logins of private indexes."""
+"""Settings and connections of Airflow: where archives are, and the logins of private indexes."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from airflow.sdk import Connection
+from airflow.sdk.io import attach
+from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_provider_sparkdeps import configuration
-from airflow_provider_sparkdeps.configuration import login_of, logins_for
+from airflow_provider_sparkdeps.configuration import archive_store, login_of, logins_for
 from airflow_provider_sparkdeps.environments import Login, VenvEnvironment
 from airflow_provider_sparkdeps.errors import WishError
 
@@ -57,3 +61,29 @@ def test_an_environments_connections_are_looked_up(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AIRFLOW_CONN_OURS", json.dumps({"conn_type": "http", "host": HERE, "password": "hunter2"}))
     assert logins_for(VenvEnvironment(["six"], index_conn_id="ours")) == {"ours": Login(HERE, "", "hunter2")}
     assert logins_for(VenvEnvironment(["six"])) == {}
+
+
+class FakeObjectStore(MemoryFileSystem):
+    """A fake of a file system that signs, such as s3fs."""
+
+    cachable = False
+
+    def sign(self, path: str, expiration: int = 100, **_: Any) -> str:
+        return f"https://objects.example.org/{path.lstrip('/')}?Expires={expiration}&Signature=5ec7e7"
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "fs", "address"),
+    [
+        ("signs", FakeObjectStore(), "https://objects.example.org/team/a/key/env?Expires=60&Signature=5ec7e7"),
+        ("does_not", MemoryFileSystem(), "memory:///team/a/key/env"),
+    ],
+)
+def test_others_read_the_archive_store_by_what_its_connection_signs_and_never_see_that(
+    monkeypatch: pytest.MonkeyPatch, conn_id: str, fs: Any, address: str
+) -> None:
+    attach("memory", conn_id=conn_id, fs=fs)
+    monkeypatch.setenv("AIRFLOW__SPARKDEPS__ARCHIVE_STORE", "memory://team/a")
+    monkeypatch.setenv("AIRFLOW__SPARKDEPS__ARCHIVE_STORE_CONN_ID", conn_id)
+    archive: Any = SimpleNamespace(key="key", payload="env")
+    assert archive_store().uri(archive, expiration=60) == address

@@ -186,7 +186,14 @@ def test_each_field_may_be_left_untouched(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("request_timeout", 0), ("request_timeout", -1), ("delivery", "by pigeon"), ("headers", "x-team=a")],
+    [
+        ("request_timeout", 0),
+        ("request_timeout", -1),
+        ("presigned_url_expiration", 59),
+        ("presigned_url_expiration", 1e6),
+        ("delivery", "by pigeon"),
+        ("headers", "x-team=a"),
+    ],
 )
 def test_a_wrong_value_does_not_meet_its_schema(name: str, value: object) -> None:
     with pytest.raises(jsonschema.ValidationError):
@@ -209,6 +216,8 @@ def test_the_form_shows_our_fields(form: dict[str, Any]) -> None:
     assert form["extra_fields"]["delivery"]["value"] == "upload"
     assert form["extra_fields"]["delivery"]["schema"]["title"] == "Delivery of environments"
     assert form["extra_fields"]["request_timeout"]["value"] == 60
+    assert form["extra_fields"]["presigned_url_expiration"]["value"] == 86400
+    assert form["extra_fields"]["archive_store_uri"]["value"] is None
     assert form["extra_fields"]["use_tls"]["value"] is None
 
 

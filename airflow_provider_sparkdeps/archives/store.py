@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.archives import files
+from airflow_provider_sparkdeps.archives.addresses import EXPIRATION, address, address_under
 from airflow_provider_sparkdeps.archives.archive import Archive
 from airflow_provider_sparkdeps.archives.contents import look_through
 from airflow_provider_sparkdeps.archives.freshness import Freshness, changes, note_check
@@ -173,10 +174,16 @@ class ArchiveStore:
                 partial.replace(cached)
             return cached
 
-    def uri(self, archive: Archive) -> str:
-        """Return where an archive's payload is, for others to read it: `file:///...`, `s3://...`."""
-        path = self._root / archive.key / archive.payload
-        return path.as_uri() if isinstance(path, Path) else str(path)
+    def uri(self, archive: Archive, *, expiration: float = EXPIRATION, root: str | None = None) -> str:
+        """Return where others read an archive's payload: a presigned URL where the store signs, else its plain URI.
+
+        :param expiration: seconds for which a presigned URL is good.
+        :param root: the store's address as others see it, if that is another; then nothing is signed.
+        :raises ArchiveError: when the store could sign, and has no credentials that do.
+        """
+        if root is not None:
+            return address_under(root, archive.key, archive.payload)
+        return address(self._root / archive.key / archive.payload, expiration=expiration)
 
     def status(self, environment: Environment | str) -> BuildStatus | None:
         """Return who builds an environment and how far they are, or how the last build failed; else None.

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
+from airflow_provider_sparkdeps.archives.addresses import secrets_in
 from airflow_provider_sparkdeps.configuration import embedded_startup_timeout
 from airflow_provider_sparkdeps.errors import SparkDepsError, WishError
 from airflow_provider_sparkdeps.spark.control import check_server
@@ -34,6 +35,8 @@ _EXTRAS: dict[str, tuple[str, type]] = {
     "session_conf": ("session_conf", dict),
     "ui_url": ("ui_url", str),
     "delivery": ("delivery", str),
+    "archive_store_uri": ("archive_store_uri", str),
+    "presigned_url_expiration": ("presigned_url_expiration", float),
     "request_timeout": ("request_timeout", float),
 }
 # apache-airflow-providers-apache-spark calls it so, in its connections of type `spark_connect`.
@@ -157,7 +160,8 @@ def _extras(connection: Connection) -> dict[str, Any]:
             continue  # a field of the form that nobody touched
         field, kind = _EXTRAS[name]
         fields[field] = _convert(key, value, kind)
-    for secret in (fields.get("client_key"), *fields.get("headers", {}).values()):
+    secret_parts = secrets_in(fields.get("archive_store_uri"))
+    for secret in (fields.get("client_key"), *fields.get("headers", {}).values(), *secret_parts):
         mask_secret(secret)
     return fields
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.log import mask_secret
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
+from airflow_provider_sparkdeps.archives.addresses import secrets_in
 from airflow_provider_sparkdeps.configuration import archive_store, build_timeout, logins_for
 from airflow_provider_sparkdeps.environments import Environment
 from airflow_provider_sparkdeps.errors import ArchiveError
@@ -18,6 +20,7 @@ from airflow_provider_sparkdeps.operators.callables import bind, call, check_res
 from airflow_provider_sparkdeps.spark.accumulators import Accumulators, check_initial_values
 from airflow_provider_sparkdeps.spark.attach import add_py_files, attach
 from airflow_provider_sparkdeps.spark.closures import by_value
+from airflow_provider_sparkdeps.spark.reference import told_of_late_failures
 from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
@@ -104,8 +107,7 @@ class SparkConnectPythonOperator(BaseOperator):
         self._hook = SparkConnectHook(self.spark_conn_id)
         with self._hook.session(tag=f"{ti.dag_id}.{ti.task_id}.{ti.run_id}".replace(",", "_")) as spark:
             session = Session.of(spark)
-            if archive is not None:
-                self._attach(spark, archive, store)
+            uri = self._attach(spark, archive, store) if archive is not None else None
             add_py_files(spark, self.py_files)
             injected = {
                 "spark": spark,
@@ -113,7 +115,7 @@ class SparkConnectPythonOperator(BaseOperator):
                     {name: session.accumulator(name, value) for name, value in accumulators.items()}
                 ),
             }
-            with by_value(self._sources(ti)):
+            with by_value(self._sources(ti)), told_of_late_failures(uri):
                 result = call(self.python_callable, arguments, injected)
             values = session.accumulator_values
         check_result(result, multiple_outputs=self.multiple_outputs)
@@ -150,10 +152,15 @@ class SparkConnectPythonOperator(BaseOperator):
             )
         return archive
 
-    def _attach(self, spark: SparkSession, archive: Archive, store: ArchiveStore) -> None:
+    def _attach(self, spark: SparkSession, archive: Archive, store: ArchiveStore) -> str | None:
+        """Attach the environment, and return where the cluster reads it, if it does."""
         started = time.monotonic()
-        delivery = Session.of(spark).endpoint.delivery
-        uri = store.uri(archive) if delivery == "reference" else None
+        endpoint = Session.of(spark).endpoint
+        uri, delivery = None, endpoint.delivery
+        if delivery == "reference":
+            uri = store.uri(archive, expiration=endpoint.presigned_url_expiration, root=endpoint.archive_store_uri)
+            for secret in secrets_in(uri):
+                mask_secret(secret)
         new = attach(spark, archive, payload=lambda: store.fetch(archive), uri=uri)
         self.log.info(
             "Attached environment %s (Python %s, %.1f MB, %s) in %.1f s",
@@ -163,3 +170,4 @@ class SparkConnectPythonOperator(BaseOperator):
             {"upload": "uploaded", "reference": "read by the cluster"}[delivery] if new else "the session had it",
             time.monotonic() - started,
         )
+        return uri

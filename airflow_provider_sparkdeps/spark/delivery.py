@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from airflow_provider_sparkdeps.archives.addresses import as_uri
 from airflow_provider_sparkdeps.errors import SessionError
 from airflow_provider_sparkdeps.spark.keeper import Keeper
 from airflow_provider_sparkdeps.spark.launcher import PULLABLE, launcher_archive, launcher_name
+from airflow_provider_sparkdeps.spark.reference import add_file
 from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[
         the uri; executors can't run the archive's interpreter.
     """
     keeper = _keeper(spark, archive)
-    source = uri or (keeper.source if keeper else None)
+    source = as_uri(uri) if uri else keeper.source if keeper else None
     scheme = urlsplit(source).scheme if source else "spark"
     way = keeper.way(scheme) if keeper else None
     first = way is None
@@ -61,7 +63,7 @@ def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[
         if source is None:
             _send(spark, archive, _local(payload))
         else:
-            _refer(spark, source)
+            add_file(spark, source)
         if first and (archive.interpreter is None or archive.kind == "pex"):
             _try(spark, archive)
     if first and keeper:
@@ -133,18 +135,6 @@ def _send_launcher(spark: SparkSession, archive: Archive, source: str | None, *,
         launcher = Path(directory) / f"{launcher_name(archive)}.tar.gz"
         launcher.write_bytes(launcher_archive(archive, source, prove=prove))
         spark.addArtifacts(f"{launcher}#{launcher_name(archive)}", archive=True)
-
-
-def _refer(spark: SparkSession, uri: str) -> None:
-    from pyspark.errors import PySparkException
-
-    try:
-        spark.sql(f"ADD FILE '{uri}'")
-    except PySparkException as error:
-        raise SessionError(
-            f"the cluster can't read {uri} ({str(error).strip().splitlines()[0]}): give it access to the archive "
-            "store, or set the connection's delivery to upload"
-        ) from None
 
 
 def _check_machine(spark: SparkSession, archive: Archive) -> None:

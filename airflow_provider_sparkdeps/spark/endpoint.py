@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from airflow_provider_sparkdeps.archives.addresses import EXPIRATION, EXPIRATION_BOUNDS, check_root
 from airflow_provider_sparkdeps.errors import WishError
 
 Delivery = Literal["upload", "reference"]
@@ -36,6 +37,9 @@ class Endpoint:
     :param session_conf: Spark conf that each session starts with.
     :param ui_url: where people see this cluster's Spark UI.
     :param delivery: how archives reach executors: `upload` through this client, or `reference`, read by the cluster.
+    :param archive_store_uri: with `reference`, the archive store's address as the cluster sees it, if that is another
+        than the worker's.
+    :param presigned_url_expiration: with `reference`, seconds for which a presigned URL is good, where the store signs.
     :param request_timeout: seconds that connecting, and retrying one call, may take.
     :raises WishError: a value can't be meant; the message names the field.
     """
@@ -52,6 +56,8 @@ class Endpoint:
     session_conf: Mapping[str, str] = field(default_factory=dict, repr=False)
     ui_url: str | None = None
     delivery: Delivery = "upload"
+    archive_store_uri: str | None = field(default=None, repr=False)
+    presigned_url_expiration: float = EXPIRATION
     request_timeout: float = 60.0
 
     def __post_init__(self) -> None:
@@ -68,6 +74,14 @@ class Endpoint:
             raise WishError(f"port {self.port} is not between 1 and 65535; Spark Connect's default is {DEFAULT_PORT}")
         if self.delivery not in get_args(Delivery):
             raise WishError(f"delivery {self.delivery!r} is unknown: write one of {', '.join(get_args(Delivery))}")
+        if self.archive_store_uri is not None:
+            check_root(self.archive_store_uri, "archive_store_uri")
+        shortest, longest = EXPIRATION_BOUNDS
+        if not shortest <= self.presigned_url_expiration <= longest:
+            raise WishError(
+                f"presigned_url_expiration is {self.presigned_url_expiration!r}; write a number of seconds from "
+                f"{shortest:.0f} to {longest:.0f} (7 days, the longest that object stores sign)"
+            )
         if not self.request_timeout > 0:
             raise WishError(f"request_timeout is {self.request_timeout!r}; write a number of seconds above 0")
         for name, value in self.headers.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Connection
+from airflow.sdk.log import redact
 
 from airflow_provider_sparkdeps.errors import WishError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook, endpoint_of
@@ -47,6 +48,8 @@ def test_each_field_of_the_form_has_its_place() -> None:
                 "session_conf": {"spark.sql.shuffle.partitions": 8, "spark.sql.ansi.enabled": False},
                 "ui_url": "http://spark.example.org:4040",
                 "delivery": "reference",
+                "archive_store_uri": "s3a://team/archives",
+                "presigned_url_expiration": 600,
                 "request_timeout": 5,
             },
         )
@@ -58,12 +61,14 @@ def test_each_field_of_the_form_has_its_place() -> None:
     assert endpoint.headers == {"x-team": "scoring", "x-level": "3"}
     assert endpoint.session_conf == {"spark.sql.shuffle.partitions": "8", "spark.sql.ansi.enabled": "false"}
     assert (endpoint.delivery, endpoint.request_timeout) == ("reference", 5.0)
+    assert (endpoint.archive_store_uri, endpoint.presigned_url_expiration) == ("s3a://team/archives", 600.0)
     assert endpoint.ui_url == "http://spark.example.org:4040"
 
 
 def test_fields_that_nobody_touched_are_as_if_absent() -> None:
     names = ("use_tls", "ca_certificate", "client_certificate", "client_private_key", "headers", "session_conf")
-    untouched = dict.fromkeys((*names, "ui_url", "delivery", "request_timeout"))
+    more = ("ui_url", "delivery", "archive_store_uri", "presigned_url_expiration", "request_timeout")
+    untouched = dict.fromkeys((*names, *more))
     assert endpoint_of(connection(extra=untouched)) == endpoint_of(connection())
 
 
@@ -80,6 +85,15 @@ def test_a_connection_of_sparks_own_provider_is_taken() -> None:
         connection(conn_type="spark_connect", host="sc://spark.example.org", port=443, extra={"use_ssl": True, "x": 1})
     )
     assert (endpoint.target, endpoint.tls) == ("spark.example.org:443", True)
+
+
+def test_a_token_in_the_stores_address_is_masked_in_logs() -> None:
+    endpoint = endpoint_of(
+        connection(extra={"archive_store_uri": "https://mirror.example.org/a?sig=5ec7e7-of-the-mirror"})
+    )
+    assert endpoint.archive_store_uri
+    assert "5ec7e7" not in redact(f"GET {endpoint.archive_store_uri}")
+    assert "5ec7e7" not in repr(endpoint)
 
 
 def test_a_token_for_another_machine_switches_tls_on() -> None:
@@ -99,6 +113,13 @@ def test_a_token_for_another_machine_switches_tls_on() -> None:
         ({"extra": {"request_timeout": "soon"}}, "'request_timeout' is str: write a number"),
         ({"extra": {"request_timeout": 0}}, "request_timeout is 0"),
         ({"extra": {"delivery": "mail"}}, "delivery 'mail' is unknown"),
+        (
+            {"extra": {"archive_store_uri": "/mnt/team?sig=secret"}},
+            "archive_store_uri '/mnt/team.*write scheme and path",
+        ),
+        ({"extra": {"presigned_url_expiration": 5}}, r"presigned_url_expiration is 5\.0; write .* from 60 to 604800"),
+        ({"extra": {"presigned_url_expiration": 604801}}, r"from 60 to 604800 \(7 days"),
+        ({"extra": {"presigned_url_expiration": "nan"}}, "presigned_url_expiration is nan"),
         ({"password": "secret", "extra": {"use_tls": False}}, "switch TLS on"),
     ],
 )
