@@ -25,3 +25,7 @@ class ConnectError(SparkDepsError):
 
 class SessionError(SparkDepsError):
     """A session could not be prepared or used as asked."""
+
+
+class SessionLostError(SessionError):
+    """A shared session was closed, has expired, or went with its server."""

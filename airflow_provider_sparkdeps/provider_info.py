@@ -191,7 +191,7 @@ PROVIDER_INFO: dict[str, Any] = {
         }
     ],
     "hooks": _modules("hooks.spark_connect"),
-    "operators": _modules("operators.environment", "operators.spark_connect"),
+    "operators": _modules("operators.environment", "operators.session", "operators.spark_connect"),
     "sensors": _modules("sensors.environment"),
     "triggers": _modules("triggers.environment"),
     "connection-types": [_CONNECTION_TYPE],

@@ -19,6 +19,7 @@ from airflow_provider_sparkdeps.spark.control import check_server
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer, is_embedded_master
 from airflow_provider_sparkdeps.spark.endpoint import DEFAULT_PORT, Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.spark.shared import SharedSession, end_session
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -68,20 +69,43 @@ class SparkConnectHook(BaseHook):
         self._sessions: list[Session] = []
 
     @contextmanager
-    def session(self, *, tag: str | None = None) -> Iterator[SparkSession]:
+    def session(self, *, tag: str | None = None, join: SharedSession | None = None) -> Iterator[SparkSession]:
         """Open a session of its own; it is released, within 5 seconds, when the block ends.
 
         :param tag: put on all operations of the session, such as `dag.task`.
+        :param join: a shared session to use instead; it stays when the block ends.
+        :raises SessionLostError: the session to join was closed, has expired, or went with its server.
         :raises WishError: a field of the connection can't be meant.
         :raises ConnectError: the server can't be reached, refuses us, or is none that we can talk to.
         """
         report = logging.getLogger(__name__).info
-        with self._endpoint() as endpoint, Session(endpoint, tag=tag, report=report) as session:
+        with self._endpoint() as endpoint, Session(endpoint, tag=tag, report=report, join=join) as session:
             self._sessions.append(session)
             try:
                 yield session.spark
             finally:
                 self._sessions.remove(session)
+
+    def check_shareable(self) -> None:
+        """Check that sessions of this connection can outlive the task that opens them.
+
+        :raises WishError: its server is stopped with each session.
+        """
+        master = self.get_connection(self.spark_conn_id).host or ""
+        if is_embedded_master(master):
+            raise WishError(
+                f"connection {self.spark_conn_id!r} starts a server ({master}) for each session, and stops it with the "
+                "session, so that nobody else can join: give the address of a running server to share sessions"
+            )
+
+    def end_session(self, shared: SharedSession) -> bool:
+        """Release a shared session, and all that runs in it; return whether it was still there.
+
+        :raises ConnectError: the server can't be reached, or refuses us.
+        :raises SessionError: the session is another server's or user's, or the server did not answer.
+        """
+        with self._endpoint() as endpoint:
+            return end_session(endpoint, shared)
 
     def interrupt(self) -> None:
         """Have the server interrupt what runs in this hook's open sessions; takes 3 seconds at most for each."""

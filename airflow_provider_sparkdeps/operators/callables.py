@@ -27,6 +27,7 @@ def check_wish(
     accumulators: Any,
     py_files: Any,
     op_kwargs: Mapping[str, Any],
+    session: Any = None,
 ) -> None:
     """Check an operator's arguments as far as they are known when the DAG is parsed.
 
@@ -45,6 +46,15 @@ def check_wish(
         raise WishError(
             f"environment is a {type(environment).__name__}: give an environment, such as "
             'VenvEnvironment(["pandas<3", "pyarrow"]), or the output of BuildEnvironmentOperator'
+        )
+    if session is not None and py_files:
+        raise WishError(
+            "py_files and session are given: files go to all who share a session; give them to the task that opens it"
+        )
+    if session is not None and accumulators is not None:
+        raise WishError(
+            "accumulators and session are given: Spark may send the updates to another task that shares the session. "
+            "Give this task a session of its own (take session out)"
         )
     if accumulators is None:
         return

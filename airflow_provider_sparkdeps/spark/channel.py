@@ -9,7 +9,7 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -182,9 +182,9 @@ class _TimedState(RetryPolicyState):
 class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryClientInterceptor):
     """Tags each operation, from whichever thread it comes, and shows what passes to an observer."""
 
-    def __init__(self, observer: Observer, *, tag: str | None = None) -> None:
+    def __init__(self, observer: Observer, *, tags: Sequence[str] = ()) -> None:
         self._observer = observer
-        self._tag = tag
+        self._tags = tags
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OperationInterceptor:
         # PySpark copies the builder for a cloned session, whose operations belong to the same observer.
@@ -194,8 +194,8 @@ class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryCli
         self, continuation: Callable[..., Any], client_call_details: grpc.ClientCallDetails, request: Any
     ) -> Any:
         """Called by gRPC for each stream: `ExecutePlan`, and `ReattachExecute` after an interruption."""
-        if isinstance(request, pb2.ExecutePlanRequest) and self._tag and self._tag not in request.tags:
-            request.tags.append(self._tag)
+        if isinstance(request, pb2.ExecutePlanRequest):
+            request.tags.extend(tag for tag in self._tags if tag not in request.tags)
         stream = continuation(client_call_details, self._observer.sends(request))
         return _ObservedStream(stream, request, self._observer)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps import __version__
-from airflow_provider_sparkdeps.errors import ConnectError, SessionError
+from airflow_provider_sparkdeps.errors import ConnectError, SessionError, SessionLostError
 
 if TYPE_CHECKING:
     import grpc
     from pyspark.sql.connect.proto.base_pb2_grpc import SparkConnectServiceStub
 
     from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+    from airflow_provider_sparkdeps.spark.shared import SharedSession
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Control:
         self._endpoint = endpoint
         self._session_id = session_id
         builder = EndpointChannelBuilder(endpoint, session_id=session_id, user_agent=USER_AGENT)
-        self._user_id = builder.userId
+        self.user_id = builder.userId or ""
         self._metadata = tuple(builder.metadata())
         self._channel: grpc.Channel = builder.toChannel()
         self._stub: SparkConnectServiceStub = SparkConnectServiceStub(self._channel)
@@ -51,24 +52,7 @@ class Control:
         :param patient: go on trying until the endpoint's `request_timeout` while nobody answers.
         :raises ConnectError: it could not be had; the message says what is wrong in a sentence.
         """
-        import grpc
-
-        from airflow_provider_sparkdeps.spark.faults import explain, may_pass, more_telling
-
-        deadline = time.monotonic() + self._endpoint.request_timeout
-        wait = 0.2
-        failure: grpc.RpcError | None = None
-        while True:
-            try:
-                version = self._version(max(0.1, deadline - time.monotonic()))
-            except grpc.RpcError as error:
-                failure = more_telling(failure, error)
-                if not patient or not may_pass(error) or time.monotonic() + wait > deadline:
-                    raise ConnectError(explain(failure, self._endpoint)) from None
-                time.sleep(wait)
-                wait = min(wait * 2, 5.0)
-            else:
-                break
+        version = self._await(self._version, patient=patient)
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_SERVER:
             raise ConnectError(
                 f"{self._endpoint.target} runs Spark {version}; 4.0 or later is needed for session artifacts and "
@@ -76,7 +60,22 @@ class Control:
             )
         return version
 
-    def interrupt(self, tag: str | None = None) -> None:
+    def await_session(self, shared: SharedSession) -> str:
+        """Return the server's own id of a shared session; go on trying while nobody answers.
+
+        :raises SessionLostError: the server does not have it any more.
+        :raises ConnectError: it could not be asked.
+        """
+        import grpc
+
+        from airflow_provider_sparkdeps.spark.shared import is_loss
+
+        try:
+            return self._await(lambda timeout: self.look(shared.id, timeout), patient=True, passes_on=is_loss)
+        except grpc.RpcError as error:
+            raise SessionLostError(shared.describe_loss(str(error))) from None
+
+    def interrupt(self, tag: str | None = None, *, timeout: float = CALL_TIMEOUT) -> None:
         """Have the server interrupt all of the session, or only operations with a tag; never raises."""
         import pyspark.sql.connect.proto as pb2
 
@@ -85,7 +84,7 @@ class Control:
             request = pb2.InterruptRequest(interrupt_type=kinds.INTERRUPT_TYPE_ALL)
         else:
             request = pb2.InterruptRequest(interrupt_type=kinds.INTERRUPT_TYPE_TAG, operation_tag=tag)
-        self._try(self._stub.Interrupt, self._fill(request), CALL_TIMEOUT)
+        self._try(self._stub.Interrupt, self._fill(request), timeout)
 
     def look(self, session_id: str, timeout: float = CALL_TIMEOUT) -> str:
         """Return the server's own id of a session; this also keeps the session from expiring.
@@ -168,13 +167,40 @@ class Control:
         if not all(artifact.is_crc_successful for artifact in response.artifacts):
             raise SessionError(f"{name} was damaged on its way to {self._endpoint.target}: run this again")
 
-    def release(self, timeout: float) -> None:
+    def release(self, timeout: float) -> bool:
+        """Have the server end the session; return whether it answered; never raises."""
         import pyspark.sql.connect.proto as pb2
 
-        self._try(self._stub.ReleaseSession, self._fill(pb2.ReleaseSessionRequest()), timeout)
+        return self._try(self._stub.ReleaseSession, self._fill(pb2.ReleaseSessionRequest()), timeout)
 
     def close(self) -> None:
         self._channel.close()
+
+    def _await(
+        self,
+        call: Callable[[float], str],
+        *,
+        patient: bool,
+        passes_on: Callable[[grpc.RpcError], bool] = lambda _: False,
+    ) -> str:
+        import grpc
+
+        from airflow_provider_sparkdeps.spark.faults import explain, may_pass, more_telling
+
+        deadline = time.monotonic() + self._endpoint.request_timeout
+        wait = 0.2
+        failure: grpc.RpcError | None = None
+        while True:
+            try:
+                return call(max(0.1, deadline - time.monotonic()))
+            except grpc.RpcError as error:
+                if passes_on(error):
+                    raise
+                failure = more_telling(failure, error)
+                if not patient or not may_pass(error) or time.monotonic() + wait > deadline:
+                    raise ConnectError(explain(failure, self._endpoint)) from None
+                time.sleep(wait)
+                wait = min(wait * 2, 5.0)
 
     def _version(self, timeout: float) -> str:
         import pyspark.sql.connect.proto as pb2
@@ -186,11 +212,11 @@ class Control:
     def _fill(self, request: Any) -> Any:
         request.session_id = self._session_id
         request.client_type = USER_AGENT
-        if self._user_id:
-            request.user_context.user_id = self._user_id
+        if self.user_id:
+            request.user_context.user_id = self.user_id
         return request
 
-    def _try(self, call: Callable[..., object], request: Any, timeout: float) -> None:
+    def _try(self, call: Callable[..., object], request: Any, timeout: float) -> bool:
         import grpc
 
         try:
@@ -198,6 +224,8 @@ class Control:
         except (grpc.RpcError, ValueError) as error:
             # Best effort by contract: the server may be gone, and drops the session by itself after a while.
             log.debug("%s was not answered: %s", type(request).__name__, error)
+            return False
+        return True
 
 
 def check_server(endpoint: Endpoint) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import threading
 import time
 import uuid
 from pathlib import Path
@@ -22,8 +21,7 @@ _NAMESPACE = uuid.UUID("6f0d9a52-3a0e-4f53-9d53-6a5c9f3f3a0b")
 _SOURCE = "spark.sparkdeps.keeper.source"
 _SENDER = "spark.sparkdeps.keeper.sender"
 _WAY = "spark.sparkdeps.keeper.way."
-# Seconds. Servers drop sessions that nobody has used for an hour, unless told otherwise.
-_BEAT = 120.0
+# Seconds.
 _SENDING_TIMEOUT = 90.0
 _POLL = 0.25
 # MB/s; what is slower than this is given up.
@@ -58,7 +56,8 @@ class Keeper:
             except grpc.RpcError as error:
                 if "INVALID_HANDLE" not in str(error.details()) or number + 1 == _MOST_A_DAY:
                     raise
-        self._live_with(session)
+        # Executors that join may come back for the payload as long as the session is open.
+        session.keep_alive(self._id)
 
     @property
     def source(self) -> str | None:
@@ -128,18 +127,3 @@ class Keeper:
     def _note(self, conf: str, value: str) -> None:
         self._session.control.configure(self._id, write={conf: value})
         self._known[conf] = value
-
-    def _live_with(self, session: Session) -> None:
-        """Keep it from expiring as long as the session is open: its executors may come back for the payload."""
-        ended = threading.Event()
-
-        def beat() -> None:
-            while not ended.wait(_BEAT):
-                if not session.touch(self._id):
-                    log.warning(
-                        "The server has lost %s: executors that join from now on can't get it", self._archive.payload
-                    )
-                    return
-
-        session.call_at_close(ended.set)
-        threading.Thread(target=beat, name="sparkdeps-keeper", daemon=True).start()

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
-from airflow_provider_sparkdeps.errors import SessionError, WishError
+from airflow_provider_sparkdeps.errors import SessionError, SessionLostError, WishError
 from airflow_provider_sparkdeps.spark.accumulators import (
     Accumulator,
     Ledger,
@@ -21,11 +21,14 @@ from airflow_provider_sparkdeps.spark.accumulators import (
     check_name,
 )
 from airflow_provider_sparkdeps.spark.control import USER_AGENT, Control
+from airflow_provider_sparkdeps.spark.heartbeat import Heartbeat
 from airflow_provider_sparkdeps.spark.progress import Progress
+from airflow_provider_sparkdeps.spark.shared import SharedSession, said_of_loss
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
 
+    from airflow_provider_sparkdeps.archives import Archive
     from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 
 log = logging.getLogger(__name__)
@@ -45,21 +48,37 @@ class Session:
     :param endpoint: the server.
     :param tag: put on all of the session's operations, so that people find them; no comma.
     :param report: takes the lines about Spark's progress; the module's log by default.
+    :param join: a session that is there, instead of a new one: it has its conf and its environment, and stays when the
+        block ends. Only what was started through this object is interrupted, at the latest when the block ends.
+    :raises SessionLostError: on entry, if the session to join was closed, has expired, or went with its server; from
+        the block, if that comes out there.
+    :raises SessionError: on entry, if the session to join is another server's or user's, is for another Python, or had
+        its environment switched.
     :raises ConnectError: on entry, if the server can't be reached within the endpoint's `request_timeout`, refuses
         us, or is none that we can talk to.
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, tag: str | None = None, report: Callable[[str], None] | None = None
+        self,
+        endpoint: Endpoint,
+        *,
+        tag: str | None = None,
+        report: Callable[[str], None] | None = None,
+        join: SharedSession | None = None,
     ) -> None:
         if tag is not None and (not tag or "," in tag):
             raise WishError(f"tag {tag!r} is empty or holds a comma, which Spark splits tags at: write another")
         self.endpoint = endpoint
-        self.id = str(uuid.uuid4())
-        self._tag = tag
+        self.id = join.id if join else str(uuid.uuid4())
+        self._joined = join
+        # Others in a shared session may have the same tag, as the mapped instances of a task do.
+        self._own_tag = f"sparkdeps-{uuid.uuid4()}" if join else None
+        self._tags = tuple(given for given in (tag, self._own_tag) if given)
+        self._stays = join is not None
         self._report = report or log.info
         self._ledger = Ledger()
         self._accumulators: dict[str, Accumulator] = {}
+        self._heartbeat: Heartbeat | None = None
         self._at_close: list[Callable[[], object]] = []
         self._control: Control | None = None
         self._spark: SparkSession | None = None
@@ -93,8 +112,11 @@ class Session:
         os.environ.setdefault("SPARK_CONNECT_MODE_ENABLED", "1")
         self._control = Control(self.endpoint, self.id)
         try:
-            self._control.await_server()
-            self._spark = self._open()
+            if self._joined is None:
+                self._control.await_server()
+                self._spark = self._open()
+            else:
+                self._spark = self._join(self._joined, self._control)
         except BaseException:
             self.close()
             raise
@@ -105,6 +127,35 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if error is not None and self._joined and (said := said_of_loss(error)):
+            raise SessionLostError(self._joined.describe_loss(said)) from error
+
+    def share(self, archive: Archive | None = None) -> SharedSession:
+        """Let others join this session; from now on it stays when the block ends, until `end_session`, or expires.
+
+        :param archive: what was attached; the cluster's own Python otherwise.
+        :raises SessionError: it has accumulators, or is itself a joined one.
+        """
+        from airflow_provider_sparkdeps.spark.delivery import PYTHON_CONF
+
+        spark, control = self.spark, self._control
+        if control is None or self._joined or self._accumulators:
+            raise SessionError(
+                "a session with accumulators, or one that was joined, can't be shared: open another one to share"
+            )
+        shared = SharedSession(
+            id=self.id,
+            server_side_id=control.look(self.id),
+            target=self.endpoint.target,
+            user_id=control.user_id,
+            interpreter=spark.conf.get(PYTHON_CONF, "") or "",
+            environment_key=archive.key if archive else None,
+            environment_sha256=archive.sha256 if archive else None,
+            python=archive.python_minor if archive else None,
+            relies_on=self._heartbeat.ids if self._heartbeat else (),
+        )
+        self._stays = True
+        return shared
 
     def accumulator(self, name: str, initial: Number = 0) -> Accumulator:
         """Return a new accumulator of this session.
@@ -112,7 +163,13 @@ class Session:
         :param name: an identifier; the accumulator's key in `accumulator_values`.
         :param initial: an int or a float; its type is that of the sum.
         :raises WishError: the name is no identifier or is taken, or the value is no number.
+        :raises SessionError: the session is shared.
         """
+        if self._stays:
+            raise SessionError(
+                f"accumulator {name!r} can't be had in a shared session: Spark may send its updates to another process "
+                "that uses the session. Give this task a session of its own."
+            )
         if check_name(name) in self._accumulators:
             raise WishError(f"this session has an accumulator {name!r} already: use it, or choose another name")
         initial = check_initial_values({name: initial})[name]
@@ -135,9 +192,12 @@ class Session:
         return self._control
 
     def interrupt(self) -> None:
-        """Have the server interrupt all that runs in this session; waits 3 seconds at most and never raises."""
+        """Have the server interrupt what runs in this session; waits 3 seconds at most and never raises.
+
+        In a joined session that is what was started through this object.
+        """
         if self._control:
-            self._control.interrupt()
+            self._control.interrupt(self._own_tag)
 
     def touch(self, session_id: str, server_side_id: str | None = None) -> bool:
         """Keep another session of this server and user from expiring; takes 3 seconds at most and never raises.
@@ -148,6 +208,13 @@ class Session:
         """
         return self._control is not None and self._control.touch(session_id, server_side_id)
 
+    def keep_alive(self, session_id: str) -> None:
+        """Keep another session of this server and user from expiring as long as this one is open, or joined."""
+        if self._heartbeat is None:
+            self._heartbeat = Heartbeat(self.control)
+            self.call_at_close(self._heartbeat.stop)
+        self._heartbeat.add(session_id)
+
     def call_at_close(self, function: Callable[[], object]) -> None:
         """Have `close()` call a function while the session is still alive; the last one given is called first.
 
@@ -156,7 +223,10 @@ class Session:
         self._at_close.append(function)
 
     def close(self) -> None:
-        """Release the session on the server and forget it here; takes 5 seconds at most, and never raises."""
+        """Release the session on the server, unless it is shared, and forget it here.
+
+        Takes 5 seconds at most, and never raises.
+        """
         deadline = time.monotonic() + CLOSE_TIMEOUT
         calls, self._at_close = self._at_close, []
         if calls:
@@ -165,24 +235,18 @@ class Session:
         spark, self._spark = self._spark, None
         if control is None:
             return
-        control.release(timeout=CLOSE_TIMEOUT * 0.4)
+        if self._own_tag:
+            control.interrupt(self._own_tag, timeout=CLOSE_TIMEOUT * 0.4)
+        elif not self._stays:
+            control.release(timeout=CLOSE_TIMEOUT * 0.4)
         if spark is not None:
             _run_bounded("sparkdeps-close", lambda: _stop(spark), timeout=max(0.5, deadline - time.monotonic()))
         control.close()
 
     def _open(self) -> SparkSession:
         from pyspark.errors import PySparkException
-        from pyspark.sql.connect.session import SparkSession
 
-        from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, OperationInterceptor, TimedRetries
-
-        builder = EndpointChannelBuilder(self.endpoint, session_id=self.id, user_agent=USER_AGENT)
-        builder.add_interceptor(OperationInterceptor(self._ledger, tag=self._tag))
-        # PySpark asks for its default builder here, and needs no more of it than the base class has.
-        spark = SparkSession.builder.channelBuilder(builder).create()  # type: ignore[arg-type]
-        spark.client.set_retry_policies([TimedRetries(self.endpoint)])
-        spark.registerProgressHandler(Progress(self._report))  # type: ignore[arg-type]
-        self._spark = spark
+        self._spark = spark = self._connect()
         for key, value in self.endpoint.session_conf.items():
             try:
                 spark.conf.set(key, value)
@@ -191,6 +255,41 @@ class Session:
                     f"the server does not take {key}={value!r} from the connection's session conf: "
                     f"{_first_line(error)}. Mend it there, or take it out."
                 ) from None
+        return spark
+
+    def _join(self, shared: SharedSession, control: Control) -> SparkSession:
+        from pyspark.errors import PySparkException
+
+        from airflow_provider_sparkdeps.spark.delivery import PYTHON_CONF
+
+        shared.check_place(self.endpoint, control.user_id)
+        shared.check_python()
+        shared.check_server_side_id(control.await_session(shared))
+        self._spark = spark = self._connect()
+        # Sent with each request from now on: a server that restarts would make a new session of this id otherwise.
+        spark.client._server_session_id = shared.server_side_id
+        try:
+            interpreter = spark.conf.get(PYTHON_CONF, "")
+        except PySparkException as error:
+            if said := said_of_loss(error):
+                raise SessionLostError(shared.describe_loss(said)) from None
+            raise
+        shared.check_interpreter(interpreter or "")
+        for session_id in shared.relies_on:
+            self.keep_alive(session_id)
+        return spark
+
+    def _connect(self) -> SparkSession:
+        from pyspark.sql.connect.session import SparkSession
+
+        from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, OperationInterceptor, TimedRetries
+
+        builder = EndpointChannelBuilder(self.endpoint, session_id=self.id, user_agent=USER_AGENT)
+        builder.add_interceptor(OperationInterceptor(self._ledger, tags=self._tags))
+        # PySpark asks for its default builder here, and needs no more of it than the base class has.
+        spark = SparkSession.builder.channelBuilder(builder).create()  # type: ignore[arg-type]
+        spark.client.set_retry_policies([TimedRetries(self.endpoint)])
+        spark.registerProgressHandler(Progress(self._report))  # type: ignore[arg-type]
         return spark
 
 

@@ -1,0 +1,111 @@
+"""What operators with a Spark Connect session and an environment have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.log import mask_secret
+
+from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
+from airflow_provider_sparkdeps.archives.addresses import secrets_in
+from airflow_provider_sparkdeps.configuration import build_timeout, logins_for
+from airflow_provider_sparkdeps.environments import Environment
+from airflow_provider_sparkdeps.errors import ArchiveError
+from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
+from airflow_provider_sparkdeps.spark.attach import add_py_files, attach
+from airflow_provider_sparkdeps.spark.reference import told_of_late_failures
+from airflow_provider_sparkdeps.spark.session import Session
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from pyspark.sql.connect.session import SparkSession
+
+
+class SparkConnectOperator(BaseOperator):
+    """Has an environment, finds or builds its archive, attaches it, and interrupts Spark when it is killed.
+
+    :param environment: what UDFs need: built first, if its archive is missing; or an archive as a dict, as
+        `BuildEnvironmentOperator` returns it. The cluster's own Python if left out. (templated)
+    :param py_files: `.py` files and package directories to ship to executors. (templated)
+    :param spark_conn_id: the Airflow connection. (templated)
+    :param archive_store: directory or URL instead of `[sparkdeps] archive_store`. (templated)
+    :param build_timeout: seconds that building the environment may take, instead of `[sparkdeps] build_timeout`.
+    """
+
+    def __init__(
+        self,
+        *,
+        environment: Environment | Mapping[str, Any] | None = None,
+        py_files: Sequence[str] = (),
+        spark_conn_id: str | None = None,
+        archive_store: str | None = None,
+        build_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.environment = environment
+        self.py_files = py_files
+        self.spark_conn_id = spark_conn_id
+        self.archive_store = archive_store
+        self.build_timeout = build_timeout
+        self._hook: SparkConnectHook | None = None
+
+    def on_kill(self) -> None:
+        """Make what the task waits for fail; Airflow calls this in a signal handler, and kills 5 seconds later."""
+        if self._hook:
+            self._hook.interrupt()
+
+    def _tag(self, context: Context) -> str:
+        ti: Any = context["ti"]
+        return f"{ti.dag_id}.{ti.task_id}.{ti.run_id}".replace(",", "_")
+
+    @contextmanager
+    def _own_session(
+        self, spark_conn_id: str, archive: Archive | None, store: ArchiveStore, *, py_files: Sequence[str], tag: str
+    ) -> Iterator[SparkSession]:
+        self._hook = SparkConnectHook(spark_conn_id)
+        with self._hook.session(tag=tag) as spark:
+            uri = self._attach(spark, archive, store) if archive is not None else None
+            add_py_files(spark, py_files)
+            with told_of_late_failures(uri):
+                yield spark
+
+    def _archive(self, store: ArchiveStore) -> Archive | None:
+        if self.environment is None:
+            return None
+        if isinstance(self.environment, Environment):
+            return store.build(
+                self.environment,
+                timeout=build_timeout(self.build_timeout),
+                progress=self.log.info,
+                logins=logins_for(self.environment),
+            )
+        archive = Archive.from_dict(self.environment)
+        if store.find(archive.key) is None:
+            raise ArchiveError(
+                f"archive {archive.key[:12]} is not in {store}: let this task wait for the one that builds it, and "
+                "give both the same archive_store"
+            )
+        return archive
+
+    def _attach(self, spark: SparkSession, archive: Archive, store: ArchiveStore) -> str | None:
+        """Attach the environment, and return where the cluster reads it, if it does."""
+        started = time.monotonic()
+        endpoint, uri = Session.of(spark).endpoint, None
+        if endpoint.delivery == "reference":
+            uri = store.uri(archive, expiration=endpoint.presigned_url_expiration, root=endpoint.archive_store_uri)
+            for secret in secrets_in(uri):
+                mask_secret(secret)
+        attach(spark, archive, payload=lambda: store.fetch(archive), uri=uri)
+        self.log.info(
+            "Attached environment %s (Python %s, %.1f MB) in %.2f s",
+            archive.digest12,
+            archive.python,
+            archive.size / 1e6,
+            time.monotonic() - started,
+        )
+        return uri

@@ -1,0 +1,127 @@
+"""One session for several tasks: the pair of tasks that open and close it, and the tasks that join it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from airflow.sdk import dag, task
+
+from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps.errors import SessionError, SessionLostError, WishError
+from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
+from airflow_provider_sparkdeps.local_airflow import DagRunReport, LocalAirflow
+from airflow_provider_sparkdeps.operators.joining import OpenedSession
+from airflow_provider_sparkdeps.operators.session import OpenSparkSessionOperator, spark_session
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.spark.shared import SharedSession
+
+environment = VenvEnvironment(["six==1.15.0"])
+OPENED = OpenedSession(
+    shared=SharedSession(id="a", server_side_id="b", target="spark:15002", environment_key=environment.key),
+    spark_conn_id="spark",
+    on_lost="fail",
+    py_files=("lib.py",),
+)
+
+
+@pytest.fixture(scope="module")
+def shared(airflow: LocalAirflow) -> DagRunReport:
+    return airflow.run("sharing")
+
+
+def test_tasks_share_a_session_with_what_was_left_in_it(shared: DagRunReport) -> None:
+    opened = shared.xcom["open_spark_session"]["return_value"]
+    assert shared.xcom["leaves"]["return_value"] == "1.15.0"
+    for number in (1, 2):
+        assert shared.xcom[f"finds[{number - 1}]"]["return_value"] == [number, 3, "1.15.0", opened["id"]]
+        assert "Joined session" in shared.logs[f"finds[{number - 1}]"]
+
+
+def test_a_shared_session_is_closed_when_a_task_has_failed(shared: DagRunReport, server: EmbeddedServer) -> None:
+    assert shared.tasks["breaks"] == "failed"
+    assert shared.tasks["close_spark_session"] == "success"
+    assert " is closed" in shared.logs["close_spark_session"]
+    opened = SharedSession.from_dict(shared.xcom["open_spark_session"]["return_value"])
+    endpoint = Endpoint(host=server.host, port=server.port, user_id=opened.user_id or None)
+    with pytest.raises(SessionLostError, match="was closed"), Session(endpoint, join=opened):
+        pass
+
+
+def test_a_task_with_another_environment_is_refused(shared: DagRunReport) -> None:
+    assert shared.tasks["means_another_environment"] == "failed"
+    assert "one interpreter for all who use it" in shared.logs["means_another_environment"]
+
+
+def test_a_lost_session_is_opened_anew_where_its_opener_said_so(shared: DagRunReport) -> None:
+    assert shared.tasks["goes_on"] == "success"
+    version, session_id = shared.xcom["goes_on"]["return_value"]
+    assert version == "1.15.0"
+    assert session_id != shared.xcom["open_fragile"]["return_value"]["id"]
+    assert "was closed, or has expired" in shared.logs["goes_on"]
+    assert shared.tasks["close_fragile"] == "success"
+    assert "was gone already" in shared.logs["close_fragile"]
+
+
+def test_the_pair_of_tasks_surrounds_those_of_the_block() -> None:
+    @dag(schedule=None)
+    def pair():
+        with spark_session("scoring", environment=environment) as session:
+            one = task.spark_connect(task_id="one", session=session)(count)()
+            one >> task.spark_connect(task_id="two", session=session)(count)()
+            task(task_id="three")(count)(1)
+
+    made = pair()
+    opening, closing = made.get_task("open_scoring"), made.get_task("close_scoring")
+    assert (opening.is_setup, closing.is_teardown) == (True, True)
+    assert opening.downstream_task_ids == {"one", "two", "three", "close_scoring"}
+    assert closing.upstream_task_ids == {"two", "three", "open_scoring"}
+
+
+def count(spark):
+    return spark.range(3).count()
+
+
+def test_what_goes_through_xcom_is_plain_data() -> None:
+    assert OpenedSession.from_dict(json.loads(json.dumps(OPENED.to_dict()))) == OPENED
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"accumulators": {"rows": 0}}, "accumulators and session are given"),
+        ({"py_files": ["lib.py"]}, "py_files and session are given"),
+    ],
+)
+def test_what_a_task_can_not_have_in_a_shared_session_is_said_at_dag_parse(fields: dict[str, Any], words: str) -> None:
+    def counting(spark, accumulators): ...
+
+    with pytest.raises(WishError, match=words):
+        task.spark_connect(session=OPENED.to_dict(), **fields)(counting)()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"spark_conn_id": "other"}, "was opened with connection 'spark', and this task names 'other'"),
+        ({"environment": VenvEnvironment(["six==1.16.0"])}, "names another environment"),
+    ],
+)
+def test_a_task_that_means_another_session_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(SessionError, match=words):
+        OPENED.check_fits(**{"environment": environment, "spark_conn_id": None, **fields})
+    OPENED.check_fits(environment=environment, spark_conn_id="spark")
+
+
+def test_an_on_lost_that_can_not_be_meant_is_said_at_dag_parse() -> None:
+    with pytest.raises(WishError, match="write one of fail, reopen"):
+        OpenSparkSessionOperator(task_id="open", on_lost="retry")
+
+
+def test_a_session_whose_server_ends_with_it_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SPARK", '{"conn_type": "sparkdeps", "host": "local[1]"}')
+    with pytest.raises(WishError, match="stops it with the session"):
+        SparkConnectHook("spark").check_shareable()
