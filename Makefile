@@ -9,16 +9,18 @@ PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3; do \
 	2>/dev/null && echo "$$p" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .bench/peers
 # As pip does, trust the machine's certificates; never fetch an interpreter unasked.
 export UV_SYSTEM_CERTS ?= true
 export UV_PYTHON_DOWNLOADS ?= never
 
-.PHONY: help setup demo test soak lint types check constraints clean
+.PHONY: help setup demo test soak bench lint types check constraints clean
 
 help:
 	@echo 'make demo         run the main job on an embedded Spark Connect cluster and a local Airflow'
 	@echo 'make test         lint, types and all tests, on a real Spark Connect server and a real Airflow'
 	@echo 'make soak         the tests that take long: large environments, servers and an Airflow that are killed'
+	@echo 'make bench        how fast it is, against the tools that one would use instead; takes an hour'
 	@echo 'make check        lint and types only'
 	@echo 'make constraints  resolve the pinned versions anew'
 	@echo 'make clean        remove what the others made'
@@ -38,6 +40,15 @@ demo: setup
 soak: setup
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
+bench: setup $(PEERS)/.done
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# The tools that the benchmarks compare with, away from what the package itself uses.
+$(PEERS)/.done: benchmarks/peers.txt $(VENV)/.done
+	$(BIN)/python -m venv $(PEERS)
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --requirement benchmarks/peers.txt
+	touch $@
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,4 +67,4 @@ constraints: setup
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) .demo build dist
+	rm -rf $(VENV) .demo .bench build dist

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -139,10 +140,27 @@ def upload(source: Path, target: StorePath) -> None:
     if not isinstance(target, Path):
         target.fs.put_file(str(source), target.path)
         return
+    if source.parent == target.parent:
+        source.replace(target)
+        return
     part = _part(target)
     try:
         shutil.move(source, part)
         part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def part_in(folder: StorePath, scratch: Path) -> Iterator[Path]:
+    """Give a path to write a large file at, before its name is known; what is there at the end is removed.
+
+    :param folder: where `upload` will put it: in there, if that is local, so that nothing has to be copied then.
+    :param scratch: a local directory, if it isn't.
+    """
+    part = _part((folder if isinstance(folder, Path) else scratch) / "payload")
+    try:
+        yield part
     finally:
         part.unlink(missing_ok=True)
 

@@ -244,7 +244,7 @@ class ArchiveStore:
         environment, report, deadline = job.environment, job.report, job.deadline
         self._sweep(job.key)
         with room_to_work(environment), scratch_directory("sparkdeps-build-") as scratch:
-            prefix, moved, payload = scratch / "built" / "prefix", scratch / "moved", scratch / "payload"
+            prefix, moved = scratch / "built" / "prefix", scratch / "moved"
             prefix.parent.mkdir()
             built = environment.build(prefix, report=report, timeout=deadline.left(), logins=job.logins)
             if before is not None and self._is_kept(before, built.lock, job):
@@ -255,14 +255,14 @@ class ArchiveStore:
             check_prefix(moved, built, deadline=deadline)
             contents = look_through(moved, interpreter=built.interpreter, glibc=environment.glibc)
             report("pack", f"packages: {len(built.packages)}, {contents.unpacked_size / 1e6:.1f} MB")
-            packed = pack(moved, payload, deadline=deadline)
-            if environment.key != job.key:
-                raise WishError(f"Files that {environment.title} names changed while it was built. Build it again.")
-            archive = manifest_of(job.key, environment, built, packed, contents)
-            report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
-            with self._reachable():
-                folder = self._root / job.key
-                files.upload(payload, folder / archive.payload)
+            folder = self._root / job.key
+            with self._reachable(), files.part_in(folder, scratch) as part:
+                packed = pack(moved, part, deadline=deadline)
+                if environment.key != job.key:
+                    raise WishError(f"Files that {environment.title} names changed while it was built. Build it again.")
+                archive = manifest_of(job.key, environment, built, packed, contents)
+                report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
+                files.upload(part, folder / archive.payload)
                 files.write(folder / MANIFEST, json.dumps(archive.to_dict(), indent=1).encode())
         return archive
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sparkdeps.archives.pack import pack
+from airflow_provider_sparkdeps.archives.tar_stream import TarStream
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.errors import ArchiveError, BuildError
 
@@ -95,6 +96,41 @@ def test_tar_and_gzip_unpack_what_was_packed(tmp_path: Path) -> None:
     subprocess.run(f"gzip -dc {tmp_path}/out.tar.gz | tar -xf - -C {tmp_path}/unpacked", shell=True, check=True)
     assert not subprocess.run(["diff", "-r", "--no-dereference", prefix, tmp_path / "unpacked"], check=False).returncode
     assert os.access(tmp_path / "unpacked" / "bin" / "again", os.X_OK)
+
+
+def test_what_is_long_large_or_ends_at_an_edge_is_packed_as_tarfile_would(tmp_path: Path) -> None:
+    prefix = tmp_path / "prefix"
+    (prefix / ("d" * 99)).mkdir(parents=True)
+    (prefix / ("d" * 100)).mkdir()
+    for length in (99, 100, 101, 250):
+        (prefix / ("n" * length)).write_bytes(os.urandom(length))
+        (prefix / f"l{length}").symlink_to("t" * length)
+    # Blocks that are compressed by themselves end within files, headers and padding.
+    for number, size in enumerate((0, 1, 511, 512, 513, (1 << 20) - 512, 1 << 20, (1 << 20) + 1, 3_333_333)):
+        (prefix / f"size{number}").write_bytes(os.urandom(size))
+    pack(prefix, tmp_path / "out.tar.gz", deadline=deadline())
+    with tarfile.open(tmp_path / "out.tar.gz") as tar:
+        members = {member.name: member for member in tar}
+        for path in prefix.iterdir():
+            member = members.pop(path.name)
+            if path.is_symlink():
+                assert member.linkname == str(path.readlink())
+            elif path.is_file():
+                content = tar.extractfile(member)
+                assert content
+                assert content.read() == path.read_bytes(), path.name
+    assert not members
+    # GNU tar is stricter about the end.
+    listed = subprocess.run(["tar", "-tzf", tmp_path / "out.tar.gz"], capture_output=True, text=True, check=True)
+    assert (len(listed.stdout.splitlines()), listed.stderr) == (len(list(prefix.iterdir())), "")
+
+
+def test_a_file_that_shrinks_while_it_is_packed_is_named(tmp_path: Path) -> None:
+    prefix = tree(tmp_path / "prefix")
+    stream = TarStream(prefix)
+    (prefix / "lib" / "data").write_bytes(b"less")
+    with pytest.raises(ArchiveError, match="lib/data was changed while it was packed"):
+        stream.read_into(memoryview(bytearray(stream.size)), 0)
 
 
 def test_bytecode_is_left_behind(tmp_path: Path) -> None:

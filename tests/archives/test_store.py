@@ -203,14 +203,14 @@ class TestAKilledBuild:
         "moment",
         [
             "files.upload = lambda source, target: (target.write_bytes(source.read_bytes()[:1000]), die())",
-            "shutil.move = lambda source, part: (part.write_bytes(source.read_bytes()[:1000]), die())",
+            "store.pack = lambda prefix, target, deadline: (target.write_bytes(bytes(1000)), die())",
             "files.write = lambda path, data: die() if path.name == 'manifest.json' else write(path, data)",
         ],
         ids=["half a payload in place", "half a payload aside", "payload without manifest"],
     )
     def test_while_publishing(self, moment: str, tmp_path: Path) -> None:
         code = (
-            "import os, shutil, signal\nfrom airflow_provider_sparkdeps.archives import files\n"
+            "import os, signal\nfrom airflow_provider_sparkdeps.archives import files, store\n"
             f"die, write = (lambda: os.kill(os.getpid(), signal.SIGKILL)), files.write\n{moment}\n"
         ) + BUILDER
         with builder(tmp_path / "store", tmp=tmp_path / "tmp", code=code) as process:
@@ -223,6 +223,18 @@ class TestAKilledBuild:
             os.utime(path, (0, time.time() - 100))
         self.survive(tmp_path / "store", tmp_path / "tmp", SIX)
         assert len(list(folder.iterdir())) == 2, "leftovers were not swept"
+
+
+def test_a_local_store_is_packed_into_with_no_second_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(shutil, "move", refuse)
+    monkeypatch.setattr(shutil, "copyfileobj", refuse)
+    monkeypatch.setenv("TMPDIR", "/dev/shm" if Path("/dev/shm").is_dir() else str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    archive = ArchiveStore(tmp_path / "store").build(SIX, timeout=60)
+    assert {path.name for path in (tmp_path / "store" / SIX.key).iterdir()} == {archive.payload, "manifest.json"}
 
 
 def test_an_interrupted_build_leaves_nothing_and_no_uv_behind(tmp_path: Path) -> None:

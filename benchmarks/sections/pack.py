@@ -1,0 +1,75 @@
+"""Packing a prefix, against venv-pack, conda-pack and plain tar."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from airflow_provider_sparkdeps.archives.pack import pack
+from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, VenvEnvironment
+from airflow_provider_sparkdeps.environments.process import Deadline
+from benchmarks import recipe
+from benchmarks.measure import Claim, Outcome, in_turns, tell, timed
+from benchmarks.setting import conda_prefix, plain_venv, room, seconds_of
+
+_PATIENCE = 600
+
+
+def run() -> Outcome:
+    """Pack a virtualenv and a conda prefix of the same packages, each in all ways that can."""
+    with room() as directory:
+        tell("making a virtualenv and a conda prefix")
+        venv, conda = plain_venv(directory / "venv"), conda_prefix(directory)
+        ours_venv = _made_ours(VenvEnvironment.from_prefix(venv), directory / "ours-venv")
+        ours_conda = _made_ours(CondaEnvironment.from_prefix(conda), directory / "ours-conda")
+
+        def conda_pack() -> float:
+            (directory / "conda.tar.gz").unlink(missing_ok=True)
+            # With nothing given, it asks conda for the active environment, and there may be no conda.
+            return seconds_of(f"import conda_pack; conda_pack.pack(prefix={str(conda)!r})", cwd=directory)
+
+        figures = in_turns(
+            {
+                "ours": _pack(ours_venv, directory / "ours-venv.payload"),
+                "venv-pack": lambda: recipe.pack(venv, directory),
+                "tar": lambda: timed(lambda: _tar(ours_venv, directory / "venv.tar")),
+                "ours, of conda": _pack(ours_conda, directory / "ours-conda.payload"),
+                "conda-pack": conda_pack,
+            }
+        )
+        sizes = {
+            "size": directory / "ours-venv.payload",
+            "size of venv-pack's": directory / recipe.NAME,
+            "size, of conda": directory / "ours-conda.payload",
+            "size of conda-pack's": directory / "conda.tar.gz",
+        }
+        figures |= {name: [path.stat().st_size / 1e6] * len(figures["ours"]) for name, path in sizes.items()}
+    return Outcome(
+        figures,
+        (
+            Claim("pack, against venv-pack", "ours", "venv-pack", at_least=4),
+            Claim("pack, against conda-pack", "ours, of conda", "conda-pack", at_least=4),
+            Claim("pack, against plain `tar -cf`", "ours", "tar", at_most=1.8),
+            Claim("size, against venv-pack's", "size", "size of venv-pack's", at_most=1.15),
+            Claim("size, against conda-pack's", "size, of conda", "size of conda-pack's", at_most=1.15),
+        ),
+        units=dict.fromkeys(sizes, "MB"),
+        notes=(
+            "ours and tar pack the prefix with an interpreter in it; venv-pack the virtualenv that it was made of, "
+            "with none. conda-pack takes prefixes out of files while it packs; ours does before.",
+        ),
+    )
+
+
+def _made_ours(environment: Environment, target: Path) -> Path:
+    environment.build(target, report=lambda *_: None, timeout=_PATIENCE, logins={})
+    return target
+
+
+def _pack(prefix: Path, target: Path) -> Callable[[], float]:
+    return lambda: timed(lambda: pack(prefix, target, deadline=Deadline(_PATIENCE, "Packing")))
+
+
+def _tar(prefix: Path, target: Path) -> None:
+    subprocess.run(["tar", "-cf", target, "-C", prefix, "."], check=True)
