@@ -28,6 +28,7 @@ PYTHON_CONF = "spark.sql.execution.pyspark.python"
 # How executors come to a payload: the launcher has it from its source, only where it isn't unpacked already; or Spark
 # brings it to each executor of each session, which works everywhere.
 _PULL, _FETCH = "pull", "fetch"
+_RPC_GUARDS = ("spark.authenticate", "spark.network.crypto.enabled", "spark.ssl.rpc.enabled")
 # As Java calls them, and as Linux does.
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Enough for a task on each core of all but the largest clusters.
@@ -58,7 +59,8 @@ def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[
         source = keeper.take(_local(payload))
     _send_launcher(spark, archive, source, prove=first)
     if first:
-        way = _PULL if keeper and source and scheme in PULLABLE and _can_pull(spark, archive) else _FETCH
+        pulls = keeper and source and scheme in PULLABLE and not (scheme == "spark" and _guards_rpc(spark))
+        way = _PULL if pulls and _can_pull(spark, archive) else _FETCH
     if way == _FETCH:
         if source is None:
             _send(spark, archive, _local(payload))
@@ -84,6 +86,15 @@ def _keeper(spark: SparkSession, archive: Archive) -> Keeper | None:
 
 def _local(payload: Path | Callable[[], Path]) -> Path:
     return payload if isinstance(payload, Path) else payload()
+
+
+def _guards_rpc(spark: SparkSession) -> bool:
+    """Whether the cluster wants its own traffic authenticated or encrypted, which the launcher does not do.
+
+    Spark 4.3 serves files to those who do neither all the same. That is not what its administrator has in mind.
+    """
+    values = spark.client.get_config_with_defaults(*((conf, "false") for conf in _RPC_GUARDS))
+    return "true" in values
 
 
 def _can_pull(spark: SparkSession, archive: Archive) -> bool:

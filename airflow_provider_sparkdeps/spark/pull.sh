@@ -1,6 +1,7 @@
 #!/bin/bash
 # pull spark://HOST:PORT/PATH FILE: fetch a file from the driver as executors do, by a StreamRequest of Spark's transport
-# protocol (org.apache.spark.network.protocol). Clusters with RPC authentication or encryption refuse it.
+# protocol (org.apache.spark.network.protocol), without authentication and encryption. Bash is
+# there: Spark itself unpacks archives by it.
 set -eu
 rest=${1#spark://}
 address=${rest%%/*}
@@ -20,7 +21,7 @@ number() { # VALUE BYTES, most significant byte first
 receive() { # BYTES, as hexadecimal digits; the time is a bound for a driver that takes the connection and is silent
     local hex
     hex=$(timeout 60 dd bs=1 count="$1" <&3 2>/dev/null | od -An -v -tx1 | tr -d ' \n')
-    [ ${#hex} = $((2 * $1)) ] || { echo "the driver closed the connection (RPC authentication or encryption?)" >&2; exit 1; }
+    [ ${#hex} = $((2 * $1)) ] || { echo "the driver closed the connection" >&2; exit 1; }
     printf %s "$hex"
 }
 

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import hashlib
-import io
 import os
-import shutil
-import signal
-import subprocess
 import sys
-import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,11 +14,23 @@ from typing import Any
 import pandas as pd
 import pyspark
 import pytest
+from executors import (
+    Built,
+    commands,
+    flip_a_bit,
+    homes,
+    needs_unshare,
+    never,
+    open_session,
+    remains,
+    six_on_executors,
+    wait_for,
+)
 from pyspark.errors import PySparkException
 from pyspark.sql.functions import lit, pandas_udf, udf, udtf
 from pyspark.util import PythonEvalType
 
-from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
+from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.errors import SessionError, WishError
 from airflow_provider_sparkdeps.spark.attach import (
@@ -38,36 +42,9 @@ from airflow_provider_sparkdeps.spark.attach import (
     detach,
 )
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
-from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-from airflow_provider_sparkdeps.spark.launcher import launcher_archive
 from airflow_provider_sparkdeps.spark.session import Session
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
-can_unshare = os.geteuid() == 0 and shutil.which("unshare") and not subprocess.call(["unshare", "-m", "true"])
-needs_unshare = pytest.mark.skipif(not can_unshare, reason="hiding and filling directories needs mount namespaces")
-
-
-@dataclasses.dataclass(frozen=True)
-class Built:
-    """An archive, and the file that holds its payload."""
-
-    archive: Archive
-    payload: Path
-
-    def attach(self, session: Session) -> bool:
-        return attach(session.spark, self.archive, payload=self.payload)
-
-    def renewed(self, directory: Path) -> Built:
-        """The same environment by another digest, which no executor has seen."""
-        # An empty gzip member at the end changes nothing but the digest; its name makes each one different.
-        tail = io.BytesIO()
-        gzip.GzipFile(filename=str(directory), fileobj=tail, mode="wb").close()
-        content = self.payload.read_bytes() + tail.getvalue()
-        payload = directory / "renewed.payload"
-        payload.write_bytes(content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        named = {"sha256": sha256, "payload": f"env-{sha256[:12]}.payload"}
-        return Built(dataclasses.replace(self.archive, size=len(content), **named), payload)
 
 
 @pytest.fixture(scope="module")
@@ -111,49 +88,6 @@ def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSe
     prefix = ["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh"]
     with EmbeddedServer("local-cluster[2,2,1024]", command_prefix=prefix, environ=environ) as server:
         yield server
-
-
-def commands(directory: Path, *, without: tuple[str, ...]) -> Path:
-    """A directory for PATH with this machine's commands, except some."""
-    directory.mkdir()
-    for command in (path for place in ("/usr/bin", "/bin") for path in Path(place).iterdir()):
-        if not any(command.match(pattern) for pattern in without) and not (directory / command.name).is_symlink():
-            (directory / command.name).symlink_to(command)
-    return directory
-
-
-def open_session(server: EmbeddedServer) -> Session:
-    return Session(Endpoint(host=server.host, port=server.port))
-
-
-def six_on_executors(session: Session) -> dict[Path, str]:
-    """The version of six that each executor sees, by the prefix of the interpreter that saw it."""
-
-    @udf("string", useArrow=False)
-    def six(_: int) -> str:
-        import six
-
-        time.sleep(0.2)
-        return f"{sys.prefix} {six.__version__}"
-
-    rows = session.spark.range(2, numPartitions=2).select(six("id")).collect()
-    return {Path(prefix): version for row in rows for prefix, version in [row[0].rsplit(" ", 1)]}
-
-
-def homes(server: EmbeddedServer, built: Built) -> set[Path]:
-    """Where the server's executors keep an archive once it is unpacked."""
-    executors = (server.work_dir / "spark/work").glob("app-*/*")
-    return {executor / "sparkdeps" / built.archive.digest12 for executor in executors}
-
-
-def remains(home: Path) -> list[str]:
-    """What lies around in a cache because of an archive, the archive itself and its lock apart."""
-    found = home.parent.glob(f"*{home.name}*")
-    return [path.name for path in found if path != home and path.suffix != ".lock"]
-
-
-def never() -> Path:
-    raise AssertionError("the payload was asked for")
 
 
 @needs_unshare
@@ -270,12 +204,6 @@ def test_a_payload_damaged_on_its_way_is_refused(
         built.attach(session)
     # The other executor may still be at it.
     wait_for(lambda: not any(home.exists() or remains(home) for home in homes(server, built)))
-
-
-def flip_a_bit(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 def test_an_archive_of_another_python_is_refused_before_anything_is_sent(session: Session, six15: Built) -> None:
@@ -444,179 +372,3 @@ def test_py_files_that_could_not_be_imported_are_refused(session: Session, tmp_p
         twin.touch()
     with pytest.raises(WishError, match=r"two of them hold twin\.py"):
         add_py_files(session.spark, twins)
-
-
-# From here on, launcher.sh by itself: its payload is a shell script in the place of an interpreter, and what an
-# executor would give it (the session's directory to start in, the payload there) is laid out by hand.
-
-_INTERPRETER = """#!/bin/sh
-echo "$0"
-echo "$MARK"
-for each; do echo "<$each>"; done
-"""
-
-
-class Executor:
-    """A directory like an executor's, with a payload of ours in each session."""
-
-    def __init__(self, directory: Path, path: str, shell: tuple[str, ...] = ()) -> None:
-        self.root = directory / "it's an executor"
-        self.path = path
-        self.shell = shell
-        self.payload = self._payload()
-        sha256 = hashlib.sha256(self.payload).hexdigest()
-        self.home = self.root / "sparkdeps" / sha256[:12]
-        nothing: Any = {field.name: None for field in dataclasses.fields(Archive)}
-        self.archive = Archive(
-            **nothing | {"sha256": sha256, "python": "3.99.0", "interpreter": "bin/python", "payload": "env.payload"}
-        )
-
-    @staticmethod
-    def _payload() -> bytes:
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-            for name, content in (("bin/python", _INTERPRETER.encode()), ("lib/ballast", os.urandom(1 << 20))):
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mode = len(content), 0o755
-                tar.addfile(entry, io.BytesIO(content))
-        return packed.getvalue()
-
-    def session(self, name: str = "a session") -> Path:
-        directory = self.root / name
-        directory.mkdir(parents=True)
-        (directory / "env.payload").write_bytes(self.payload)
-        (directory / "env").mkdir()
-        launcher = launcher_archive(self.archive)
-        subprocess.run(["tar", "-xzf", "-", "-C", directory / "env"], input=launcher, check=True)
-        return directory
-
-    def start(self, session: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*prefix, *self.shell, "env/bin/python", *arguments],
-            cwd=session,
-            env={"PATH": self.path, "MARK": "as it was"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, session: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, str, str]:
-        process = self.start(session, *arguments, prefix=prefix)
-        out, err = process.communicate(timeout=60)
-        return process.returncode, out, err
-
-
-@pytest.fixture(params=["all of this machine", "no flock", pytest.param("busybox", marks=pytest.mark.soak)])
-def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Executor:
-    """One for each set of commands that executors may have."""
-    if request.param == "all of this machine":
-        return Executor(tmp_path, os.environ["PATH"])
-    if request.param == "no flock":
-        return Executor(tmp_path, str(commands(tmp_path / "bin", without=("flock",))))
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        pytest.skip("no busybox here")
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    for name in subprocess.check_output([busybox, "--list"], text=True).split():
-        (directory / name).symlink_to(busybox)
-    return Executor(tmp_path, str(directory), (str(directory / "sh"),))
-
-
-def instead_of(executor: Executor, command: str, script: str, directory: Path) -> None:
-    """Put a script in front of a command of the executor; `$real` is the command itself."""
-    directory.mkdir(exist_ok=True)
-    real = shutil.which(command, path=executor.path)
-    (directory / command).write_text(f"#!/bin/sh\nreal='{real}'\n{script}\n")
-    (directory / command).chmod(0o755)
-    executor.path = f"{directory}:{executor.path}"
-
-
-def test_launcher_passes_arguments_and_environment_on(executor: Executor) -> None:
-    arguments = ("-m", "pyspark.daemon", "", "two words", "it's", '"$HOME" `id` *')
-    for name in ("cold", "warm"):
-        code, out, err = executor.run(executor.session(name), *arguments)
-        assert (code, err) == (0, "")
-        assert out.splitlines() == [f"{executor.home}/bin/python", "as it was", *(f"<{each}>" for each in arguments)]
-    assert remains(executor.home) == []
-
-
-def test_launcher_unpacks_once_for_ten_at_the_same_time(executor: Executor, tmp_path: Path) -> None:
-    log = tmp_path / "unpacked"
-    instead_of(executor, "tar", f'echo once >>"{log}"; sleep 0.3; exec "$real" "$@"', tmp_path / "watch")
-    started = [executor.start(executor.session(f"session {number}")) for number in range(10)]
-    for process in started:
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, err) == (0, "")
-        assert out.startswith(f"{executor.home}/bin/python\n")
-    assert sorted(path.name for path in executor.home.iterdir()) == ["bin", "lib"]
-    assert remains(executor.home) == []
-    if shutil.which("flock", path=executor.path) == shutil.which("flock"):
-        assert log.read_text().split() == ["once"]
-
-
-def test_launcher_killed_while_it_unpacks_leaves_nothing_that_passes_for_an_environment(
-    executor: Executor, tmp_path: Path
-) -> None:
-    session = executor.session()
-    instead_of(executor, "tar", '"$real" "$@"; sleep 1', tmp_path / "slow")
-    for _ in range(2):
-        process = executor.start(session)
-        wait_for(lambda: any(executor.home.parent.glob(".*.part.*/bin/python")))
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
-        assert not executor.home.exists()
-        assert len(remains(executor.home)) == 1
-    assert executor.run(session)[0] == 0
-    assert remains(executor.home) == []
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
-
-
-def test_launcher_refuses_damage_even_where_sha256sum_is_missing(executor: Executor, tmp_path: Path) -> None:
-    session = executor.session()
-    flip_a_bit(session / "env.payload")
-    code, _, err = executor.run(session)
-    assert (code, "was damaged on its way" in err) == (1, True)
-    links = tmp_path / "fewer"
-    links.mkdir()
-    for name in ("cat", "flock", "gzip", "mkdir", "mv", "rm", "sh", "tail", "tar", "touch"):
-        if found := shutil.which(name, path=executor.path):
-            (links / name).symlink_to(found)
-    executor.path = str(links)
-    code, _, err = executor.run(session)
-    assert (code, "can't be unpacked" in err) == (1, True)
-    assert not executor.home.exists()
-    assert remains(executor.home) == []
-
-
-def test_launcher_says_that_it_cant_write(executor: Executor) -> None:
-    session = executor.session()
-    executor.home.parent.write_text("in the way")
-    code, _, err = executor.run(session)
-    assert code == 1
-    assert f"sparkdeps: can't write to {executor.home.parent}: is the disk full, or not ours?" in err
-
-
-@needs_unshare
-def test_launcher_says_that_the_disk_is_full(executor: Executor) -> None:
-    session = executor.session()
-    executor.home.parent.mkdir()
-    mount = 'mount -t tmpfs -o size=64k none ../sparkdeps && "$@"; code=$?; ls -A ../sparkdeps; exit $code'
-    code, out, err = executor.run(session, prefix=("unshare", "-m", "/bin/sh", "-c", mount, "sh"))
-    assert code == 1
-    assert "is the disk full? tar: " in err
-    assert out.split() == [f".{executor.home.name}.lock"]
-
-
-def test_launcher_says_that_the_session_lost_its_files(executor: Executor) -> None:
-    session = executor.session()
-    (session / "env.payload").unlink()
-    code, _, err = executor.run(session)
-    assert code == 1
-    assert f"env.payload is not in {session}: the session lost its files" in err
