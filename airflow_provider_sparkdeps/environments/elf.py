@@ -82,7 +82,10 @@ def _part(file: BinaryIO, offset: int, size: int) -> bytes:
     if size > _MOST:
         raise ValueError("larger than any that is known")
     file.seek(offset)
-    return file.read(size)
+    part = file.read(size)
+    if len(part) != size:
+        raise ValueError("cut off")
+    return part
 
 
 def _string(file: BinaryIO, offset: int) -> str:
