@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from airflow_provider_sparkdeps.environments.elf import MAGIC, read_dynamic
 from airflow_provider_sparkdeps.errors import ArchiveError
 
 _GLIBC = re.compile(rb"GLIBC_(2\.\d+)(?:\.\d+)?\0")
-_ELF = b"\x7fELF"
 _NAMED = 10
 _BLOCK = 1 << 20
 _LONGEST_NAME = 24
@@ -52,7 +52,7 @@ def look_through(prefix: Path, *, interpreter: str | None, glibc: str | None = N
     for path in _files(prefix):
         size = path.stat().st_size
         count, total = count + 1, total + size
-        if size > len(_ELF) and (version := _wanted_glibc(path)):
+        if size > len(MAGIC) and (version := _wanted_glibc(path)):
             wanted[path.relative_to(prefix).as_posix()] = version
     if glibc is not None:
         _refuse_newer(wanted, glibc)
@@ -76,11 +76,16 @@ def _files(prefix: Path) -> Iterator[Path]:
 def _wanted_glibc(path: Path) -> tuple[int, ...] | None:
     found: set[bytes] = set()
     with path.open("rb") as file:
-        if file.read(len(_ELF)) != _ELF:
+        if file.read(len(MAGIC)) != MAGIC:
             return None
+        dynamic = read_dynamic(path)
+        # Names of symbols' versions are among a library's strings; of what can't be read as one, everywhere.
+        begin, left = dynamic.strings if dynamic else (0, path.stat().st_size)
+        file.seek(begin)
         # In blocks, since a library may be larger than the memory that a build may take; a name may cross their edge.
         edge = b""
-        while block := file.read(_BLOCK):
+        while left > 0 and (block := file.read(min(left, _BLOCK))):
+            left -= len(block)
             found.update(_GLIBC.findall(edge + block))
             edge = block[-_LONGEST_NAME:]
     return max((tuple(map(int, version.split(b"."))) for version in found), default=None)

@@ -162,7 +162,8 @@ def part_in(folder: StorePath, scratch: Path) -> Iterator[Path]:
     try:
         yield part
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def remove(path: StorePath) -> None:

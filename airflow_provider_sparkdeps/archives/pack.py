@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,23 @@ def pack(prefix: Path, target: Path | BinaryIO, *, deadline: Deadline) -> Packed
         with target.open("wb") as file:
             return _write(stream, file, deadline)
     return _write(stream, target, deadline)
+
+
+@contextlib.contextmanager
+def packing(prefix: Path, target: Path, *, deadline: Deadline) -> Iterator[Future[Packed]]:
+    """Pack while a `with` block runs; if that raises, stop.
+
+    :param prefix: the directory, which the block may read.
+    :param target: the file to write.
+    :param deadline: of the build, which fails with the block.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="sparkdeps-packing") as pool:
+        future = pool.submit(pack, prefix, target, deadline=deadline)
+        try:
+            yield future
+        except BaseException:
+            deadline.pass_now()
+            raise
 
 
 def _write(stream: TarStream, file: BinaryIO, deadline: Deadline) -> Packed:

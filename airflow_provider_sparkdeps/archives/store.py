@@ -21,7 +21,7 @@ from airflow_provider_sparkdeps.archives.contents import look_through
 from airflow_provider_sparkdeps.archives.freshness import Freshness, changes, note_check
 from airflow_provider_sparkdeps.archives.job import Job, manifest_of, room_to_work
 from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Watch, read_status, take_lease
-from airflow_provider_sparkdeps.archives.pack import pack
+from airflow_provider_sparkdeps.archives.pack import packing
 from airflow_provider_sparkdeps.archives.payload import verify
 from airflow_provider_sparkdeps.archives.scratch import scratch_directory
 from airflow_provider_sparkdeps.environments.base import Environment, Login
@@ -252,12 +252,14 @@ class ArchiveStore:
             # What runs here, under another path, runs wherever it is unpacked.
             prefix.rename(moved)
             report("check", f"Python {built.python} and its packages, from another directory")
-            check_prefix(moved, built, deadline=deadline)
             contents = look_through(moved, interpreter=built.interpreter, glibc=environment.glibc)
             report("pack", f"packages: {len(built.packages)}, {contents.unpacked_size / 1e6:.1f} MB")
             folder = self._root / job.key
-            with self._reachable(), files.part_in(folder, scratch) as part:
-                packed = pack(moved, part, deadline=deadline)
+            with files.part_in(folder, scratch) as part, contextlib.ExitStack() as reachable:
+                with packing(moved, part, deadline=deadline) as packed_later:
+                    check_prefix(moved, built, deadline=deadline)
+                reachable.enter_context(self._reachable())
+                packed = packed_later.result()
                 if environment.key != job.key:
                     raise WishError(f"Files that {environment.title} names changed while it was built. Build it again.")
                 archive = manifest_of(job.key, environment, built, packed, contents)

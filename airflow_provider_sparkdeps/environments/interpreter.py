@@ -8,6 +8,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from airflow_provider_sparkdeps.environments.elf import read_dynamic
 from airflow_provider_sparkdeps.environments.pythons import BasePython
 from airflow_provider_sparkdeps.errors import BuildError
 
@@ -65,14 +66,15 @@ def _take_along_libraries(prefix: Path, binary: Path, dynload: Path, base: BaseP
     queue = [binary, *sorted(dynload.glob("*.so"))]
     while queue:
         path = queue.pop()
-        needed = _ask(patchelf, "--print-needed", path).split()
+        dynamic = read_dynamic(path)
+        needed = dynamic.needed if dynamic else _ask(patchelf, "--print-needed", path).split()
         ours = [name for name in needed if name in taken or _own_library(name, base)]
         for name in ours:
             if name not in taken and (source := _own_library(name, base)):
                 taken[name] = prefix / "lib" / name
                 shutil.copy2(source, taken[name])
                 queue.append(taken[name])
-        search = _ask(patchelf, "--print-rpath", path).split(":")
+        search = dynamic.search if dynamic else _ask(patchelf, "--print-rpath", path).split(":")
         finds_ours = any("$ORIGIN" in entry for entry in search)
         if any(entry.startswith("/") for entry in search) or (ours and not finds_ours):
             path.chmod(0o755)

@@ -203,14 +203,14 @@ class TestAKilledBuild:
         "moment",
         [
             "files.upload = lambda source, target: (target.write_bytes(source.read_bytes()[:1000]), die())",
-            "store.pack = lambda prefix, target, deadline: (target.write_bytes(bytes(1000)), die())",
+            "pack.pack = lambda prefix, target, deadline: (target.write_bytes(bytes(1000)), die())",
             "files.write = lambda path, data: die() if path.name == 'manifest.json' else write(path, data)",
         ],
         ids=["half a payload in place", "half a payload aside", "payload without manifest"],
     )
     def test_while_publishing(self, moment: str, tmp_path: Path) -> None:
         code = (
-            "import os, signal\nfrom airflow_provider_sparkdeps.archives import files, store\n"
+            "import os, signal\nfrom airflow_provider_sparkdeps.archives import files, pack\n"
             f"die, write = (lambda: os.kill(os.getpid(), signal.SIGKILL)), files.write\n{moment}\n"
         ) + BUILDER
         with builder(tmp_path / "store", tmp=tmp_path / "tmp", code=code) as process:
