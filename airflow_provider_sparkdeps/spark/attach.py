@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark.delivery import PYTHON_CONF, deliver, python_of
+from airflow_provider_sparkdeps.spark.delivery import PYTHON_CONF, deliver
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
 
     from airflow_provider_sparkdeps.archives import Archive
 
-# What this session has been sent, by digest; the server keeps it with the session, and clones of it inherit it.
+# What this session has been sent, as digest=interpreter; the server keeps it with the session, clones inherit it.
 ATTACHED_CONF = "spark.sparkdeps.attached"
 # Whether plain UDFs and UDTFs, when they are created, are made to exchange rows by Arrow; Spark 4.3 says yes.
 ARROW_CONFS = ("spark.sql.execution.pythonUDF.arrow.enabled", "spark.sql.execution.pythonUDTF.arrow.enabled")
@@ -49,13 +49,13 @@ def attach(
     """
     _check_python(archive)
     confs = _read(spark, ATTACHED_CONF, *ARROW_CONFS, *(_BEFORE + conf for conf in ARROW_CONFS))
-    attached = (confs.get(ATTACHED_CONF) or "").split()
+    attached = dict(entry.split("=", 1) for entry in confs.get(ATTACHED_CONF, "").split())
     new = archive.sha256 not in attached
     if new:
-        deliver(spark, archive, payload=payload, uri=uri)
+        attached[archive.sha256] = deliver(spark, archive, payload=payload, uri=uri)
     changes = _arrow_changes(confs, has_pyarrow="pyarrow" in archive.packages)
-    changes[ATTACHED_CONF] = " ".join([*attached, archive.sha256] if new else attached)
-    changes[PYTHON_CONF] = python_of(archive)
+    changes[ATTACHED_CONF] = " ".join(map("=".join, attached.items()))
+    changes[PYTHON_CONF] = attached[archive.sha256]
     _write(spark, changes)
     return new
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import tempfile
@@ -13,8 +14,8 @@ from urllib.parse import urlsplit
 from airflow_provider_sparkdeps.archives.addresses import as_uri
 from airflow_provider_sparkdeps.errors import SessionError
 from airflow_provider_sparkdeps.spark.keeper import Keeper
-from airflow_provider_sparkdeps.spark.launcher import PULLABLE, launcher_archive, launcher_name
-from airflow_provider_sparkdeps.spark.reference import add_file
+from airflow_provider_sparkdeps.spark.launcher import PULLABLE, launcher_archive
+from airflow_provider_sparkdeps.spark.reference import NOT_HAD, add_file
 from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
@@ -33,12 +34,10 @@ _RPC_GUARDS = ("spark.authenticate", "spark.network.crypto.enabled", "spark.ssl.
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Enough for a task on each core of all but the largest clusters.
 _PROBES = 10_000
-# As the launcher says it.
-_NOT_HAD = " was not had "
 
 
-def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path], uri: str | None) -> None:
-    """Bring an archive to a session that does not have it.
+def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path], uri: str | None) -> str:
+    """Bring an archive to a session that does not have it; return where its Python workers find the interpreter.
 
     The first time that a cluster meets the archive, all executors that it has unpack it now. After that, a session
     is sent the launcher only.
@@ -57,19 +56,20 @@ def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[
         _check_machine(spark, archive)
     if source is None and keeper:
         source = keeper.take(_local(payload))
-    _send_launcher(spark, archive, source, prove=first)
+    python = _send_launcher(spark, archive, source, prove=first)
     if first:
         pulls = keeper and source and scheme in PULLABLE and not (scheme == "spark" and _guards_rpc(spark))
-        way = _PULL if pulls and _can_pull(spark, archive) else _FETCH
+        way = _PULL if pulls and _can_pull(spark, archive, python) else _FETCH
     if way == _FETCH:
         if source is None:
             _send(spark, archive, _local(payload))
         else:
             add_file(spark, source)
         if first and (archive.interpreter is None or archive.kind == "pex"):
-            _try(spark, archive)
+            _try(spark, python)
     if first and keeper:
         keeper.note_way(scheme, way or _FETCH)
+    return python
 
 
 def _keeper(spark: SparkSession, archive: Archive) -> Keeper | None:
@@ -97,26 +97,26 @@ def _guards_rpc(spark: SparkSession) -> bool:
     return "true" in values
 
 
-def _can_pull(spark: SparkSession, archive: Archive) -> bool:
+def _can_pull(spark: SparkSession, archive: Archive, python: str) -> bool:
     """Whether executors come to the payload by themselves; all that Spark gives a task to have it unpacked after."""
     try:
-        _try(spark, archive)
+        _try(spark, python)
     except SessionError as error:
-        if _NOT_HAD not in str(error):
+        if NOT_HAD not in str(error):
             raise
         log.info("Spark brings %s to the executors of each session: %s", archive.payload, error)
         return False
     return True
 
 
-def _try(spark: SparkSession, archive: Archive) -> None:
+def _try(spark: SparkSession, python: str) -> None:
     """Start the archive's interpreter on as many executors as Spark gives tasks to."""
     from pyspark.errors import PySparkException
     from pyspark.sql.connect.functions import udf
     from pyspark.sql.types import IntegerType
 
     before = spark.conf.get(PYTHON_CONF, "")
-    spark.conf.set(PYTHON_CONF, python_of(archive))
+    spark.conf.set(PYTHON_CONF, python)
     answering: Any = udf(lambda _: 1, IntegerType(), useArrow=False)
     try:
         # Without a number of partitions, there is one for each core of the cluster.
@@ -129,11 +129,6 @@ def _try(spark: SparkSession, archive: Archive) -> None:
         spark.conf.set(PYTHON_CONF, before) if before else spark.conf.unset(PYTHON_CONF)
 
 
-def python_of(archive: Archive) -> str:
-    """Return the path of an attached archive's interpreter, as the session's Python workers find it."""
-    return f"{launcher_name(archive)}/bin/python"
-
-
 def _send(spark: SparkSession, archive: Archive, payload: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
         named = Path(directory) / archive.payload
@@ -141,11 +136,15 @@ def _send(spark: SparkSession, archive: Archive, payload: Path) -> None:
         spark.addArtifacts(str(named), file=True)
 
 
-def _send_launcher(spark: SparkSession, archive: Archive, source: str | None, *, prove: bool) -> None:
+def _send_launcher(spark: SparkSession, archive: Archive, source: str | None, *, prove: bool) -> str:
+    content = launcher_archive(archive, source, prove=prove)
+    # Spark takes a name once, and the same archive may come from another source, or be signed for anew.
+    name = f"env-{archive.digest12}-{hashlib.sha256(content).hexdigest()[:6]}"
     with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
-        launcher = Path(directory) / f"{launcher_name(archive)}.tar.gz"
-        launcher.write_bytes(launcher_archive(archive, source, prove=prove))
-        spark.addArtifacts(f"{launcher}#{launcher_name(archive)}", archive=True)
+        launcher = Path(directory) / f"{name}.tar.gz"
+        launcher.write_bytes(content)
+        spark.addArtifacts(f"{launcher}#{name}", archive=True)
+    return f"{name}/bin/python"
 
 
 def _check_machine(spark: SparkSession, archive: Archive) -> None:

@@ -20,13 +20,8 @@ _MOST = 12
 _MOST_MEGABYTES = 20_000
 
 
-def launcher_name(archive: Archive) -> str:
-    """Return the directory's name, in a session, in which executors find the launcher as `bin/python`."""
-    return f"env-{archive.digest12}"
-
-
 def launcher_archive(archive: Archive, source: str | None = None, *, prove: bool = False) -> bytes:
-    """Return a tar.gz with `bin/python`; the same bytes for the same arguments, as Spark wants of the same name.
+    """Return a tar.gz with `bin/python`; the same bytes for the same arguments.
 
     :param archive: what it starts the interpreter of.
     :param source: the address at which executors may get the payload when Spark doesn't bring it to them: of a

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pyspark.errors import PySparkException
     from pyspark.sql.connect.session import SparkSession
 
+NOT_HAD = " was not had "
+"""In what the launcher says when it could not get a payload."""
+
 _ELSEWHERE = "name in the connection's archive_store_uri an address of the archive store that the cluster reaches"
 # The words of Java, Hadoop and Spark, and what they mean here: the cause, and what to do. The first match counts.
 _CAUSES = (
@@ -25,16 +28,16 @@ _CAUSES = (
         "or add the Hadoop connector to the cluster",
     ),
     (
-        r"response code: 40[013]\b|AccessControlException|AccessDenied|Permission denied",
+        r"(?:response code|error):? 40[013]\b|AccessControlException|AccessDenied|Permission denied",
         "access is forbidden{status}",
         "give the cluster access to the archive store",
     ),
     (
-        r"FileNotFoundException|NoSuchKey|response code: 4(?:04|10)\b",
+        r"FileNotFoundException|NoSuchKey|(?:response code|error):? 4(?:04|10)\b",
         "nothing is there",
         "let the connection's archive_store_uri lead to the same directory as [sparkdeps] archive_store",
     ),
-    (r"response code: (?:429|5\d\d)\b", "the store can't answer now{status}", "run the task again"),
+    (r"(?:response code|error):? (?:429|5\d\d)\b", "the store can't answer now{status}", "run the task again"),
     (r"UnknownHostException", "the cluster can't resolve the host's name", _ELSEWHERE),
     (r"Connection refused|ConnectException", "the connection is refused there", _ELSEWHERE),
     (r"timed out|SocketTimeoutException|NoRouteToHost|unreachable", "there is no answer", _ELSEWHERE),
@@ -93,8 +96,11 @@ def told_of_late_failures(uri: str | None) -> Iterator[None]:
 
 def _sentence(error: PySparkException, uri: str) -> str:
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if by_launcher := re.search(rf"\S+{NOT_HAD}.*", str(error)):
+        said = by_launcher[0]
     scheme, query = uri.partition(":")[0], "?" in uri
-    status = re.search(r"response code: (\d+)", said)
+    # As Java says it, and as curl and wget do.
+    status = re.search(r"(?:response code:|error:?) (\d{3})\b", said, re.IGNORECASE)
     fill = {"scheme": scheme, "status": f" (HTTP {status[1]})" if status else ""}
     if query and status and status[1] in ("400", "401", "403"):
         cause, mend = _SIGNED
@@ -113,6 +119,8 @@ def _is_of_the_server(error: PySparkException) -> bool:
 
 def _is_of_a_late_fetch(error: PySparkException, uri: str) -> bool:
     text = str(error)
+    if NOT_HAD in text:
+        return True
     name = uri.partition("?")[0].rpartition("/")[2]
     # Java's network errors don't name the address.
     return "Executor.updateDependencies" in text and (name in text or "java.net." in text)

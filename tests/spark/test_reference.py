@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from executors import Built, homes
 from http_objects import SECRET, FakeObjectStore, Objects
 from pyspark.errors import PySparkException
 from pyspark.sql.functions import udf
@@ -15,6 +17,7 @@ from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.errors import SessionError
 from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.reference import add_file, told_of_late_failures
 from airflow_provider_sparkdeps.spark.session import Session
@@ -145,6 +148,39 @@ def test_an_url_that_expired_before_an_executor_joined_is_said_without_the_signa
         files_on_executors(session)
     assert SECRET not in str(failed.value)
     assert failed.value.__suppress_context__
+
+
+def test_an_address_that_was_refused_is_signed_anew_and_taken(session: Session, built: tuple[Path, Archive]) -> None:
+    root, archive = built
+    path = f"/{archive.key}/{archive.payload}"
+    with Objects(root) as objects:
+        with pytest.raises(SessionError, match=PRESIGNED):
+            attach(session.spark, archive, payload=never, uri=f"{objects.address}{path}?Signature=expired")
+        assert attach(session.spark, archive, payload=never, uri=objects.sign(path))
+        rows = session.spark.range(1).select(udf(lambda _: 1, "int", useArrow=False)("id")).collect()
+    assert [row[0] for row in rows] == [1]
+
+
+def test_an_executor_that_can_not_get_the_payload_any_more_is_told_in_a_sentence(
+    server: EmbeddedServer, endpoint: Endpoint, built: tuple[Path, Archive]
+) -> None:
+    root, archive = built
+    with Objects(root) as objects:
+        uri = objects.sign(f"/{archive.key}/{archive.payload}")
+        with Session(endpoint) as first:
+            attach(first.spark, archive, payload=never, uri=uri)
+        # As on an executor that has just joined.
+        for home in homes(server, Built(archive, root)):
+            shutil.rmtree(home, ignore_errors=True)
+        objects.answers = {0: 403}
+        with (
+            Session(endpoint) as second,
+            pytest.raises(SessionError, match=f"an executor can't read .*{PRESIGNED}") as failed,
+            told_of_late_failures(uri),
+        ):
+            attach(second.spark, archive, payload=never, uri=uri)
+            files_on_executors(second)
+    assert SECRET not in str(failed.value)
 
 
 def test_other_failures_of_queries_stay_as_they_are(session: Session) -> None:
