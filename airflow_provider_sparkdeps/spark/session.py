@@ -23,7 +23,7 @@ from airflow_provider_sparkdeps.spark.accumulators import (
 from airflow_provider_sparkdeps.spark.control import USER_AGENT, Control
 from airflow_provider_sparkdeps.spark.heartbeat import Heartbeat
 from airflow_provider_sparkdeps.spark.progress import Progress
-from airflow_provider_sparkdeps.spark.shared import SharedSession, said_of_loss
+from airflow_provider_sparkdeps.spark.shared import SharedSession, find_loss
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
@@ -118,6 +118,7 @@ class Session:
             else:
                 self._spark = self._join(self._joined, self._control)
         except BaseException:
+            self._own_tag = None
             self.close()
             raise
         _sessions[self._spark] = self
@@ -126,9 +127,12 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        loss = find_loss(error, self._joined, self._control) if self._joined and self._control else None
+        # To interrupt in a session that is gone would make a new one of its id.
+        self._own_tag = None if loss else self._own_tag
         self.close()
-        if error is not None and self._joined and (said := said_of_loss(error)):
-            raise SessionLostError(self._joined.describe_loss(said)) from error
+        if loss:
+            raise SessionLostError(loss) from error
 
     def share(self, archive: Archive | None = None) -> SharedSession:
         """Let others join this session; from now on it stays when the block ends, until `end_session`, or expires.
@@ -271,8 +275,8 @@ class Session:
         try:
             interpreter = spark.conf.get(PYTHON_CONF, "")
         except PySparkException as error:
-            if said := said_of_loss(error):
-                raise SessionLostError(shared.describe_loss(said)) from None
+            if loss := find_loss(error, shared, control):
+                raise SessionLostError(loss) from None
             raise
         shared.check_interpreter(interpreter or "")
         for session_id in shared.relies_on:

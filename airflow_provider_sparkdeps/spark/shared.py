@@ -10,6 +10,7 @@ from airflow_provider_sparkdeps.environments.base import this_python
 from airflow_provider_sparkdeps.errors import SessionError, SessionLostError
 
 if TYPE_CHECKING:
+    from airflow_provider_sparkdeps.spark.control import Control
     from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 
 
@@ -123,20 +124,26 @@ class SharedSession:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether PySpark's or gRPC's error says that the server does not have the session any more."""
-    return said_of_loss(error) is not None
+    """Whether a server's answer, in gRPC's error, says that it does not have the session."""
+    return "INVALID_HANDLE.SESSION_" in str(error)
 
 
-def said_of_loss(error: BaseException) -> str | None:
-    """Return what a server said of a session that it does not have, if that is what an error comes from."""
-    # PySpark forgets a session that was lost, and then fails because it has none: what was said is further down.
-    seen: list[BaseException] = []
-    each: BaseException | None = error
-    while each is not None and each not in seen:
-        seen.append(each)
-        if any(sign in str(each) for sign in ("INVALID_HANDLE.SESSION_", "server side session identifier")):
-            return str(each)
-        each = each.__cause__ or each.__context__
+def find_loss(error: BaseException | None, shared: SharedSession, control: Control) -> str | None:
+    """Return what is to be said if an error of PySpark's comes from the session's being gone.
+
+    The server is asked, since PySpark's own words depend on where it noticed.
+    """
+    import grpc
+    from pyspark.errors import PySparkException
+
+    if not isinstance(error, (PySparkException, grpc.RpcError)):
+        return None
+    try:
+        shared.check_server_side_id(control.look(shared.id))
+    except SessionLostError as lost:
+        return str(lost)
+    except grpc.RpcError as answer:
+        return shared.describe_loss(str(answer)) if is_loss(answer) else None
     return None
 
 

@@ -36,15 +36,11 @@ def sharing():
         def finds(spark, number):
             return [number, spark.table("left_here").count(), seen(spark), Session.of(spark).id]
 
-        @task.spark_connect(session=session)
-        def breaks(spark):
-            raise ValueError("of this task alone")
-
         @task.spark_connect(session=session, environment=VenvEnvironment(["six==1.16.0", "pyarrow"]))
         def means_another_environment(spark):
             return 1
 
-        leaves() >> [finds.expand(number=[1, 2]), breaks(), means_another_environment()]
+        leaves() >> [finds.expand(number=[1, 2]), means_another_environment()]
 
     with spark_session("fragile", environment=old_six, on_lost="reopen") as fragile:
 

@@ -42,7 +42,7 @@ def test_tasks_share_a_session_with_what_was_left_in_it(shared: DagRunReport) ->
 
 
 def test_a_shared_session_is_closed_when_a_task_has_failed(shared: DagRunReport, server: EmbeddedServer) -> None:
-    assert shared.tasks["breaks"] == "failed"
+    assert shared.tasks["means_another_environment"] == "failed"
     assert shared.tasks["close_spark_session"] == "success"
     assert " is closed" in shared.logs["close_spark_session"]
     opened = SharedSession.from_dict(shared.xcom["open_spark_session"]["return_value"])
