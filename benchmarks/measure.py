@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
-"""How often each rival is measured; fewer than 5 only to try a section out."""
+FEWEST = 5
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", str(FEWEST)))
+"""How often each rival is measured; with fewer than 5, to try a section out, nothing is kept."""
 
 Run = Callable[[], float]
 """Does the work once, and returns the seconds that count."""

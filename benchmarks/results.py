@@ -24,9 +24,14 @@ def load() -> dict[str, Any]:
     return results
 
 
-def save(section: str, outcome: Mapping[str, Any], *, order: tuple[str, ...]) -> None:
-    """Put one section's outcome among the others', with where and when it was measured; renew README's table."""
-    results = {**load(), section: {"date": date.today().isoformat(), **_circumstances(), **outcome}}
+def described(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section's outcome with where and when it was measured."""
+    return {"date": date.today().isoformat(), **_circumstances(), **outcome}
+
+
+def save(section: str, result: Mapping[str, Any], *, order: tuple[str, ...]) -> None:
+    """Put one section's result among the others'; renew README's table."""
+    results = {**load(), section: dict(result)}
     kept = {name: results[name] for name in order if name in results}
     FILE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     README.write_text(with_table(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
@@ -74,7 +79,7 @@ def render(results: Mapping[str, Any]) -> str:
 def _places(results: Mapping[str, Any]) -> list[str]:
     places: dict[str, list[str]] = {}
     for section, result in results.items():
-        at, rounds = result["machine"], min(len(figure["raw"]) for figure in result["figures"].values())
+        at, rounds = result["machine"], max(len(figure["raw"]) for figure in result["figures"].values())
         place = f"{result['date']}, {at['cores']} cores, {at['memory_gb']} GB, Python {at['python']}"
         places.setdefault(place, []).append(f"{section} ({rounds})")
     return [f"{place}; medians, in brackets of how many: {', '.join(names)}." for place, names in places.items()]

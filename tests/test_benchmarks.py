@@ -65,10 +65,11 @@ def test_a_section_measured_again_leaves_the_others_as_they_were(
     monkeypatch.setattr(results, "README", tmp_path / "README.md")
     monkeypatch.setattr(results, "peer_versions", lambda: {"pex": "2"})
     results.README.write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
-    outcome = Outcome({"ours": [1.0], "other": [8.0]}, (Claim("c", "ours", "other", at_least=4),)).to_dict()
-    results.save("find", outcome, order=sections.NAMES)
+    outcome = Outcome({"ours": [1.0], "other": [8.0]}, (Claim("c", "ours", "other", at_least=4),))
+    result = results.described(outcome.to_dict())
+    results.save("find", result, order=sections.NAMES)
     first = results.load()["find"]
-    results.save("pack", outcome, order=sections.NAMES)
+    results.save("pack", result, order=sections.NAMES)
     assert list(results.load()) == ["pack", "find"]
     assert results.load()["find"] == first
     readme = results.README.read_text()

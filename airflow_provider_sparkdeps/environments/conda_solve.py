@@ -196,7 +196,8 @@ class _Progress:
         self._linked += 1
 
     def __str__(self) -> str:
-        fetched = f"downloaded {sum(list(self._bytes.values())) / 1e6:.1f} MB, " if self._bytes else ""
+        sizes = list(self._bytes.values())
+        fetched = f"downloaded {len(sizes)} packages, {sum(sizes) / 1e6:.1f} MB; " if sizes else ""
         return f"{fetched}linked {self._linked} of {self._packages} packages"
 
 

@@ -24,6 +24,20 @@ _ELF = b"\x7fELF"
 # A scie ends with its manifest, a JSON object, of some kilobytes.
 _SCIE_TAIL, _SCIE_MARK = 1 << 18, b'"scie"'
 _MINORS = range(6, 30)
+# The last thing that pex does is to copy its tree; links into the same files, which nobody edits, take a third of the
+# time of the whole. Where that isn't how pex does it, it does it its own way.
+_WITH_LINKS = """
+import os, runpy, shutil, sys
+def link(source, target, **_):
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy2(source, target)
+copying = shutil.copytree.__defaults__ or ()
+shutil.copytree.__defaults__ = tuple(link if each is shutil.copy2 else each for each in copying)
+sys.argv[0] = "pex"
+runpy.run_module("pex", run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,7 @@ def make_pex(venv: Path, target: Path, *, scratch: Path, deadline: Deadline) -> 
     """
     environ = tool_environ(PEX_ROOT=str(scratch / "pex-root"), TMPDIR=str(scratch))
     options = ["--venv-repository", str(venv), "--layout", "loose", "--no-compile", "--no-use-system-time"]
-    command = [sys.executable, "-m", "pex", *options, "--output-file", str(target)]
+    command = [sys.executable, "-P", "-c", _WITH_LINKS, *options, "--output-file", str(target)]
     done = run(command, deadline=deadline, cwd=scratch, environ=environ)
     if done.code != 0:
         raise BuildError(f"pex could not put the packages into a PEX. It says:\n\n{one_screen(done.stderr)}")

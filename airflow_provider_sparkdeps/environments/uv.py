@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ _OVERRULED = (
 # An archive must not depend on when the wheels in it were built; zip files know no earlier time in any time zone.
 _BUILT_AT = "315619200"
 _INDEX = "SPARKDEPS"
+# uv prepares what its cache doesn't hold yet.
+_COUNTED = re.compile(r"(Prepared|Installed) (\d+) packages? in")
 
 
 @cache
@@ -61,6 +64,7 @@ class Uv:
         self.scratch = scratch
         self._deadline = deadline
         self._login = login
+        self._installed = self._fetched = 0
         self._tell = on_line
         self._foreign = [*foreign, "--only-binary", ":all:"] if foreign else []
 
@@ -142,6 +146,7 @@ class Uv:
     def _install(self, lock: Sequence[str], options: Sequence[str], pylock: str, *where: str | Path) -> None:
         # Symlinks into the cache, which a user's settings may ask for, would not survive the journey.
         common = ["--no-deps", "--link-mode", "hardlink", *where]
+        self._installed = self._fetched = 0
         if pylock:
             file = self.scratch / "pylock.sparkdeps.toml"
             file.write_text(pylock, encoding="utf-8")
@@ -151,6 +156,8 @@ class Uv:
             strict = ["--require-hashes"] if any("--hash=" in line for line in lock) else []
             file = self._file("requirements.lock", [*options, *lock])
             self._uv("pip", "install", "--requirements", file, *common, *strict, what="install the packages")
+        if self._installed:
+            self._tell(f"{self._installed - self._fetched} packages from uv's cache, {self._fetched} fetched or built")
 
     def _file(self, name: str, lines: Sequence[str]) -> Path:
         path = self.scratch / name
@@ -161,6 +168,9 @@ class Uv:
         command = [uv_binary(), *arguments]
 
         def on_line(line: str) -> None:
+            if told := _COUNTED.match(line.strip()):
+                self._installed += int(told[2]) if told[1] == "Installed" else 0
+                self._fetched += int(told[2]) if told[1] == "Prepared" else 0
             if not line.startswith("Using Python"):
                 self._tell(self._without_password(line.strip()))
 

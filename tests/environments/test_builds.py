@@ -141,6 +141,19 @@ def test_uvs_cache_is_not_touched_by_what_is_done_to_a_prefix(tmp_path: Path, mo
     assert cached() == before
 
 
+def test_it_is_told_what_came_from_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    lines: list[str] = []
+    for number, names in enumerate((["six"], ["six", "tabulate"], ["six"])):
+        environment = VenvEnvironment(names, bundle_python=False)
+        report = lambda _, line: lines.append(line)  # noqa: E731
+        environment.build(tmp_path / str(number), report=report, timeout=60, logins={})
+    told = [line for line in lines if "uv's cache" in line]
+    assert told == [
+        f"{cached} packages from uv's cache, {fetched} fetched or built" for cached, fetched in ((0, 1), (1, 1), (1, 0))
+    ]
+
+
 @pytest.mark.parametrize(
     ("requirements", "words"),
     [

@@ -396,3 +396,20 @@ def test_the_interpreter_script_has_no_bashisms(six: Path, tmp_path: Path) -> No
     command = [busybox, "sh", tmp_path / "prefix/bin/python", "-c", "import six; print(six.__version__)"]
     environ = {"PATH": str(BASE.parent), "HOME": os.devnull}
     assert subprocess.run(command, env=environ, capture_output=True, check=True).stdout == b"1.16.0\n"
+
+
+def test_nothing_is_copied_and_uvs_cache_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+
+    def cached() -> dict[Path, tuple[int, int, bytes]]:
+        libraries = (tmp_path / "cache").rglob("*.so")
+        return {path: (path.stat().st_mode, path.stat().st_mtime_ns, path.read_bytes()) for path in libraries}
+
+    environment = PexEnvironment(["markupsafe"])
+    build(environment, tmp_path / "one")
+    before = cached()
+    assert before
+    build(environment, tmp_path / "two")
+    assert cached() == before
+    (library,) = (tmp_path / "two").rglob("*.so")
+    assert library.stat().st_nlink > 1
