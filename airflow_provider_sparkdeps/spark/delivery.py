@@ -15,7 +15,7 @@ from airflow_provider_sparkdeps.archives.addresses import as_uri
 from airflow_provider_sparkdeps.errors import SessionError
 from airflow_provider_sparkdeps.spark.keeper import Keeper
 from airflow_provider_sparkdeps.spark.launcher import PULLABLE, launcher_archive
-from airflow_provider_sparkdeps.spark.reference import NOT_HAD, add_file
+from airflow_provider_sparkdeps.spark.reference import NOT_HAD, add_file, check_not_refused
 from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[
         source = keeper.take(_local(payload))
     python = _send_launcher(spark, archive, source, prove=first)
     if first:
-        pulls = keeper and source and scheme in PULLABLE and not (scheme == "spark" and _guards_rpc(spark))
-        way = _PULL if pulls and _can_pull(spark, archive, python) else _FETCH
+        pulls = keeper and scheme in PULLABLE and not (scheme == "spark" and _guards_rpc(spark))
+        way = _PULL if pulls and source and _can_pull(spark, source, python) else _FETCH
     if way == _FETCH:
         if source is None:
             _send(spark, archive, _local(payload))
@@ -97,14 +97,15 @@ def _guards_rpc(spark: SparkSession) -> bool:
     return "true" in values
 
 
-def _can_pull(spark: SparkSession, archive: Archive, python: str) -> bool:
+def _can_pull(spark: SparkSession, source: str, python: str) -> bool:
     """Whether executors come to the payload by themselves; all that Spark gives a task to have it unpacked after."""
     try:
         _try(spark, python)
     except SessionError as error:
         if NOT_HAD not in str(error):
             raise
-        log.info("Spark brings %s to the executors of each session: %s", archive.payload, error)
+        check_not_refused(error, source)
+        log.info("Spark has to bring the environment to the executors of each session: %s", error)
         return False
     return True
 

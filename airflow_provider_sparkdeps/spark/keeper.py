@@ -79,9 +79,8 @@ class Keeper:
         :raises grpc.RpcError: it could not be sent.
         :raises SessionError: it was damaged on its way.
         """
-        if source := self._await_other():
+        if source := self._await_turn():
             return source
-        self._note(_SENDER, self._session.id)
         try:
             started = time.monotonic()
             timeout = 60 + self._archive.size / 1e6 / _SLOWEST
@@ -99,14 +98,23 @@ class Keeper:
         finally:
             self._note(_SENDER, "")
 
-    def _await_other(self) -> str | None:
+    def _await_turn(self) -> str | None:
+        """Return where the payload is once another has sent it, or None when it is for us to send it."""
         # To save work, no more: two senders of one payload do no harm.
         deadline = time.monotonic() + _SENDING_TIMEOUT
         said = False
         while time.monotonic() < deadline:
             found = self._session.control.configure(self._id, read=[_SOURCE, _SENDER])
-            if _SOURCE in found or not found.get(_SENDER):
-                return found.get(_SOURCE)
+            if _SOURCE in found:
+                return found[_SOURCE]
+            sender = found.get(_SENDER)
+            if sender == self._session.id:
+                return None
+            if not sender:
+                # Of several who write at the same time, the last one finds itself there.
+                self._note(_SENDER, self._session.id)
+                time.sleep(_POLL / 2)
+                continue
             if not said:
                 log.info("Another task is sending %s: waiting for it", self._archive.payload)
                 said = True

@@ -85,12 +85,12 @@ unpack() {
 # Removes what was unpacked and is used by nobody, the longest unused first, until the rest is within bounds.
 evict() {
     count=1 sum=$megabytes
-    for lock in $(cd "$cache" && ls -tA | sed -n 's/^\.\([0-9a-f]*\)\.lock$/\1/p'); do
-        [ "$lock" != "$digest" ] && [ -d "$cache/$lock" ] || continue
-        size=$(cat "$cache/.$lock.lock")
+    for each in $(cd "$cache" && ls -tA | sed -n 's/^\.\([0-9a-f]*\)\.used$/\1/p'); do
+        [ "$each" != "$digest" ] && [ -d "$cache/$each" ] || continue
+        size=$(cat "$cache/.$each.used")
         count=$((count + 1)) sum=$((sum + ${size:-0}))
         [ "$count" -gt "$most" ] || [ "$sum" -gt "$most_megabytes" ] || continue
-        if (flock -n -x 8 && mv "$cache/$lock" "$part.old") 8>>"$cache/.$lock.lock" 2>/dev/null; then
+        if (flock -n -x 7 && mv "$cache/$each" "$part.old") 7>>"$cache/.$each.used" 2>/dev/null; then
             rm -rf "$part.old"
             count=$((count - 1)) sum=$((sum - ${size:-0}))
         fi
@@ -120,21 +120,23 @@ quicken() {
     PYTHONPATH=$path
 }
 
-lock=$cache/.$digest.lock
-{ mkdir -p "$cache" && touch "$lock"; } || fail "can't write to $cache: is the disk full, or not ours?"
-# Held shared by all who use what is unpacked, as long as they run, and alone by who unpacks it, or removes it. Without
-# flock they unpack side by side, which costs time only, and nothing is removed.
-exec 9>>"$lock"
+# Says by its date when this environment was used last, by its content how large it is, and by a lock that is shared by
+# all who run, that it is in use; without flock, nothing is ever removed.
+used=$cache/.$digest.used
+{ mkdir -p "$cache" && touch "$used"; } || fail "can't write to $cache: is the disk full, or not ours?"
+exec 9>>"$used"
 flock -s 9 2>/dev/null || :
 trap 'rm -rf "$part" "$part.payload"' EXIT
 if [ ! -d "$home" ]; then
-    flock -u 9 2>/dev/null && flock -w 600 -x 9 2>/dev/null || :
+    # One at a time where flock exists; without it they unpack side by side, which costs time only.
+    exec 8>>"$cache/.$digest.lock"
+    flock -w 600 -x 8 2>/dev/null || :
     if [ ! -d "$home" ]; then
         unpack
-        echo "$megabytes" >"$lock"
-        flock -s 9 2>/dev/null && evict || :
+        echo "$megabytes" >"$used"
+        evict
     fi
-    flock -s 9 2>/dev/null || :
+    exec 8>&-
 elif [ "$prove" = yes ]; then
     obtain
     verify

@@ -94,7 +94,17 @@ def told_of_late_failures(uri: str | None) -> Iterator[None]:
         raise SessionError(f"an executor can't read {_sentence(error, uri)}") from None
 
 
-def _sentence(error: PySparkException, uri: str) -> str:
+def check_not_refused(error: Exception, uri: str) -> None:
+    """Raise if a store refused a launcher; asked by Spark itself, it would refuse again, and spoil the session by that.
+
+    :param error: what the launcher said is in it.
+    :raises SessionError: the store answered that the address, or who asks there, is wrong.
+    """
+    if re.search(rf"{NOT_HAD}.*error:? 4\d\d\b", str(error), re.IGNORECASE):
+        raise SessionError(f"the cluster can't read {_sentence(error, uri)}") from None
+
+
+def _sentence(error: Exception, uri: str) -> str:
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if by_launcher := re.search(rf"\S+{NOT_HAD}.*", str(error)):
         said = by_launcher[0]

@@ -84,9 +84,9 @@ def homes(server: EmbeddedServer, built: Built) -> set[Path]:
 
 
 def remains(home: Path) -> list[str]:
-    """What lies around in a cache because of an archive, the archive itself and its lock apart."""
+    """What lies around in a cache because of an archive, the archive itself and its locks apart."""
     found = home.parent.glob(f"*{home.name}*")
-    return [path.name for path in found if path != home and path.suffix != ".lock"]
+    return [path.name for path in found if path != home and path.suffix not in (".lock", ".used")]
 
 
 def never() -> Path:

@@ -179,7 +179,7 @@ def test_launcher_says_that_the_disk_is_full(executor: Executor) -> None:
     code, out, err = executor.run(session, prefix=("unshare", "-m", "/bin/sh", "-c", mount, "sh"))
     assert code == 1
     assert "is the disk full? tar: " in err
-    assert out.split() == [f".{executor.home.name}.lock"]
+    assert sorted(out.split()) == [f".{executor.home.name}.lock", f".{executor.home.name}.used"]
 
 
 def test_launcher_says_that_the_session_lost_its_files(executor: Executor) -> None:
@@ -228,10 +228,10 @@ def test_launcher_keeps_a_bounded_number_of_environments_and_those_in_use(execut
     old = [f"{number:012x}" for number in range(14)]
     for age, digest in enumerate(reversed(old)):
         (cache / digest).mkdir()
-        lock = cache / f".{digest}.lock"
-        lock.write_text("10")
-        os.utime(lock, (1e9 - age, 1e9 - age))
-    with (cache / f".{old[0]}.lock").open() as held:
+        used = cache / f".{digest}.used"
+        used.write_text("10")
+        os.utime(used, (1e9 - age, 1e9 - age))
+    with (cache / f".{old[0]}.used").open() as held:
         fcntl.flock(held, fcntl.LOCK_SH)
         assert executor.run(executor.session())[0] == 0
     kept = {path.name for path in cache.iterdir() if path.is_dir()}
@@ -246,8 +246,8 @@ def test_launcher_bounds_the_size_of_what_is_kept(executor: Executor) -> None:
     cache.mkdir(parents=True)
     for age, (digest, megabytes) in enumerate([("a" * 12, "15000"), ("b" * 12, "4000"), ("c" * 12, "2000")]):
         (cache / digest).mkdir()
-        lock = cache / f".{digest}.lock"
-        lock.write_text(megabytes)
-        os.utime(lock, (1e9 - age, 1e9 - age))
+        used = cache / f".{digest}.used"
+        used.write_text(megabytes)
+        os.utime(used, (1e9 - age, 1e9 - age))
     assert executor.run(executor.session())[0] == 0
     assert {path.name for path in cache.iterdir() if path.is_dir()} == {executor.home.name, "a" * 12, "b" * 12}

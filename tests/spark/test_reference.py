@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from executors import Built, homes
+from executors import Built, homes, never, six_on_executors
 from http_objects import SECRET, FakeObjectStore, Objects
 from pyspark.errors import PySparkException
 from pyspark.sql.functions import udf
@@ -35,10 +35,6 @@ def objects(tmp_path: Path) -> Iterator[Objects]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Archive]:
     root = tmp_path_factory.mktemp("store")
     return root, ArchiveStore(root).build(VenvEnvironment(["six==1.15.0"]), timeout=300)
-
-
-def never() -> Path:
-    raise AssertionError("the payload was asked for")
 
 
 def files_on_executors(session: Session) -> list[tuple[str, str]]:
@@ -150,36 +146,42 @@ def test_an_url_that_expired_before_an_executor_joined_is_said_without_the_signa
     assert failed.value.__suppress_context__
 
 
-def test_an_address_that_was_refused_is_signed_anew_and_taken(session: Session, built: tuple[Path, Archive]) -> None:
+@pytest.fixture
+def unseen(built: tuple[Path, Archive], objects: Objects, tmp_path: Path) -> Built:
+    """An archive that no executor has seen, for `objects` to show."""
     root, archive = built
-    path = f"/{archive.key}/{archive.payload}"
-    with Objects(root) as objects:
-        with pytest.raises(SessionError, match=PRESIGNED):
-            attach(session.spark, archive, payload=never, uri=f"{objects.address}{path}?Signature=expired")
-        assert attach(session.spark, archive, payload=never, uri=objects.sign(path))
-        rows = session.spark.range(1).select(udf(lambda _: 1, "int", useArrow=False)("id")).collect()
-    assert [row[0] for row in rows] == [1]
+    renewed = Built(archive, root / archive.key / archive.payload).renewed(tmp_path)
+    renewed.payload.rename(objects.root / renewed.archive.payload)
+    return renewed
+
+
+def test_an_address_that_was_refused_is_signed_anew_and_taken(
+    session: Session, objects: Objects, unseen: Built
+) -> None:
+    path = f"/{unseen.archive.payload}"
+    with pytest.raises(SessionError, match=PRESIGNED):
+        attach(session.spark, unseen.archive, payload=never, uri=f"{objects.address}{path}?Signature=expired")
+    assert attach(session.spark, unseen.archive, payload=never, uri=objects.sign(path))
+    assert set(six_on_executors(session).values()) == {"1.15.0"}
 
 
 def test_an_executor_that_can_not_get_the_payload_any_more_is_told_in_a_sentence(
-    server: EmbeddedServer, endpoint: Endpoint, built: tuple[Path, Archive]
+    server: EmbeddedServer, endpoint: Endpoint, objects: Objects, unseen: Built
 ) -> None:
-    root, archive = built
-    with Objects(root) as objects:
-        uri = objects.sign(f"/{archive.key}/{archive.payload}")
-        with Session(endpoint) as first:
-            attach(first.spark, archive, payload=never, uri=uri)
-        # As on an executor that has just joined.
-        for home in homes(server, Built(archive, root)):
-            shutil.rmtree(home, ignore_errors=True)
-        objects.answers = {0: 403}
+    uri = objects.sign(f"/{unseen.archive.payload}")
+    with Session(endpoint) as first:
+        attach(first.spark, unseen.archive, payload=never, uri=uri)
+    # As on an executor that has just joined.
+    for home in homes(server, unseen):
+        shutil.rmtree(home)
+    objects.answers = {0: 403}
+    with Session(endpoint) as second:
+        attach(second.spark, unseen.archive, payload=never, uri=uri)
         with (
-            Session(endpoint) as second,
             pytest.raises(SessionError, match=f"an executor can't read .*{PRESIGNED}") as failed,
             told_of_late_failures(uri),
         ):
-            attach(second.spark, archive, payload=never, uri=uri)
-            files_on_executors(second)
+            six_on_executors(second)
     assert SECRET not in str(failed.value)
 
 
