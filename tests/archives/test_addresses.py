@@ -36,13 +36,13 @@ SIGNED = (
 )
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:UPath 'fakes3' filesystem")
+pytestmark = pytest.mark.filterwarnings("ignore:UPath 'fakesigned' filesystem")
 
 
 class FakeObjectStore(MemoryFileSystem):
     """A fake of a file system that signs, such as s3fs, over one in memory."""
 
-    protocol = "fakes3"
+    protocol = "fakesigned"
     fault: Exception | None = None
 
     def sign(self, path: str, expiration: int = 100, **_: Any) -> str:
@@ -53,8 +53,8 @@ class FakeObjectStore(MemoryFileSystem):
 
 @pytest.fixture
 def signing() -> ArchiveStore:
-    fsspec.register_implementation("fakes3", FakeObjectStore, clobber=True)
-    return ArchiveStore("fakes3://team/archives")
+    fsspec.register_implementation("fakesigned", FakeObjectStore, clobber=True)
+    return ArchiveStore("fakesigned://team/archives")
 
 
 def test_a_store_that_signs_gives_a_presigned_url_for_as_long_as_asked(signing: ArchiveStore) -> None:

@@ -36,9 +36,10 @@ from airflow_provider_sparkdeps.environments.check import check_prefix
 from airflow_provider_sparkdeps.environments.conda_logins import CONDA_TOKEN
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.errors import ArchiveError, BuildError, WishError
-from airflow_provider_sparkdeps.spark.attach import _launcher_archive, attach
+from airflow_provider_sparkdeps.spark.attach import attach
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+from airflow_provider_sparkdeps.spark.launcher import launcher_archive
 from airflow_provider_sparkdeps.spark.session import Session
 
 ANY = "https://example.com/channel"
@@ -734,7 +735,7 @@ class TestOnExecutors:
             session = executor / "session"
             session.mkdir(parents=True)
             shutil.copy(store.fetch(archive), session)
-            subprocess.run(["tar", "-xzf", "-", "-C", session], input=_launcher_archive(archive), check=True)
+            subprocess.run(["tar", "-xzf", "-", "-C", session], input=launcher_archive(archive), check=True)
             code = "import sys; print(open(sys.prefix + '/share/cellar/where.txt').readline())"
             command = [session / "bin/python", "-c", code]
             return subprocess.run(command, cwd=session, capture_output=True, text=True, check=False)

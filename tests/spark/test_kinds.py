@@ -131,7 +131,7 @@ def seen(session: Session) -> set[tuple[str, ...]]:
 @pytest.mark.parametrize(
     "origin",
     [
-        pytest.param(origin, id=origin.__name__, marks=[pytest.mark.soak] if "_of_" in origin.__name__ else [])
+        pytest.param(origin, id=origin.__name__, marks=[pytest.mark.soak] if "_" in origin.__name__ else [])
         for origin in (
             *(venv, venv_of_a_file, venv_that_exists),
             *(conda, conda_of_a_file, conda_that_exists),

@@ -175,7 +175,8 @@ def test_a_joined_session_has_its_environment_already_and_is_sent_no_file(
             found = joined.spark.range(1).select(udf(version, StringType(), useArrow=False)("id")).collect()
         end_session(endpoint, shared)
     assert found[0][0] == "1.15.0"
-    assert [call.method for call in joining] == ["ReleaseExecute", "Config"]
+    # That the session is there, what runs in it, and that what holds its payload is to stay.
+    assert [call.method for call in joining] == ["ReleaseExecute", "Config", "ReleaseExecute"]
     # By it a server that was started again in between knows that it does not have the session.
     assert joining[1].request.client_observed_server_side_session_id == shared.server_side_id
     for call in recorder.calls[opened:]:
