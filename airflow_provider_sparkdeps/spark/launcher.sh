@@ -13,88 +13,117 @@ cache=$(cd .. && pwd -P)/sparkdeps
 home=$cache/$digest
 part=$cache/.$digest.part.$$
 
-# Sets `file`, from wherever the payload is to be had. Addresses may be signed, and are not shown.
+# Writes the payload, from wherever it is to be had. Addresses may be signed, and are not shown.
 obtain() {
-    file=$payload
-    [ ! -f "$payload" ] || return 0
+    if [ -f "$payload" ]; then
+        cat "$payload"
+        return
+    fi
     case $scheme in
-    '') fail "$payload is not in $(pwd): the session lost its files; run this again in a new session" ;;
-    file)
-        file=$source
-        [ -r "$file" ] || fail "$payload was not had from $file: this executor can't read it"
-        return 0 ;;
-    esac
-    file=$cache/.$digest.part.$$.payload
-    case $scheme in
-    spark) said=$(bash "${0%/*}/pull" "$source" "$file" 2>&1) ;;
+    file) cat "$source" ;;
+    spark) bash "${0%/*}/pull" "$source" ;;
     *)
         if command -v curl >/dev/null; then
-            said=$(printf 'url = "%s"\n' "$source" |
-                curl -fsSL --retry 2 --connect-timeout 30 --max-time 1800 -o "$file" -K - 2>&1)
+            printf 'url = "%s"\n' "$source" | curl -fsSL --connect-timeout 30 --max-time 1800 -K -
         else
-            said=$(printf '%s\n' "$source" | wget -q -T 60 -t 3 -O "$file" -i - 2>&1)
+            printf '%s\n' "$source" | wget -q -T 60 -t 3 -O - -i -
         fi ;;
-    esac || fail "$payload was not had by $scheme: $(printf '%s\n' "$said" | sed 's/[?].*//' | tail -n 1)"
+    esac || { : >"$part/cut"; return 1; }
 }
 
-verify() {
+# Reads all, and writes its sha256.
+sum() {
     if command -v sha256sum >/dev/null; then
-        found=$(sha256sum <"$file")
+        sha256sum
     elif command -v openssl >/dev/null; then
-        found=$(openssl dgst -sha256 -r <"$file")
-    elif [ "$file" = "$payload" ] && [ -z "$scheme" ]; then
-        return 0 # sent by this session's own client
+        openssl dgst -sha256 -r
+    elif [ -z "$scheme" ]; then
+        cat >/dev/null
+        echo "$sha256" # sent by this session's own client
     else
         fail "$payload can't be checked here: install sha256sum (coreutils) or openssl on the executors"
     fi
-    [ "${found%% *}" = "$sha256" ] || fail "$payload was damaged on its way to this executor (its sha256 is" \
-        "${found%% *}, not $sha256): run this again in a new session"
+}
+
+full() { fail "$payload can't be unpacked in $cache: is the disk full? $(last_words "$1")"; }
+last_words() { sed 's/[?][^ ]*//g' "$1" | tail -n 2; }
+
+# Fails unless what `obtain` gave was the payload.
+verify() {
+    [ ! -e "$part/cut" ] || fail "$payload was not had by $scheme: $(last_words "$part/obtain")"
+    read -r found rest <"$part/sum" || full "$part/sums"
+    [ "$found" = "$sha256" ] || fail "$payload was damaged on its way to this executor (its sha256 is" \
+        "$found, not $sha256): run this again in a new session"
+}
+
+room() {
+    [ -f "$payload" ] || [ -n "$scheme" ] ||
+        fail "$payload is not in $(pwd): the session lost its files; run this again in a new session"
+    rm -rf "$part"
+    mkdir "$part" "$part/env.$$" || fail "can't write to $cache: is the disk full, or not ours?"
+}
+
+# Whether the payload can be had, without keeping it.
+prove() {
+    room
+    obtain 2>"$part/obtain" | sum >"$part/sum" 2>"$part/sums" || :
+    verify
 }
 
 unpack() {
     # Whoever is killed leaves such a directory, named by its process, and nobody else's rename makes it whole.
     for old in "$cache/.$digest".part.*; do
-        owner=${old#"$cache/.$digest.part."}
-        kill -0 "${owner%%.*}" 2>/dev/null || rm -rf "$old" || :
+        kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old" || :
     done
-    rm -rf "$part"
-    obtain
-    verify
-    # Spark reads what is said here only once this script has ended, and a full pipe would keep it from that.
-    said=$(mkdir "$part" 2>&1 && tar -xzf "$file" -C "$part" 2>&1) ||
-        fail "$payload can't be unpacked in $cache: is the disk full? $(printf '%s\n' "$said" | tail -n 2)"
-    rm -f "$part.payload"
+    room
+    mkfifo "$part/pipe"
+    # Nothing is written but what is unpacked; it counts once the sum of all is right. Spark reads what is said here only
+    # once this script has ended, and a full pipe would keep it from that.
+    sum <"$part/pipe" >"$part/sum" 2>"$part/sums" &
+    obtain 2>"$part/obtain" | tee "$part/pipe" | {
+        tar -xzf - -C "$part/env.$$" >"$part/tar" 2>&1 && : >"$part/whole"
+        cat >/dev/null
+    }
+    wait
+    case $(cat "$part/tar") in *"No space"* | *"annot write"* | *"annot open"* | *"annot mkdir"*) ;; *) verify ;; esac
+    [ -e "$part/whole" ] || full "$part/tar"
     if [ "$bundled" = no ]; then
         base=$("python$version" -c 'import os, sys; print(os.path.realpath(sys._base_executable))') ||
             fail "this environment has no interpreter of its own, and no python$version runs from this executor's" \
                 "PATH ($PATH): install it on the executors, or build the environment with bundle_python=True"
-        mkdir -p "$part/bin"
-        ln -sf "$base" "$part/$interpreter"
-        printf 'home = %s\ninclude-system-site-packages = false\n' "${base%/*}" >"$part/pyvenv.cfg"
+        mkdir -p "$part/env.$$/bin"
+        ln -sf "$base" "$part/env.$$/$interpreter"
+        printf 'home = %s\ninclude-system-site-packages = false\n' "${base%/*}" >"$part/env.$$/pyvenv.cfg"
     fi
     # Files that name the place that they are at get the one of after the rename, since others may use them from then on.
     if [ -n "$finish" ]; then
-        said=$("$part/$interpreter" -I -B "$part/$finish" "$home" 2>&1) ||
+        said=$("$part/env.$$/$interpreter" -I -B "$part/env.$$/$finish" "$home" 2>&1) ||
             fail "$payload can't be made ready for $home: $(printf '%s\n' "$said" | tail -n 2)"
     fi
     # Two workers at once: one rename wins. The other fails, or lands inside the winner's directory.
-    mv "$part" "$home" 2>/dev/null || [ -d "$home" ] || fail "can't rename $part to $home"
-    rm -rf "$part" "$home/${part##*/}"
+    mv "$part/env.$$" "$home" 2>/dev/null || [ -d "$home" ] || fail "can't rename $part/env.$$ to $home"
+    rm -rf "$part" "$home/env.$$"
 }
 
 # Removes what was unpacked and is used by nobody, the longest unused first, until the rest is within bounds.
 evict() {
-    count=1 sum=$megabytes
+    count=1 total=$megabytes
     for each in $(cd "$cache" && ls -tA | sed -n 's/^\.\([0-9a-f]*\)\.used$/\1/p'); do
         [ "$each" != "$digest" ] && [ -d "$cache/$each" ] || continue
         size=$(cat "$cache/.$each.used")
-        count=$((count + 1)) sum=$((sum + ${size:-0}))
-        [ "$count" -gt "$most" ] || [ "$sum" -gt "$most_megabytes" ] || continue
+        count=$((count + 1)) total=$((total + ${size:-0}))
+        [ "$count" -gt "$most" ] || [ "$total" -gt "$most_megabytes" ] || continue
         if (flock -n -x 7 && mv "$cache/$each" "$part.old") 7>>"$cache/.$each.used" 2>/dev/null; then
             rm -rf "$part.old"
-            count=$((count - 1)) sum=$((sum - ${size:-0}))
+            count=$((count - 1)) total=$((total - ${size:-0}))
         fi
     done
+}
+
+# From a zip file to a directory; of two at once, one rename wins, and the other fails or lands inside.
+copy() {
+    "$home/$interpreter" -m zipfile -e "$1" "$2.$$" && mv "$2.$$" "$2"
+    rm -rf "$2.$$" "$2/${2##*/}.$$"
 }
 
 # Puts an unpacked copy of the server's own pyspark in the place of its zip, from which Python would compile all that
@@ -107,11 +136,11 @@ quicken() {
         case ${entry##*/} in pyspark.zip | py4j-*.zip)
             if found=$(sha256sum <"$entry"); then
                 copy=$cache/${entry##*/}-${found%% *}
-                if [ -d "$copy" ] || {
-                    "$home/$interpreter" -m zipfile -e "$entry" "$copy.$$" && mv "$copy.$$" "$copy" || [ -d "$copy" ]
-                }; then
-                    rm -rf "$copy.$$" "$copy/${copy##*/}.$$"
+                if [ -d "$copy" ]; then
                     entry=$copy
+                else
+                    # For those that come later: it takes longer than it would save now.
+                    copy "$entry" "$copy" >/dev/null 2>&1 9>&- &
                 fi
             fi ;;
         esac
@@ -126,7 +155,7 @@ used=$cache/.$digest.used
 { mkdir -p "$cache" && touch "$used"; } || fail "can't write to $cache: is the disk full, or not ours?"
 exec 9>>"$used"
 flock -s 9 2>/dev/null || :
-trap 'rm -rf "$part" "$part.payload"' EXIT
+trap 'rm -rf "$part"' EXIT
 if [ ! -d "$home" ]; then
     # One at a time where flock exists; without it they unpack side by side, which costs time only.
     exec 8>>"$cache/.$digest.lock"
@@ -138,9 +167,8 @@ if [ ! -d "$home" ]; then
     fi
     exec 8>&-
 elif [ "$prove" = yes ]; then
-    obtain
-    verify
-    rm -f "$part.payload"
+    prove
+    rm -rf "$part"
 fi
 [ -z "${PYTHONPATH:-}" ] || quicken
 # What the executor's user has in ~/.local is not of this environment.

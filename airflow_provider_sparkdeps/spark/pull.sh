@@ -1,5 +1,5 @@
 #!/bin/bash
-# pull spark://HOST:PORT/PATH FILE: fetch a file from the driver as executors do, by a StreamRequest of Spark's transport
+# pull spark://HOST:PORT/PATH: write a file of the driver's as executors read it, by a StreamRequest of Spark's transport
 # protocol (org.apache.spark.network.protocol), without authentication and encryption. Bash is
 # there: Spark itself unpacks archives by it.
 set -eu
@@ -33,4 +33,4 @@ answer=$(receive $((16#${head:0:16} - 9)))
 # 7: StreamResponse, which ends in the number of bytes that follow.
 [ "${head:16}" = 07 ] || { echo "the driver does not have $path any more" >&2; exit 1; }
 size=$((16#${answer: -16}))
-timeout 1800 head -c "$size" <&3 >"$2"
+timeout 1800 head -c "$size" <&3
