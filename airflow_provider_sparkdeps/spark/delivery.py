@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_sparkdeps.archives.addresses import as_uri
-from airflow_provider_sparkdeps.errors import SessionError
+from airflow_provider_sparkdeps.errors import ConnectError, SessionError
 from airflow_provider_sparkdeps.spark.keeper import Keeper
 from airflow_provider_sparkdeps.spark.launcher import PULLABLE, launcher_archive
 from airflow_provider_sparkdeps.spark.reference import NOT_HAD, add_file, check_not_refused
@@ -46,7 +46,23 @@ def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[
     :param uri: where the cluster itself can read the payload, instead of having it sent.
     :raises SessionError: the archive was built for another kind of machine than the server's; the cluster can't read
         the uri; executors can't run the archive's interpreter.
+    :raises ConnectError: the server stopped answering.
     """
+    import grpc
+
+    from airflow_provider_sparkdeps.spark.faults import cause
+
+    try:
+        return _deliver(spark, archive, payload=payload, uri=uri)
+    except grpc.RpcError as error:
+        # Of calls beside the session's own, which are not tried again.
+        endpoint = Session.of(spark).endpoint
+        raise ConnectError(
+            f"{archive.payload} could not be brought to {endpoint.target}: {cause(error, endpoint)}; run this again"
+        ) from None
+
+
+def _deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path], uri: str | None) -> str:
     keeper = _keeper(spark, archive)
     source = as_uri(uri) if uri else keeper.source if keeper else None
     scheme = urlsplit(source).scheme if source else "spark"

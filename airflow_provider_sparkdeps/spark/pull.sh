@@ -31,6 +31,6 @@ exec 3<>"/dev/tcp/$host/${address##*:}"
 head=$(receive 9)
 answer=$(receive $((16#${head:0:16} - 9)))
 # 7: StreamResponse, which ends in the number of bytes that follow.
-[ "${head:16}" = 07 ] || { echo "the driver does not have $path any more" >&2; exit 1; }
+[ "${head:16}" = 07 ] || { echo "the driver does not have $path any more: run this again in a new session" >&2; exit 1; }
 size=$((16#${answer: -16}))
 timeout 1800 head -c "$size" <&3
