@@ -187,6 +187,7 @@ def test_py_files_are_imported_by_a_pex(
             assert on_executors(session, "importlib.import_module('of_the_bundle').answer") == {"42"}
 
 
+@pytest.mark.soak
 def test_executors_without_the_python_are_found_out_on_attach(use: Use, six15: PexEnvironment, tmp_path: Path) -> None:
     path = tmp_path / "bin"
     path.mkdir()

@@ -77,6 +77,7 @@ def executor_of(session: Session) -> int:
     return int(session.spark.range(1).select(grandparent("id")).collect()[0][0])
 
 
+@pytest.mark.soak
 def test_where_the_cluster_guards_its_traffic_spark_brings_the_payload(built: Built) -> None:
     conf = {"spark.authenticate": "true", "spark.authenticate.secret": "of-this-test-only"}
     with EmbeddedServer("local-cluster[1,1,1024]", conf=conf) as server:
