@@ -13,7 +13,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql.functions import col, udf
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark.accumulators import Accumulator, Ledger
+from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.ledger import Ledger
 from airflow_provider_sparkdeps.spark.session import Session
 
 
@@ -189,7 +190,7 @@ def test_a_name_that_is_no_identifier_is_refused(session: Session, name: str) ->
         session.accumulator(name)
 
 
-@pytest.mark.parametrize("initial", ["many", None, [1], True])
+@pytest.mark.parametrize("initial", ["many", None, [1], True, {"a": 1}])
 def test_an_initial_value_that_is_no_number_is_refused(session: Session, initial: object) -> None:
     with pytest.raises(WishError, match="write an int or a float"):
         session.accumulator("count", initial)
