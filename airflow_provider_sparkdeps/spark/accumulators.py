@@ -72,16 +72,28 @@ class Accumulator:
         self.kind, self._here = kind, kind.value
 
     def add(self, term: Any) -> None:
-        """Add a term; here in the callable at once, in a UDF when its operation has succeeded."""
-        self._here = self.kind.add(self._here, term)
+        """Add a term; here in the callable at once, in a UDF when its operation has succeeded.
+
+        :raises SessionError: it makes more than the kind's limit, or is no plain data.
+        """
+        try:
+            self._here = self.kind.add(self._here, term, name=self.name)
+        except (RuntimeError, ValueError) as error:
+            raise SessionError(f"accumulator {self.name!r} can't take {term!r:.60}: {error}") from error
 
     def __iadd__(self, term: Any) -> Accumulator:
         self.add(term)
         return self
 
     def to_xcom(self) -> Any:
-        """Return the value as plain data, which a downstream task may start from."""
-        return self.kind.to_xcom(self.value)
+        """Return the value as plain data, which a downstream task may start from.
+
+        :raises SessionError: it is no plain data.
+        """
+        try:
+            return self.kind.to_xcom(self.value)
+        except TypeError as error:
+            raise SessionError(f"accumulator {self.name!r} can't go to XCom: {error}") from None
 
     def give_param(self, param: Any) -> None:
         """Say how terms are added to a value that XCom brought without its `AccumulatorParam`."""

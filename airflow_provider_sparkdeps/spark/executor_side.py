@@ -95,7 +95,7 @@ class Tally:
         try:
             text = json.dumps([*self._where, self.adds, self._plain(self.total)])
             self._check_bytes(len(text))
-        except (RuntimeError, TypeError) as error:
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             # An error here would be a crash of Spark's worker, without a word: the other side raises it.
             text = json.dumps([*self._where, self.adds, {"kind": "error", "value": str(error)}])
         return text
@@ -234,6 +234,13 @@ def restore(token: str, name: str, tally: Any, *options: Any) -> Any:
         return tally(name, ("", "", -1), *options)
     tags = (context.getLocalProperty("spark.job.tags") or "").split(",")
     operation = next((tag.rpartition("_Operation_")[2] for tag in tags if "_Operation_" in tag), "")
-    made = tally(name, (operation, str(context.stageId()), context.partitionId()), *options)
+    made = tally(name, (operation, _place(context), context.partitionId()), *options)
     registry[token] = made
     return made
+
+
+def _place(context: Any) -> str:
+    """Tell apart where a function stands that was pickled once for all queries: by the stage, and yet not by it where
+    Spark samples rows before it shuffles them, in a stage of its own below the same exchange."""
+    scope: str = context.getLocalProperty("spark.rdd.scope") or ""
+    return scope if '"Exchange"' in scope else str(context.stageId())

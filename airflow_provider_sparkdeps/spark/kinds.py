@@ -39,10 +39,10 @@ class Kind:
         """Return two values put together; the first may be changed."""
         raise NotImplementedError
 
-    def add(self, value: Any, term: Any) -> Any:
+    def add(self, value: Any, term: Any, *, name: str) -> Any:
         """Return a value with one term added in the callable; the value may be changed."""
         make, *options = self.tally()
-        tally = make("here", ("", "", 0), *options)
+        tally = make(name, ("", "", 0), *options)
         tally.add(term)
         return self.merge(value, tally.total)
 

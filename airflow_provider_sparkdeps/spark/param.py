@@ -54,7 +54,7 @@ class ParamOf(Kind):
         # addInPlace may keep what it is given, so that it gets a copy.
         return self._told().addInPlace(value, decode(encode(update)))
 
-    def add(self, value: Any, term: Any) -> Any:
+    def add(self, value: Any, term: Any, *, name: str) -> Any:
         return self._told().addInPlace(value, term)
 
     def to_xcom(self, value: Any) -> Any:

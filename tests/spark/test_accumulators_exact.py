@@ -15,6 +15,7 @@ from pyspark.sql.functions import col, udf
 
 from airflow_provider_sparkdeps.errors import SessionError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 
@@ -71,8 +72,6 @@ def test_a_task_that_is_tried_again_counts_once(session: Session, tmp_path: Path
 
 @pytest.mark.soak
 def test_a_task_that_runs_twice_at_once_counts_once(tmp_path: Path) -> None:
-    from conftest import OwnServer
-
     conf = {
         "spark.speculation": "true",
         "spark.speculation.interval": "100ms",
@@ -80,7 +79,7 @@ def test_a_task_that_runs_twice_at_once_counts_once(tmp_path: Path) -> None:
         "spark.speculation.quantile": "0.5",
         "spark.speculation.minTaskRuntime": "100ms",
     }
-    with OwnServer(conf=conf) as server, Session(server.endpoint) as session:
+    with EmbeddedServer(conf=conf) as server, Session(Endpoint(host=server.host, port=server.port)) as session:
         count = session.accumulator("count")
 
         @udf("long")
@@ -225,22 +224,15 @@ def test_another_process_that_uses_the_session_makes_its_counts_unknown(session:
 
     count = session.accumulator("count")
     session.spark.udf.register("counted", counting(count), "long")
-    counted_rows(session, count).collect()
-    assert count.value == 1000
     user = session.spark.client._user_id
     foreign = SparkSession.builder.remote(f"sc://{endpoint.target}/;session_id={session.id};user_id={user}").create()
     try:
-        # It takes what is there when it ends; what is left of it comes with our next.
-        threads = [
-            threading.Thread(target=lambda: foreign.sql("SELECT counted(id) FROM range(0, 100, 1, 2)").collect()),
-            threading.Thread(target=lambda: counted_rows(session, count).collect()),
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        # Three of its four tasks end; what they added comes with our next operation.
+        with pytest.raises(PySparkException):
+            foreign.sql("SELECT assert_true(counted(id) < 90) FROM range(0, 100, 1, 4)").collect()
     finally:
         foreign.client.close()
+    counted_rows(session, count).collect()
     with pytest.raises(SessionError, match="can't know its counts"):
         _ = count.value
 
