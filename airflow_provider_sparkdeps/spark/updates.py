@@ -16,6 +16,8 @@ METRIC = "__python_accumulator__"
 # What two strings in a tuple need; nothing here can name a class, call a function or reserve memory.
 _HARMLESS = frozenset({"PROTO", "FRAME", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "MEMOIZE", "TUPLE2", "STOP"})
 
+_NAMING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -94,14 +96,19 @@ def _loads_strings(pickled: bytes) -> tuple[str, str]:
 
 
 def _refuse_unrestricted(pickled: bytes) -> None:
-    """Keep from PySpark's client what it would unpickle without an allow-list, as releases before 4.3 do."""
+    """Refuse what names a class: PySpark drops it without an error from 4.3 on, and would load it before."""
     from pyspark import accumulators
 
-    if hasattr(accumulators, "specialAccumulatorSer"):
-        return
-    for opcode, _, _ in pickletools.genops(pickled):
-        if opcode.name in {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}:
-            raise SessionError(
-                "an executor sent an accumulator update that names a class; this PySpark would load it. "
-                "Upgrade the worker's pyspark to 4.3, or do without the UDF profiler."
-            )
+    try:
+        if serializer := getattr(accumulators, "specialAccumulatorSer", None):
+            # Its allow-list has the one class that Spark's own UDF profiler sends.
+            serializer.loads(pickled)
+            return
+        named = [opcode.name for opcode, _, _ in pickletools.genops(pickled) if opcode.name in _NAMING]
+    except Exception as error:  # noqa: BLE001 (a broken pickle may raise anything)
+        raise unreadable(error) from None
+    if named:
+        raise SessionError(
+            "an executor sent an accumulator update that names a class; this PySpark would load it. "
+            "Upgrade the worker's pyspark to 4.3, or do without the UDF profiler."
+        )
