@@ -240,7 +240,12 @@ def restore(token: str, name: str, tally: Any, *options: Any) -> Any:
 
 
 def _place(context: Any) -> str:
-    """Tell apart where a function stands that was pickled once for all queries: by the stage, and yet not by it where
-    Spark samples rows before it shuffles them, in a stage of its own below the same exchange."""
+    """Say where in a query this is, for functions that were pickled once for all queries.
+
+    That is the stage, or the exchange that a stage was run for with adaptive execution. Before it sorts, an exchange
+    samples its rows in a stage of their own, whose scope is the plan's.
+    """
     scope: str = context.getLocalProperty("spark.rdd.scope") or ""
-    return scope if '"Exchange"' in scope else str(context.stageId())
+    if '"name":"Exchange"' not in scope:
+        return str(context.stageId())
+    return f"sample {context.stageId()}" if '"id":"spark_plan' in scope else f"exchange {scope}"

@@ -120,8 +120,12 @@ class Ledger:
             )
         self._warn_of_undelivered()
         for operation in list(self._succeeded):
-            for use, (_, value) in sorted(self._updates.get(operation, {}).items(), key=lambda update: update[0]):
-                if use.owner == accumulator_id:
+            updates = sorted(self._updates.get(operation, {}).items(), key=lambda update: update[0])
+            mine = {use: value for use, (_, value) in updates if use.owner == accumulator_id}
+            # What an exchange has sampled, it computes again.
+            exchanged = {use._replace(place="") for use in mine if use.place.startswith("exchange")}
+            for use, value in mine.items():
+                if not (use.place.startswith("sample") and use._replace(place="") in exchanged):
                     yield _check(value)
 
     def forget(self, accumulator_id: str) -> None:
