@@ -71,19 +71,23 @@ class Accumulator:
         self._ledger.enter(self._id, self.name, kind)
         self.kind, self._here = kind, kind.value
 
-    def add(self, term: Any) -> None:
-        """Add a term; here in the callable at once, in a UDF when its operation has succeeded.
+    @property
+    def add(self) -> Callable[[Any], None]:
+        """Add a term: `add(term)` here in the callable at once, in a UDF when its operation has succeeded.
 
         :raises SessionError: it makes more than the kind's limit, or is no plain data.
         """
-        try:
-            self._here = self.kind.add(self._here, term, name=self.name)
-        except (RuntimeError, ValueError) as error:
-            raise SessionError(f"accumulator {self.name!r} can't take {term!r:.60}: {error}") from error
+        return _Adding(self)
 
     def __iadd__(self, term: Any) -> Accumulator:
         self.add(term)
         return self
+
+    def _add(self, term: Any) -> None:
+        try:
+            self._here = self.kind.add(self._here, term, name=self.name)
+        except (RuntimeError, ValueError) as error:
+            raise SessionError(f"accumulator {self.name!r} can't take {term!r:.60}: {error}") from error
 
     def to_xcom(self) -> Any:
         """Return the value as plain data, which a downstream task may start from.
@@ -109,6 +113,19 @@ class Accumulator:
 
     def __repr__(self) -> str:
         return f"Accumulator({self.name}={self.value})"
+
+
+class _Adding:
+    """The method `add`, which is that of the executor's side wherever it is pickled, as in `foreach(bad_rows.add)`."""
+
+    def __init__(self, accumulator: Accumulator) -> None:
+        self._accumulator = accumulator
+
+    def __call__(self, term: Any) -> None:
+        self._accumulator._add(term)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return getattr, (self._accumulator, "add")
 
 
 class Accumulators(dict[str, Accumulator]):

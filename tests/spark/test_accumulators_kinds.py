@@ -289,22 +289,28 @@ def test_a_value_without_its_param_is_kept_and_goes_on_once_the_callable_gives_i
     [
         (SetOf(limit=5), lambda value: value, "'grown' grew past its limit of 5 different values"),
         (CounterOf(limit=5), lambda value: value, "'grown' grew past its limit of 5 different values"),
+        (CounterOf(), lambda value: f"{value:100000}", f"'grown' grew past {MOST_BYTES:,} bytes in one task"),
         (SetOf(), lambda value: f"{value:100000}", f"'grown' grew past {MOST_BYTES:,} bytes in one task"),
         (ListOf(), lambda value: "a" * 100_000, f"'grown' grew past {MOST_BYTES:,} bytes in one task"),
         (ParamOf(Collecting(), ""), lambda value: "a" * 100_000, f"'grown' grew past {MOST_BYTES:,} bytes"),
-        (ParamOf(Opaque(), ""), lambda value: "a", "'grown' was given what can't be sent: a builtins.object"),
+        (ParamOf(Opaque(), ""), lambda value: "a", r"'grown' was given what can't be sent: a builtins\.object"),
         (SetOf(), lambda value: object, "'grown' was given what can't be sent"),
         (SetOf(), lambda value: [value], "unhashable"),
-        (0, str, "unsupported operand"),
+        (Sum(0), str, "unsupported operand"),
     ],
 )
-def test_what_can_not_be_sent_fails_in_the_task_and_names_the_accumulator(
-    session: Session, kind: Any, term: Callable[[int], object], fault: str
-) -> None:
-    grown = session.accumulator("grown", kind)
-    with pytest.raises(PySparkException, match=fault):
-        run(session, lambda value: grown.add(term(value)), 400)
-    assert grown.value == as_kind("grown", kind).value
+def test_what_can_not_be_sent_is_refused_when_it_is_added(kind: Any, term: Callable[[int], object], fault: str) -> None:
+    make, *options = kind.tally()
+    tally = make("grown", ("", "", 0), *options)
+    with pytest.raises((RuntimeError, TypeError), match=fault):
+        _ = [tally.add(term(value)) for value in range(20)]
+
+
+def test_what_can_not_be_sent_fails_in_the_task(session: Session) -> None:
+    grown = session.accumulator("grown", SetOf())
+    with pytest.raises(PySparkException, match=f"'grown' grew past {MOST_BYTES:,} bytes in one task"):
+        run(session, lambda value: grown.add(f"{value:100000}"), 100)
+    assert grown.value == set()
 
 
 def test_what_shows_only_when_a_task_ends_fails_the_action(session: Session) -> None:
