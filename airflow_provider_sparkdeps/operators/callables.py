@@ -11,7 +11,7 @@ from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.definitions.context import context_merge
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark.accumulators import check_initial_values, check_name
+from airflow_provider_sparkdeps.spark.initial_values import as_kind, check_initial_values, check_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -68,7 +68,7 @@ def check_wish(
         for name, value in accumulators.items():
             check_name(name)
             if value is None or (isinstance(value, (int, float, Collection)) and not isinstance(value, str)):
-                check_initial_values({name: value})
+                as_kind(name, value)
     elif isinstance(accumulators, (int, float, Collection)) and not isinstance(accumulators, str):
         check_initial_values(accumulators)
 

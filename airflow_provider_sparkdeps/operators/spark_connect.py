@@ -15,8 +15,9 @@ from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.operators.base import SparkConnectOperator
 from airflow_provider_sparkdeps.operators.callables import bind, call, check_result, check_wish
 from airflow_provider_sparkdeps.operators.joining import OpenedSession
-from airflow_provider_sparkdeps.spark.accumulators import Accumulators, check_initial_values
+from airflow_provider_sparkdeps.spark.accumulators import Accumulators
 from airflow_provider_sparkdeps.spark.closures import by_value
+from airflow_provider_sparkdeps.spark.initial_values import check_initial_values
 from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class SparkConnectPythonOperator(SparkConnectOperator):
     :param python_callable: what to run.
     :param environment: what UDFs need: built first, if its archive is missing; or an archive as a dict, as
         `BuildEnvironmentOperator` returns it. The cluster's own Python if left out. (templated)
-    :param accumulators: initial values by name: int or float; or an upstream task's XCom. (templated)
+    :param accumulators: initial values by name: numbers to sum up, or kinds such as `Max()` and `CounterOf()` of
+        `spark.accumulators`; or an upstream task's XCom. (templated)
     :param py_files: `.py` files and package directories to ship to executors. (templated)
     :param op_args: positional arguments for the callable. (templated)
     :param op_kwargs: keyword arguments for the callable. (templated)
@@ -100,7 +102,7 @@ class SparkConnectPythonOperator(SparkConnectOperator):
             injected = {
                 "spark": spark,
                 "accumulators": Accumulators(
-                    {name: session.accumulator(name, value) for name, value in accumulators.items()}
+                    {name: session.accumulator(name, kind) for name, kind in accumulators.items()}, session.accumulator
                 ),
             }
             with by_value(self._sources(ti)):

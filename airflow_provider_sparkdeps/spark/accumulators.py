@@ -2,106 +2,143 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import pickle
-import pickletools
-import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
 from airflow_provider_sparkdeps.spark import executor_side
+from airflow_provider_sparkdeps.spark.initial_values import as_kind, values_of
+from airflow_provider_sparkdeps.spark.kinds import CounterOf, Kind, ListOf, Max, Min, SetOf, Sum
+from airflow_provider_sparkdeps.spark.param import ParamOf
+from airflow_provider_sparkdeps.spark.updates import token_of
 
 if TYPE_CHECKING:
-    import pyspark.sql.connect.proto as pb2
+    from pyspark.sql.connect.observation import Observation
 
-Number = int | float
+    from airflow_provider_sparkdeps.spark.ledger import Ledger
 
-_PREFIX = "sparkdeps-accumulator"
-_METRIC = "__python_accumulator__"
-_TOKEN = re.compile(rf"{_PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})".encode())
-# What two strings in a tuple need; nothing here can name a class, call a function or reserve memory.
-_HARMLESS = frozenset({"PROTO", "FRAME", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "MEMOIZE", "TUPLE2", "STOP"})
-
-
-def check_initial_values(values: Any) -> dict[str, Number]:
-    """Return accumulators' initial values, by name, as numbers.
-
-    :param values: name -> int, float, or the text of one (templates render to text).
-    :raises WishError: it is no mapping, a name is no identifier, a value is no number.
-    """
-    if not isinstance(values, Mapping):
-        raise WishError(
-            f"accumulators is a {type(values).__name__}; write a dict of names and initial values, "
-            'such as {"bad_rows": 0}'
-        )
-    return {check_name(name): _number(name, value) for name, value in values.items()}
-
-
-def check_name(name: Any) -> str:
-    """Return `name` if it can name an accumulator.
-
-    :raises WishError: it is no identifier.
-    """
-    if not isinstance(name, str) or not name.isidentifier():
-        raise WishError(
-            f"accumulator name {name!r} is no identifier: use letters, digits and '_', not starting with a digit"
-        )
-    return name
-
-
-def _number(name: str, value: Any) -> Number:
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise WishError(f"accumulator {name!r} starts from {value!r} ({type(value).__name__}): write an int or a float")
-    return value
+__all__ = [
+    "Accumulator",
+    "Accumulators",
+    "CounterOf",
+    "ListOf",
+    "Max",
+    "Min",
+    "ParamOf",
+    "SetOf",
+    "Sum",
+    "values_of",
+]
 
 
 class Accumulator:
-    """A number that UDFs add to on executors and the task's callable reads.
+    """What UDFs add to on executors and the task's callable reads: a sum, or another kind.
 
     Made by `Session.accumulator`. An operation counts only once it has succeeded, and each place where a UDF stands
     in its query counts once per partition, whatever Spark repeats.
     """
 
-    def __init__(self, name: str, initial: Number, ledger: Ledger) -> None:
+    def __init__(self, name: str, kind: Kind, ledger: Ledger) -> None:
         from pyspark.cloudpickle import register_pickle_by_value
 
         self.name = name
-        self._initial = initial
+        self.kind = kind
+        self._here = kind.value
         self._ledger = ledger
         self._id = uuid.uuid4().hex
-        ledger.use()
+        ledger.enter(self._id, name, kind)
         register_pickle_by_value(executor_side)
 
     @property
-    def value(self) -> Number:
-        """The initial value, and what was added since by succeeded operations and by `add` here."""
-        return self._initial + self._ledger.total(self._id)
+    def value(self) -> Any:
+        """The initial value, and what was added since by succeeded operations and by `add` here.
 
-    def add(self, term: Number) -> None:
-        """Add a number; here in the callable at once, in a UDF when its operation has succeeded."""
-        self._initial += term
+        :raises SessionError: it can't be known, or is more than the kind's limit.
+        """
+        value = self.kind.starting(self._here).value
+        try:
+            for update in self._ledger.added(self._id):
+                value = self.kind.merge(value, update)
+        except (TypeError, ValueError) as error:
+            raise SessionError(f"accumulator {self.name!r} can't be put together: {error}") from error
+        return value
 
-    def __iadd__(self, term: Number) -> Accumulator:
+    @value.setter
+    def value(self, value: Any) -> None:
+        kind = as_kind(self.name, value) if isinstance(self.kind, Sum) else self.kind.starting(value)
+        self._ledger.forget(self._id)
+        self._ledger.enter(self._id, self.name, kind)
+        self.kind, self._here = kind, kind.value
+
+    @property
+    def add(self) -> Callable[[Any], None]:
+        """Add a term: `add(term)` here in the callable at once, in a UDF when its operation has succeeded.
+
+        :raises SessionError: it makes more than the kind's limit, or is no plain data.
+        """
+        return _Adding(self)
+
+    def __iadd__(self, term: Any) -> Accumulator:
         self.add(term)
         return self
 
-    def __reduce__(self) -> tuple[Any, tuple[str, str, Number]]:
+    def _add(self, term: Any) -> None:
+        try:
+            self._here = self.kind.add(self._here, term, name=self.name)
+        except (RuntimeError, ValueError) as error:
+            raise SessionError(f"accumulator {self.name!r} can't take {term!r:.60}: {error}") from error
+
+    def to_xcom(self) -> Any:
+        """Return the value as plain data, which a downstream task may start from.
+
+        :raises SessionError: it is no plain data.
+        """
+        try:
+            return self.kind.to_xcom(self.value)
+        except TypeError as error:
+            raise SessionError(f"accumulator {self.name!r} can't go to XCom: {error}") from None
+
+    def give_param(self, param: Any) -> None:
+        """Say how terms are added to a value that XCom brought without its `AccumulatorParam`."""
+        self.kind = ParamOf(param, self._here)
+        self._ledger.enter(self._id, self.name, self.kind)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # PySpark pickles each use of a UDF in a plan by itself, so that a new name here tells uses apart.
-        token = f"{_PREFIX}:{self._id}:{uuid.uuid4().hex}"
-        return executor_side.restore, (token, self.name, type(self._initial)(0))
+        return executor_side.restore, (token_of(self._id, uuid.uuid4().hex), self.name, *self.kind.tally())
+
+    def __str__(self) -> str:
+        return str(self.value)
 
     def __repr__(self) -> str:
         return f"Accumulator({self.name}={self.value})"
 
 
+class _Adding:
+    """The method `add`, which is that of the executor's side wherever it is pickled, as in `foreach(bad_rows.add)`."""
+
+    def __init__(self, accumulator: Accumulator) -> None:
+        self._accumulator = accumulator
+
+    def __call__(self, term: Any) -> None:
+        self._accumulator._add(term)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return getattr, (self._accumulator, "add")
+
+
 class Accumulators(dict[str, Accumulator]):
-    """A task's accumulators by name."""
+    """A task's accumulators by name.
+
+    :param found: those that there are.
+    :param make: makes another one: `Session.accumulator`.
+    """
+
+    def __init__(self, found: dict[str, Accumulator], make: Callable[[str, Any, Any], Accumulator]) -> None:
+        super().__init__(found)
+        self._make = make
+        self._taken: list[Any] = []
 
     def __missing__(self, name: str) -> Accumulator:
         raise SessionError(
@@ -109,129 +146,56 @@ class Accumulators(dict[str, Accumulator]):
             f'operator\'s `accumulators={{"{name}": 0}}`'
         )
 
+    def create(self, name: str, initial: Any = 0, param: Any = None) -> Accumulator:
+        """Return a new accumulator, which goes to XCom with the others.
 
-class Ledger:
-    """The updates of one session's accumulators, by operation; an `Observer` of the session's channel.
-
-    gRPC calls it from the threads of several operations, and PySpark copies what holds it: there is no lock, and each
-    step is one operation on a dict.
-    """
-
-    def __init__(self) -> None:
-        # operation -> (accumulator, nonce, partition) -> (number of adds, sum)
-        self._updates: dict[str, dict[tuple[str, str, int], tuple[int, Number]]] = {}
-        self._succeeded: dict[str, None] = {}
-        self._in_use = False
-
-    def use(self) -> None:
-        """Say that there is an accumulator, and requests have to be looked at."""
-        self._in_use = True
-
-    def sends(self, request: Any) -> Any:
-        """Return the request with the nonces of a query replaced by their places: the first, the second, ...
-
-        The same DataFrame then has the same bytes at each action, and Spark finds what it has cached. Functions and
-        views that the server keeps are left alone: their nonces have to differ from those of later queries.
+        :param name: an identifier.
+        :param initial: what it starts from: a number, a kind such as `Max()`, or, with `param`, plain data.
+        :param param: PySpark's `AccumulatorParam`, or the like: how terms are added. An accumulator that XCom brought
+            without one gets it, and goes on from its value.
+        :raises WishError: the name is no identifier or is taken, or the value can't be meant.
         """
-        if not self._in_use or not _is_query(request):
-            return request
-        data = request.SerializeToString()
-        places: dict[bytes, dict[bytes, int]] = {}
+        found = self.get(name)
+        if param is not None and found is not None and isinstance(found.kind, ParamOf) and found.kind.param is None:
+            found.give_param(param)
+            return found
+        self[name] = made = self._make(name, initial, param)
+        return made
 
-        def placed(match: re.Match[bytes]) -> bytes:
-            owner, nonce = match.groups()
-            uses = places.setdefault(owner, {})
-            return b"%s:%s:%032x" % (_PREFIX.encode(), owner, uses.setdefault(nonce, len(uses)))
+    def add_observed(self, observation: Observation) -> None:
+        """Add what `DataFrame.observe` found to the accumulators of the same names, which are made where missing.
 
-        changed = _TOKEN.sub(placed, data)
-        return request if changed == data else type(request).FromString(changed)
+        Call it after the action. Numbers make sums; for others name a kind first, such as `{"largest": Max()}` for
+        `max(...).alias("largest")`. Nulls add nothing.
 
-    def saw(self, operation_id: str, response: pb2.ExecutePlanResponse) -> None:
-        """Take the updates out of a response; they may be those of other operations than this one.
-
-        :raises SessionError: an update is not what our executor side sends.
+        :param observation: its metrics have names, by `alias`, that are identifiers.
+        :raises SessionError: no action has computed it, or it was added already.
+        :raises WishError: a name is no identifier, or a metric is no number and has no accumulator.
         """
-        for metrics in response.observed_metrics:
-            if metrics.name != _METRIC:
-                continue
-            kept = [value for value in metrics.values if not self._take(value.binary)]
-            if len(kept) < len(metrics.values):
-                del metrics.values[:]
-                metrics.values.extend(kept)
-
-    def succeeded(self, operation_id: str) -> None:
-        """Count what the operation's tasks added."""
-        self._succeeded[operation_id] = None
-
-    def total(self, accumulator_id: str) -> Number:
-        """What succeeded operations have added to an accumulator; in an order that does not depend on timing."""
-        return sum(
-            added
-            for operation in list(self._succeeded)
-            for (owner, _, _), (_, added) in sorted(self._updates.get(operation, {}).items())
-            if owner == accumulator_id
-        )
-
-    def _take(self, pickled: bytes) -> bool:
-        """Enter an update if it is ours."""
-        if _PREFIX.encode() not in pickled:
-            _refuse_unrestricted(pickled)
-            return False
-        try:
-            token, text = _loads_strings(pickled)
-            _, owner, nonce = token.split(":")
-            operation, _stage, partition, adds, added = json.loads(text)
-        except ValueError as error:
+        if any(observation is taken for taken in self._taken):
+            raise SessionError("this observation was added to the accumulators already: take out the second call")
+        if not (found := _metrics(observation)):
             raise SessionError(
-                f"an executor sent an accumulator update that can't be read ({error}); nothing of it was used. "
-                "Look at what runs on this cluster beside your UDFs."
-            ) from None
-        updates = self._updates.setdefault(operation, {})
-        use = (owner, nonce, partition)
-        # Spark may evaluate a use twice in a task (a filter on its column) or repeat the task: the fullest counts.
-        if adds >= updates.get(use, (-1, 0))[0]:
-            updates[use] = (adds, added)
-        return True
-
-
-def _is_query(request: Any) -> bool:
-    import pyspark.sql.connect.proto as pb2
-
-    if isinstance(request, pb2.AnalyzePlanRequest):
-        return request.WhichOneof("analyze") in ("persist", "unpersist", "get_storage_level")
-    if not isinstance(request, pb2.ExecutePlanRequest):
-        return False
-    if request.plan.WhichOneof("op_type") == "command":
-        return request.plan.command.WhichOneof("command_type") in ("write_operation", "write_operation_v2")
-    return request.plan.WhichOneof("op_type") == "root"
-
-
-def _loads_strings(pickled: bytes) -> tuple[str, str]:
-    """Unpickle a pair of strings, and nothing else.
-
-    :raises ValueError: the pickle holds anything else.
-    """
-    for opcode, _, _ in pickletools.genops(pickled):
-        if opcode.name not in _HARMLESS:
-            raise ValueError(f"its pickle wants {opcode.name}")
-    try:
-        pair = pickle.loads(pickled)  # noqa: S301 (only harmless opcodes are left)
-    except pickle.UnpicklingError as error:
-        raise ValueError(str(error)) from None
-    if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-        raise ValueError("it is not a pair of strings")
-    return pair
-
-
-def _refuse_unrestricted(pickled: bytes) -> None:
-    """Keep from PySpark's client what it would unpickle without an allow-list, as releases before 4.3 do."""
-    from pyspark import accumulators
-
-    if hasattr(accumulators, "specialAccumulatorSer"):
-        return
-    for opcode, _, _ in pickletools.genops(pickled):
-        if opcode.name in {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}:
-            raise SessionError(
-                "an executor sent an accumulator update that names a class; this PySpark would load it. "
-                "Upgrade the worker's pyspark to 4.3, or do without the UDF profiler."
+                "the observation has found nothing: call `add_observed` after an action (collect, write) on the "
+                "DataFrame that `observe` returned"
             )
+        for name, value in found.items():
+            if name not in self and value is not None:
+                try:
+                    kind = as_kind(name, value)
+                except WishError as error:
+                    raise WishError(f"what was observed as {name!r} makes no sum: {error}") from None
+                self.create(name, kind.starting(type(value)(0)))
+        self._taken.append(observation)
+        for name, value in found.items():
+            if value is not None:
+                self[name].add(value)
+
+
+def _metrics(observation: Observation) -> dict[str, Any]:
+    from pyspark.errors import PySparkAssertionError
+
+    try:
+        return dict(observation.get)
+    except PySparkAssertionError:
+        return {}

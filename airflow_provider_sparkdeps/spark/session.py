@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 from airflow_provider_sparkdeps.errors import SessionError, SessionLostError, WishError
-from airflow_provider_sparkdeps.spark.accumulators import (
-    Accumulator,
-    Ledger,
-    Number,
-    check_initial_values,
-    check_name,
-)
+from airflow_provider_sparkdeps.spark.accumulators import Accumulator
 from airflow_provider_sparkdeps.spark.control import USER_AGENT, Control
 from airflow_provider_sparkdeps.spark.heartbeat import Heartbeat
+from airflow_provider_sparkdeps.spark.initial_values import as_kind, check_name
+from airflow_provider_sparkdeps.spark.ledger import Ledger
+from airflow_provider_sparkdeps.spark.param import ParamOf
 from airflow_provider_sparkdeps.spark.progress import Progress
 from airflow_provider_sparkdeps.spark.shared import SharedSession, find_loss
 
@@ -161,12 +158,13 @@ class Session:
         self._stays = True
         return shared
 
-    def accumulator(self, name: str, initial: Number = 0) -> Accumulator:
+    def accumulator(self, name: str, initial: Any = 0, param: Any = None) -> Accumulator:
         """Return a new accumulator of this session.
 
         :param name: an identifier; the accumulator's key in `accumulator_values`.
-        :param initial: an int or a float; its type is that of the sum.
-        :raises WishError: the name is no identifier or is taken, or the value is no number.
+        :param initial: a number, whose type is that of the sum; a kind, such as `Max()`; or with `param` plain data.
+        :param param: PySpark's `AccumulatorParam`, or the like: how terms are added.
+        :raises WishError: the name is no identifier or is taken, or the value can't be meant.
         :raises SessionError: the session is shared.
         """
         if self._stays:
@@ -176,14 +174,14 @@ class Session:
             )
         if check_name(name) in self._accumulators:
             raise WishError(f"this session has an accumulator {name!r} already: use it, or choose another name")
-        initial = check_initial_values({name: initial})[name]
-        self._accumulators[name] = accumulator = Accumulator(name, initial, self._ledger)
+        kind = as_kind(name, initial) if param is None else ParamOf(param, initial)
+        self._accumulators[name] = accumulator = Accumulator(name, kind, self._ledger)
         return accumulator
 
     @property
-    def accumulator_values(self) -> dict[str, Number]:
-        """The accumulators' values by name, as plain data."""
-        return {name: accumulator.value for name, accumulator in self._accumulators.items()}
+    def accumulator_values(self) -> dict[str, Any]:
+        """The accumulators' values by name, as plain data that others may start from."""
+        return {name: accumulator.to_xcom() for name, accumulator in self._accumulators.items()}
 
     @property
     def control(self) -> Control:

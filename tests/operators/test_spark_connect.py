@@ -53,10 +53,14 @@ def test_tasks_at_the_same_time_each_see_their_own_packages(airflow: LocalAirflo
 def test_accumulators_go_on_from_task_to_task(airflow: LocalAirflow) -> None:
     report = airflow.run("counting")
     assert report.state == "success", report.logs
+    others = {
+        "digits": {"kind": "set", "value": ["start", *range(10)], "limit": 20},
+        "largest": {"kind": "max", "value": 999},
+    }
     assert [report.xcom[task]["accumulators"] for task in ("first", "second", "third")] == [
-        {"rows": 1000},
-        {"rows": 1010},
-        {"rows": 1011},
+        {"rows": 1000, **others},
+        {"rows": 1010, **others},
+        {"rows": 1011, **others},
     ]
     assert report.xcom["first"]["return_value"] == "counting 1000"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -13,8 +14,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql.functions import col, udf
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark.accumulators import Accumulator, Ledger
+from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.kinds import Sum
+from airflow_provider_sparkdeps.spark.ledger import Ledger
 from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.spark.updates import token_of
 
 
 def counting(accumulator: Accumulator):
@@ -189,7 +193,7 @@ def test_a_name_that_is_no_identifier_is_refused(session: Session, name: str) ->
         session.accumulator(name)
 
 
-@pytest.mark.parametrize("initial", ["many", None, [1], True])
+@pytest.mark.parametrize("initial", ["many", None, [1], True, {"a": 1}])
 def test_an_initial_value_that_is_no_number_is_refused(session: Session, initial: object) -> None:
     with pytest.raises(WishError, match="write an int or a float"):
         session.accumulator("count", initial)
@@ -200,20 +204,21 @@ class Hostile:
         return os.putenv, ("SPARKDEPS_HOSTILE", "1")
 
 
-def test_nothing_that_executors_send_runs_code_here(session: Session) -> None:
+@pytest.mark.parametrize("registered_as", ["ours", "one of PySpark's own"])
+def test_nothing_that_executors_send_runs_code_here(session: Session, tmp_path: Path, registered_as: str) -> None:
     count = session.accumulator("count")
-    token = count.__reduce__()[1][0]
-    hostile = pickle.dumps((token, Hostile()))
+    token = count.__reduce__()[1][0] if registered_as == "ours" else 77
+    ran = tmp_path / "ran"
 
     @udf("long")
     def sends(value):
+        import pathlib
+
         from pyspark.accumulators import _accumulatorRegistry
 
         class Sent:
             def __reduce__(self):
-                import os
-
-                return os.putenv, ("SPARKDEPS_HOSTILE", "1")
+                return pathlib.Path.touch, (pathlib.Path(ran),)
 
         class Fake:
             _value = Sent()
@@ -223,6 +228,42 @@ def test_nothing_that_executors_send_runs_code_here(session: Session) -> None:
 
     with pytest.raises(SessionError, match="can't be read"):
         rows(session, 1, 1).select(sends("id")).collect()
+    assert not ran.exists()
+    assert count.value == 0
+
+
+OWNER = "a" * 32
+TOKEN = token_of(OWNER, f"{0:032x}")
+UPDATE = ["operation", "1", 0, 1]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pickle.dumps((TOKEN, Hostile())),
+        pickle.dumps((Hostile(), TOKEN)),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, 1])), protocol=0),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, 1])))[:-2],
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, 1]), "more")),
+        pickle.dumps((TOKEN, "no JSON")),
+        pickle.dumps((TOKEN, "[" * 100_000)),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE]))),
+        pickle.dumps((TOKEN, json.dumps(["operation", "1", "0", 1, 1]))),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, "1"]))),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, {"kind": "os.putenv", "value": ["SPARKDEPS_HOSTILE", "1"]}]))),
+        pickle.dumps((1, Hostile())),
+        b"no pickle",
+    ],
+)
+def test_an_update_that_is_not_what_our_side_sends_is_refused(sent: bytes) -> None:
+    ledger = Ledger()
+    ledger.enter(OWNER, "count", Sum(0))
     with pytest.raises(SessionError, match="can't be read"):
-        Ledger()._take(hostile)
+        ledger._take(sent)
     assert "SPARKDEPS_HOSTILE" not in os.environ
+    ledger.succeeded("operation")
+    assert [*ledger._updates] == []
+
+
+def test_what_sparks_profiler_sends_is_left_to_pyspark() -> None:
+    assert not Ledger()._take(pickle.dumps((-2, {1: (None, {"a": [1]})})))

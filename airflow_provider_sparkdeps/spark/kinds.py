@@ -1,0 +1,253 @@
+"""The kinds of accumulators, as values: what they start from, how terms are put together, how XCom keeps them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Self
+
+from airflow_provider_sparkdeps.errors import WishError
+from airflow_provider_sparkdeps.spark import executor_side
+from airflow_provider_sparkdeps.spark.executor_side import encode
+
+NUMBERS = (int, float, complex, Decimal)
+
+
+class Kind:
+    """What terms of an accumulator are made into; a frozen value, whose `initial` is what it starts from."""
+
+    initial: Any
+
+    @property
+    def value(self) -> Any:
+        """What it starts from, as a value of the callable's own."""
+        return self.initial
+
+    def tally(self) -> tuple[Any, ...]:
+        """Return what executors count with: a class of `executor_side`, and what it is made with."""
+        raise NotImplementedError
+
+    def check(self, update: Any) -> None:
+        """Check what an executor says that a task's terms make.
+
+        :raises ValueError: it can't be that.
+        """
+
+    def merge(self, value: Any, update: Any) -> Any:
+        """Return two values put together; the first may be changed."""
+        raise NotImplementedError
+
+    def add(self, value: Any, term: Any, *, name: str) -> Any:
+        """Return a value with one term added in the callable; the value may be changed."""
+        make, *options = self.tally()
+        tally = make(name, ("", "", 0), *options)
+        tally.add(term)
+        return self.merge(value, tally.total)
+
+    def to_xcom(self, value: Any) -> Any:
+        """Return a value as plain data that `as_kind` makes this kind of, which starts from it."""
+        raise NotImplementedError
+
+    def starting(self, value: Any) -> Self:
+        """Return this kind with another value to start from."""
+        return replace(self, initial=value)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Sum(Kind):
+    """A sum; a plain number means this.
+
+    :param initial: what it starts from: an int, float, complex or Decimal.
+    """
+
+    initial: Any = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.initial, bool) or not isinstance(self.initial, NUMBERS):
+            raise WishError(f"a sum starts from {self.initial!r} ({type(self.initial).__name__}): write a number")
+
+    def tally(self) -> tuple[Any, ...]:
+        return executor_side.Tally, type(self.initial)(0)
+
+    def check(self, update: Any) -> None:
+        if isinstance(update, bool) or not isinstance(update, NUMBERS):
+            raise ValueError(f"a sum can't be {update!r}: add numbers only")  # noqa: TRY004 (of a cluster)
+
+    def merge(self, value: Any, update: Any) -> Any:
+        return value + update
+
+    def to_xcom(self, value: Any) -> Any:
+        return encode(value)
+
+
+class _Extreme(Kind):
+    _tally: type[executor_side.Tally]
+    _name: str
+
+    def tally(self) -> tuple[Any, ...]:
+        return self._tally, None
+
+    def merge(self, value: Any, update: Any) -> Any:
+        tally = self._tally(self._name, ("", "", 0), value)
+        tally.add(update)
+        return tally.total
+
+    def to_xcom(self, value: Any) -> Any:
+        return {"kind": self._name, "value": encode(value)}
+
+
+@dataclass(frozen=True)
+class Min(_Extreme):
+    """The least of what was added; None and NaN don't count.
+
+    :param initial: what it starts from; None is nothing yet.
+    """
+
+    initial: Any = None
+    _tally = executor_side.Least
+    _name = "min"
+
+
+@dataclass(frozen=True)
+class Max(_Extreme):
+    """The greatest of what was added; None and NaN don't count.
+
+    :param initial: what it starts from; None is nothing yet.
+    """
+
+    initial: Any = None
+    _tally = executor_side.Greatest
+    _name = "max"
+
+
+@dataclass(frozen=True)
+class SetOf(Kind):
+    """The different values that were added: a set given to `add` is united, anything else is an element.
+
+    :param initial: what it starts from.
+    :param limit: how many there may be; the query fails that adds more.
+    """
+
+    initial: Collection[Any] = ()
+    limit: int = field(default=10_000, kw_only=True)
+
+    def __post_init__(self) -> None:
+        # In an order that is the same each time a DAG is parsed.
+        object.__setattr__(
+            self, "initial", tuple(sorted(set(_collected(self)), key=lambda each: (str(each), repr(each))))
+        )
+
+    @property
+    def value(self) -> set[Any]:
+        return set(self.initial)
+
+    def tally(self) -> tuple[Any, ...]:
+        return executor_side.Elements, set(), self.limit
+
+    def check(self, update: Any) -> None:
+        _check_type(update, set)
+
+    def merge(self, value: Any, update: Any) -> Any:
+        value |= update
+        return _within(self.limit, value)
+
+    def to_xcom(self, value: Any) -> Any:
+        return {**encode(set(value)), "limit": self.limit}
+
+
+@dataclass(frozen=True)
+class ListOf(Kind):
+    """The first values that were added, in no particular order: examples.
+
+    :param initial: what it starts from.
+    :param limit: how many are kept; those that come later are dropped.
+    """
+
+    initial: Collection[Any] = ()
+    limit: int = field(default=100, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "initial", tuple(_collected(self)))
+
+    @property
+    def value(self) -> list[Any]:
+        return list(self.initial)
+
+    def tally(self) -> tuple[Any, ...]:
+        return executor_side.Items, [], self.limit
+
+    def check(self, update: Any) -> None:
+        _check_type(update, list)
+
+    def merge(self, value: Any, update: Any) -> Any:
+        return [*value, *update][: self.limit]
+
+    def to_xcom(self, value: Any) -> Any:
+        return {"kind": "list", "value": encode(list(value)), "limit": self.limit}
+
+
+@dataclass(frozen=True)
+class CounterOf(Kind):
+    """A sum for each key, as a `collections.Counter`: `add(key)` adds 1, `add({key: amount, ...})` adds amounts.
+
+    :param initial: what it starts from, by key.
+    :param limit: how many keys there may be; the query fails that adds more.
+    """
+
+    initial: Mapping[Any, Any] = field(default_factory=dict)
+    limit: int = field(default=10_000, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.initial, Mapping):
+            raise WishError(f"CounterOf starts from {self.initial!r}: write a dict of numbers, such as {{'E42': 0}}")
+        for amount in self.initial.values():
+            Sum(amount)
+        _check_limit(self)
+        object.__setattr__(self, "initial", dict(self.initial))
+
+    @property
+    def value(self) -> Counter[Any]:
+        return Counter(self.initial)
+
+    def tally(self) -> tuple[Any, ...]:
+        return executor_side.Counts, {}, self.limit
+
+    def check(self, update: Any) -> None:
+        _check_type(update, dict)
+        for amount in update.values():
+            Sum().check(amount)
+
+    def merge(self, value: Any, update: Any) -> Any:
+        for key, amount in update.items():
+            value[key] = value.get(key, 0) + amount
+        return _within(self.limit, value)
+
+    def to_xcom(self, value: Any) -> Any:
+        return {"kind": "counter", "value": encode(dict(value)), "limit": self.limit}
+
+
+def _collected(kind: SetOf | ListOf) -> Collection[Any]:
+    _check_limit(kind)
+    if isinstance(kind.initial, (str, bytes, Mapping)) or not isinstance(kind.initial, Iterable):
+        raise WishError(f"{type(kind).__name__} starts from {kind.initial!r}: write a list of values")
+    return kind.initial
+
+
+def _check_limit(kind: SetOf | ListOf | CounterOf) -> None:
+    if isinstance(kind.limit, bool) or not isinstance(kind.limit, int) or kind.limit < 1:
+        raise WishError(f"{type(kind).__name__} has the limit {kind.limit!r}: write a whole number, 1 or more")
+
+
+def _check_type(update: Any, wanted: type) -> None:
+    if not isinstance(update, wanted):
+        raise ValueError(f"it can't be {update!r:.60}: a {wanted.__name__} is due")  # noqa: TRY004 (of a cluster)
+
+
+def _within(limit: int, value: Any) -> Any:
+    if len(value) > limit:
+        raise ValueError(
+            f"it grew past its limit of {limit:,} different values: raise `limit`, or add something coarser"
+        )
+    return value
