@@ -115,12 +115,19 @@ def broadcast_in(session: Session, value: T, *, shared: bool) -> Broadcast[T]:
     """
     if not session.is_open:
         raise SessionError("the session is not open: broadcast a value inside its `with` block")
-    with tempfile.NamedTemporaryFile(prefix="sparkdeps-broadcast-") as file:
-        sha256, size = write(value, file)
-        file.flush()
+    with tempfile.TemporaryDirectory(prefix="sparkdeps-broadcast-") as directory:
+        file = Path(directory) / "value"
+        try:
+            with file.open("wb") as out:
+                sha256, size = write(value, out)
+        except OSError as error:
+            raise SessionError(
+                f"the value to broadcast can't be written to {tempfile.gettempdir()} ({error}): make room there, or "
+                "set TMPDIR to a directory that has it"
+            ) from error
         sources = _sources.setdefault(session, {})
         if sha256 not in sources:
-            sources[sha256] = _send(session, Path(file.name), sha256=sha256, size=size, shared=shared)
+            sources[sha256] = _send(session, file, sha256=sha256, size=size, shared=shared)
     return Broadcast(value, sha256=sha256, size=size, source=sources[sha256], session=session)
 
 

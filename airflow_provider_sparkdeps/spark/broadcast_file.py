@@ -32,12 +32,15 @@ def write(value: Any, file: IO[bytes]) -> tuple[str, int]:
     The memory of numpy, Arrow and pandas is written from where it is, without a copy.
 
     :raises WishError: the value can't be pickled; the message names the part of it that can't.
+    :raises OSError: the file can't be written.
     """
     out = _Hashing(file)
     buffers: list[pickle.PickleBuffer] = []
     try:
         _pickler(out, buffers).dump(value)
     except Exception as error:
+        if error is out.failure:
+            raise
         path, part, cause = _culprit(value, error)
         raise WishError(
             f"the value to broadcast can't be pickled: {path} is {_called(part)} ({cause}): broadcast only what UDFs "
@@ -62,9 +65,14 @@ class _Hashing:
         self._file = file
         self.sha256 = hashlib.sha256()
         self.size = 0
+        self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
         self.sha256.update(data)
         written = memoryview(data).nbytes
         self.size += written

@@ -22,6 +22,7 @@ from pyspark.sql.functions import col, explode, pandas_udf, udf, udtf
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
 from airflow_provider_sparkdeps.spark import broadcast as broadcasts
+from airflow_provider_sparkdeps.spark import executor_broadcast
 from airflow_provider_sparkdeps.spark.broadcast import Broadcast, broadcast
 from airflow_provider_sparkdeps.spark.broadcast_file import write
 from airflow_provider_sparkdeps.spark.control import Control
@@ -270,7 +271,9 @@ def test_a_large_value_that_the_server_has_dropped(
 def test_a_value_damaged_on_its_way_is_never_used(server: EmbeddedServer) -> None:
     with open_session(server) as session:
         variable = session.broadcast(fresh())
-        (held_by_driver,) = server.work_dir.rglob(f"artifacts/**/bc-{variable.sha256}")
+        work = server.work_dir / "spark/work"
+        found = server.work_dir.rglob(f"bc-{variable.sha256}")
+        (held_by_driver,) = [path for path in found if not path.is_relative_to(work)]
         content = bytearray(held_by_driver.read_bytes())
         content[len(content) // 2] ^= 1
         held_by_driver.write_bytes(content)
@@ -375,3 +378,45 @@ def test_writing_takes_no_second_copy_of_an_array() -> None:
         tracemalloc.stop()
     assert size > array.nbytes * 2
     assert peak < 1_000_000
+
+
+def test_a_full_disk_is_no_fault_of_the_value() -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
+        write(np.zeros(10), full)
+
+
+def bring(executor: Path, content: bytes) -> Path:
+    """Do on this machine what an executor does with a file that Spark has brought it."""
+    brought = executor / "session" / "brought"
+    brought.parent.mkdir(parents=True, exist_ok=True)
+    brought.unlink(missing_ok=True)
+    brought.write_bytes(content)
+    home = executor / "sparkdeps" / f"bc-{hashlib.sha256(content).hexdigest()}"
+    home.parent.mkdir(exist_ok=True)
+    executor_broadcast._bring(home, brought, None)
+    return home
+
+
+def test_an_executor_keeps_the_values_that_were_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_broadcast, "_MOST_BYTES", 250)
+    first, second = (bring(tmp_path, bytes([number]) * 100) for number in range(2))
+    assert executor_broadcast._touch(second)
+    assert executor_broadcast._touch(first)
+    third = bring(tmp_path, bytes([2]) * 100)
+    assert [path.exists() for path in (first, second, third)] == [True, False, True]
+    alone = bring(tmp_path, b"larger than all" * 100)
+    assert list(alone.parent.glob("*")) == [alone]
+
+
+def test_what_a_killed_worker_left_is_removed(tmp_path: Path) -> None:
+    home = bring(tmp_path, b"value")
+    left = home.parent / f".{home.name}.part.12345"
+    left.write_bytes(b"val")
+    home.unlink()
+    assert bring(tmp_path, b"value").read_bytes() == b"value"
+    assert list(home.parent.iterdir()) == [home]
+
+
+def test_executors_side_by_side_keep_one_copy(tmp_path: Path) -> None:
+    homes = [bring(tmp_path / str(number), b"value") for number in range(3)]
+    assert len({home.stat().st_ino for home in homes}) == 1
