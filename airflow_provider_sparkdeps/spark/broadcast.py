@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from airflow_provider_sparkdeps.errors import SessionError
 from airflow_provider_sparkdeps.spark import executor_broadcast
@@ -26,8 +26,6 @@ _SENT = "spark.sparkdeps.broadcast."
 KEPT_FROM = 8_000_000
 # MB/s; what is slower than this is given up.
 _SLOWEST = 0.5
-# What each session's executors have been told of: sha256 -> where they fetch it.
-_sources: WeakKeyDictionary[Session, dict[str, str | None]] = WeakKeyDictionary()
 
 
 def broadcast(spark: Any, value: T) -> Broadcast[T]:
@@ -41,6 +39,10 @@ def broadcast(spark: Any, value: T) -> Broadcast[T]:
     from airflow_provider_sparkdeps.spark.session import Session
 
     return Session.of(spark).broadcast(value)
+
+
+class _UnusableError(SessionError, pickle.PicklingError):
+    """As PySpark lets it through when it pickles a UDF; others it would wrap, and print besides."""
 
 
 class Broadcast(Generic[T]):
@@ -93,12 +95,12 @@ class Broadcast(Generic[T]):
 
     def _check(self) -> None:
         if self._destroyed:
-            raise SessionError(f"broadcast variable {self!r} was destroyed: broadcast the value again to use it")
+            raise _UnusableError(f"broadcast variable {self!r} was destroyed: broadcast the value again to use it")
 
     def __reduce__(self) -> tuple[Any, tuple[str, str | None, int]]:
         self._check()
         if not self._session.is_open:
-            raise SessionError(
+            raise _UnusableError(
                 f"the session of broadcast variable {self!r} is closed: broadcast the value in the session whose UDFs "
                 "use it"
             )
@@ -125,14 +127,12 @@ def broadcast_in(session: Session, value: T, *, shared: bool) -> Broadcast[T]:
                 f"the value to broadcast can't be written to {tempfile.gettempdir()} ({error}): make room there, or "
                 "set TMPDIR to a directory that has it"
             ) from error
-        sources = _sources.setdefault(session, {})
-        if sha256 not in sources:
-            sources[sha256] = _send(session, file, sha256=sha256, size=size, shared=shared)
-    return Broadcast(value, sha256=sha256, size=size, source=sources[sha256], session=session)
+        source = _send(session, file, sha256=sha256, size=size, shared=shared)
+    return Broadcast(value, sha256=sha256, size=size, source=source, session=session)
 
 
 def _send(session: Session, file: Path, *, sha256: str, size: int, shared: bool) -> str | None:
-    """Return where executors fetch the file, or None where Spark brings it to them."""
+    """Have the server hold a file, unless it does; return where executors fetch it, or None if Spark brings it."""
     import grpc
 
     from airflow_provider_sparkdeps.spark.faults import reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import hashlib
@@ -23,9 +24,10 @@ from urllib.parse import urlsplit
 MAGIC = b"sparkdps"
 ALIGNMENT = 64
 _BLOCK = 1 << 20
-# Seconds, for one executor to get a value, and for its driver to answer.
+# Seconds: for an executor to get a value, for its driver to answer, and for others to rename a file.
 _WAIT = 1800.0
 _SILENCE = 60.0
+_MOMENT = 5.0
 # Bytes on disk that an executor keeps; those that were used last.
 _MOST_BYTES = 20_000_000_000
 
@@ -142,7 +144,7 @@ def _obtain(sha256: str, source: str | None) -> Path:
         cache.mkdir(exist_ok=True)
         if not _touch(home):
             with (cache / f".{home.name}.lock").open("w") as lock:
-                _lock(lock)
+                _lock(lock, _WAIT)
                 if not _touch(home):
                     _bring(home, session / home.name, source)
     except OSError as error:
@@ -162,14 +164,14 @@ def _touch(home: Path) -> bool:
     return True
 
 
-def _lock(file: Any) -> None:
-    deadline = time.monotonic() + _WAIT
+def _lock(file: Any, wait: float) -> None:
+    deadline = time.monotonic() + wait
     while time.monotonic() < deadline:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.02)
-    # Whoever has it hangs; two who bring one file do no harm.
+    # Whoever has it hangs; two who do the same do no harm.
 
 
 def _bring(home: Path, brought: Path, source: str | None) -> None:
@@ -193,10 +195,9 @@ def _bring(home: Path, brought: Path, source: str | None) -> None:
                 f"broadcast value {sha256[:12]} was damaged on its way to this executor (its sha256 is {found[:12]}): "
                 "run this again in a new session"
             )
-        part.replace(home)
+        _publish(part, home)
     finally:
         part.unlink(missing_ok=True)
-    _share(home, part)
     _evict(home)
 
 
@@ -245,18 +246,24 @@ def _exactly(stream: Any, size: int) -> bytes:
     return found
 
 
-def _share(home: Path, part: Path) -> None:
-    """Have the executors of one node share a file: all keep the copy that was written first."""
-    try:
-        own = home.stat()
-        # Executors of one application often have their directories side by side.
-        others = [(other.stat(), other) for other in home.parent.parent.parent.glob(f"*/sparkdeps/{home.name}")]
-        same = [(stat.st_mtime_ns, stat.st_ino, other) for stat, other in others if stat.st_size == own.st_size]
-        if same and min(same)[1] != own.st_ino:
-            os.link(min(same)[2], part)
+def _publish(part: Path, home: Path) -> None:
+    """Put a file in its place; executors whose directories are side by side keep one copy between them."""
+    executors = home.parent.parent.parent
+    shared = part.with_name(f"{part.name}.shared")
+    # On another disk, or of another user, our own copy is as good.
+    with contextlib.suppress(OSError):
+        directory = os.open(executors, os.O_RDONLY)
+        try:
+            _lock(directory, _MOMENT)
+            for other in executors.glob(f"*/sparkdeps/{home.name}"):
+                os.link(other, shared)
+                shared.replace(part)
+                break
             part.replace(home)
-    except OSError:
-        part.unlink(missing_ok=True)  # another disk, or another user's; our own copy is as good
+            return
+        finally:
+            os.close(directory)
+    part.replace(home)
 
 
 def _evict(home: Path) -> None:
