@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from airflow_provider_sparkdeps.errors import SessionError
 from airflow_provider_sparkdeps.spark import executor_broadcast
-from airflow_provider_sparkdeps.spark.broadcast_file import write
+from airflow_provider_sparkdeps.spark.broadcast_file import ValueFile
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.spark.session import Session
@@ -118,52 +118,50 @@ def broadcast_in(session: Session, value: T, *, shared: bool) -> Broadcast[T]:
     if not session.is_open:
         raise SessionError("the session is not open: broadcast a value inside its `with` block")
     with tempfile.TemporaryDirectory(prefix="sparkdeps-broadcast-") as directory:
-        file = Path(directory) / "value"
         try:
-            with file.open("wb") as out:
-                sha256, size = write(value, out)
+            file = ValueFile(value, Path(directory) / "value")
+            source = _send(session, file, shared=shared)
         except OSError as error:
             raise SessionError(
                 f"the value to broadcast can't be written to {tempfile.gettempdir()} ({error}): make room there, or "
                 "set TMPDIR to a directory that has it"
             ) from error
-        source = _send(session, file, sha256=sha256, size=size, shared=shared)
-    return Broadcast(value, sha256=sha256, size=size, source=source, session=session)
+    return Broadcast(value, sha256=file.sha256, size=file.size, source=source, session=session)
 
 
-def _send(session: Session, file: Path, *, sha256: str, size: int, shared: bool) -> str | None:
+def _send(session: Session, file: ValueFile, *, shared: bool) -> str | None:
     """Have the server hold a file, unless it does; return where executors fetch it, or None if Spark brings it."""
     import grpc
 
     from airflow_provider_sparkdeps.spark.faults import reason
 
     # An executor has the file by this name; Spark unpacks files of some endings.
-    name = f"bc-{sha256}"
+    name = f"bc-{file.sha256}"
+    megabytes = file.size / 1e6
     try:
-        if size >= KEPT_FROM and not shared and (source := _keep(session, file, name=name, sha256=sha256, size=size)):
+        if file.size >= KEPT_FROM and not shared and (source := _keep(session, file, name)):
             return source
-        conf = _SENT + sha256
+        conf = _SENT + file.sha256
         if conf not in session.control.configure(session.id, read=[conf]):
             started = time.monotonic()
-            session.control.add_file(session.id, name, file, timeout=60 + size / 1e6 / _SLOWEST)
-            session.control.configure(session.id, write={conf: str(size)})
-            seconds = time.monotonic() - started
-            log.info("Sent broadcast value %s (%.1f MB) to the session in %.1f s", sha256[:12], size / 1e6, seconds)
+            session.control.add_file(session.id, name, file.complete(), timeout=60 + megabytes / _SLOWEST)
+            session.control.configure(session.id, write={conf: str(file.size)})
+            log.info("Sent %s (%.1f MB) to the session in %.1f s", name[:15], megabytes, time.monotonic() - started)
     except grpc.RpcError as error:
         raise SessionError(
-            f"the value to broadcast ({size / 1e6:.1f} MB) can't be sent to {session.endpoint.target}: "
-            f"{reason(error)}. Run this again; if it stays so, look at the server's disk and its log"
+            f"the value to broadcast ({megabytes:.1f} MB) can't be sent to {session.endpoint.target}: {reason(error)}. "
+            "Run this again; if it stays so, look at the server's disk and its log"
         ) from error
     return None
 
 
-def _keep(session: Session, file: Path, *, name: str, sha256: str, size: int) -> str | None:
+def _keep(session: Session, file: ValueFile, name: str) -> str | None:
     """Have the server hold a file for later sessions, too; None where executors can't fetch it from there."""
     from airflow_provider_sparkdeps.spark.delivery import guards_rpc
     from airflow_provider_sparkdeps.spark.keeper import Keeper
 
     if guards_rpc(session.spark):
         return None
-    keeper = Keeper(session, sha256=sha256, name=name, size=size)
-    source = keeper.source or keeper.take(file)
+    keeper = Keeper(session, sha256=file.sha256, name=name, size=file.size)
+    source = keeper.source or keeper.take(file.complete())
     return source if source and source.startswith("spark://") else None

@@ -7,6 +7,7 @@ import pickle
 import struct
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import CellType, FunctionType
 from typing import IO, Any
 
@@ -26,36 +27,59 @@ _MOST_PARTS = 10_000
 _SEARCH = 10.0
 
 
-def write(value: Any, file: IO[bytes]) -> tuple[str, int]:
-    """Write a value; return the file's sha256 and its size in bytes.
+class ValueFile:
+    """A value as a file: pickled and hashed at once, while its buffers are written only when the file is wanted.
 
-    The memory of numpy, Arrow and pandas is written from where it is, without a copy.
+    The memory of numpy, Arrow and pandas is hashed and written from where it is, without a copy.
 
+    :param path: where the file goes.
     :raises WishError: the value can't be pickled; the message names the part of it that can't.
     :raises OSError: the file can't be written.
     """
-    out = _Hashing(file)
-    buffers: list[pickle.PickleBuffer] = []
-    try:
-        _pickler(out, buffers).dump(value)
-    except Exception as error:
-        if error is out.failure:
-            raise
-        path, part, cause = _culprit(value, error)
-        raise WishError(
-            f"the value to broadcast can't be pickled: {path} is {_called(part)} ({cause}): broadcast only what UDFs "
-            "need of it, such as arrays and plain data"
-        ) from error
-    length = out.size
-    sizes = []
+
+    def __init__(self, value: Any, path: Path) -> None:
+        self._path = path
+        buffers: list[pickle.PickleBuffer] = []
+        with path.open("wb") as file:
+            out = _Hashing(file)
+            try:
+                _pickler(out, buffers).dump(value)
+            except Exception as error:
+                if error is out.failure:
+                    raise
+                culprit, part, cause = _culprit(value, error)
+                raise WishError(
+                    f"the value to broadcast can't be pickled: {culprit} is {_called(part)} ({cause}): broadcast only "
+                    "what UDFs need of it, such as arrays and plain data"
+                ) from error
+        self._rest: list[Any] = list(_rest(out.size, [buffer.raw() for buffer in buffers]))
+        for block in self._rest:
+            out.sha256.update(block)
+        self.sha256 = out.sha256.hexdigest()
+        """Of the whole file."""
+        self.size = out.size + sum(memoryview(block).nbytes for block in self._rest)
+        """Of the whole file, in bytes."""
+
+    def complete(self) -> Path:
+        """Write what is still to be written, and return the file.
+
+        :raises OSError: it can't be written.
+        """
+        rest, self._rest = self._rest, []
+        with self._path.open("ab") as file:
+            file.writelines(rest)
+        return self._path
+
+
+def _rest(length: int, buffers: list[memoryview]) -> Iterator[Any]:
+    """Give what comes after the pickle, whose length this is."""
+    at = length
     for buffer in buffers:
-        out.write(bytes(-out.size % ALIGNMENT))
-        raw = buffer.raw()
-        out.write(raw)
-        sizes.append(raw.nbytes)
-        raw.release()
-    out.write(struct.pack(f"<{len(sizes)}Q", *sizes) + struct.pack("<QQ8s", len(sizes), length, MAGIC))
-    return out.sha256.hexdigest(), out.size
+        yield bytes(-at % ALIGNMENT)
+        yield buffer
+        at += -at % ALIGNMENT + buffer.nbytes
+    yield struct.pack(f"<{len(buffers)}Q", *(buffer.nbytes for buffer in buffers))
+    yield struct.pack("<QQ8s", len(buffers), length, MAGIC)
 
 
 class _Hashing:

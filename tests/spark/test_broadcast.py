@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import threading
 import time
 import tracemalloc
@@ -24,7 +23,7 @@ from airflow_provider_sparkdeps.errors import SessionError, WishError
 from airflow_provider_sparkdeps.spark import broadcast as broadcasts
 from airflow_provider_sparkdeps.spark import executor_broadcast
 from airflow_provider_sparkdeps.spark.broadcast import Broadcast, broadcast
-from airflow_provider_sparkdeps.spark.broadcast_file import write
+from airflow_provider_sparkdeps.spark.broadcast_file import ValueFile
 from airflow_provider_sparkdeps.spark.control import Control
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
@@ -363,10 +362,9 @@ def test_of_what_can_not_be_sent_the_part_is_named(held: Session, make: Any, wor
     ids=lambda value: type(value).__name__,
 )
 def test_a_value_is_read_back_as_it_was_written(value: Any, tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    with file.open("wb") as out:
-        sha256, size = write(value, out)
-    assert (hashlib.sha256(file.read_bytes()).hexdigest(), size) == (sha256, file.stat().st_size)
+    written = ValueFile(value, tmp_path / "file")
+    file = written.complete()
+    assert (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size) == (written.sha256, written.size)
     found = load(file)
     assert type(found) is type(value)
     assert str(found) == str(value)
@@ -375,21 +373,22 @@ def test_a_value_is_read_back_as_it_was_written(value: Any, tmp_path: Path) -> N
 def test_writing_takes_no_second_copy_of_an_array() -> None:
     array = np.zeros(2_000_000)
     value = {"array": array, "frame": pd.DataFrame({"n": array})}
-    write([], io.BytesIO())
+    nowhere = Path("/dev/null")
+    ValueFile([], nowhere).complete()
     tracemalloc.start()
     try:
-        with Path("/dev/null").open("wb") as nowhere:
-            _, size = write(value, nowhere)
+        file = ValueFile(value, nowhere)
+        file.complete()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert size > array.nbytes * 2
+    assert file.size > array.nbytes * 2
     assert peak < 1_000_000
 
 
 def test_a_full_disk_is_no_fault_of_the_value() -> None:
-    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
-        write(np.zeros(10), full)
+    with pytest.raises(OSError, match="No space left"):
+        ValueFile(np.zeros(10), Path("/dev/full"))
 
 
 def bring(executor: Path, content: bytes) -> Path:
