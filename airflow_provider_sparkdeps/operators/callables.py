@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 # What a callable gets beside its own arguments and Airflow's context, if its signature names it.
-INJECTED = ("spark", "accumulators")
+INJECTED = ("spark", "accumulators", "broadcast")
 
 
 def check_wish(

@@ -31,7 +31,8 @@ class SparkConnectPythonOperator(SparkConnectOperator):
     """Runs a Python callable with a Spark Connect session whose Python workers have their own environment.
 
     The callable runs on the Airflow worker and gets what its signature names: `spark` (the session), `accumulators`
-    (by name), Airflow's context variables, and its own arguments. Its UDFs run on executors, in the environment.
+    (by name), `broadcast` (a function that makes a broadcast variable of a value), Airflow's context variables, and its
+    own arguments. Its UDFs run on executors, in the environment.
     Its return value goes to XCom, the accumulators' values go to XCom under the key `accumulators`.
 
     :param python_callable: what to run.
@@ -104,6 +105,7 @@ class SparkConnectPythonOperator(SparkConnectOperator):
                 "accumulators": Accumulators(
                     {name: session.accumulator(name, kind) for name, kind in accumulators.items()}, session.accumulator
                 ),
+                "broadcast": session.broadcast,
             }
             with by_value(self._sources(ti)):
                 result = call(self.python_callable, arguments, injected)

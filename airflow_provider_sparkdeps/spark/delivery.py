@@ -74,7 +74,7 @@ def _deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[
         source = keeper.take(_local(payload))
     python = _send_launcher(spark, archive, source, prove=first)
     if first:
-        pulls = keeper and scheme in PULLABLE and not (scheme == "spark" and _guards_rpc(spark))
+        pulls = keeper and scheme in PULLABLE and not (scheme == "spark" and guards_rpc(spark))
         way = _PULL if pulls and source and _can_pull(spark, source, python) else _FETCH
     if way == _FETCH:
         if source is None:
@@ -92,7 +92,7 @@ def _keeper(spark: SparkSession, archive: Archive) -> Keeper | None:
     import grpc
 
     try:
-        return Keeper(Session.of(spark), archive)
+        return Keeper(Session.of(spark), sha256=archive.sha256, name=archive.payload, size=archive.size)
     except SessionError:
         return None  # a session of somebody else's making, which we have no channel beside
     except grpc.RpcError as error:
@@ -104,7 +104,7 @@ def _local(payload: Path | Callable[[], Path]) -> Path:
     return payload if isinstance(payload, Path) else payload()
 
 
-def _guards_rpc(spark: SparkSession) -> bool:
+def guards_rpc(spark: SparkSession) -> bool:
     """Whether the cluster wants its own traffic authenticated or encrypted, which the launcher does not do.
 
     Spark 4.3 serves files to those who do neither all the same. That is not what its administrator has in mind.

@@ -1,4 +1,4 @@
-"""Keepers: sessions on the server, one for each payload, that hold it between tasks."""
+"""Keepers: sessions on the server, one for each payload (an archive, a broadcast value), that hold it between tasks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ import logging
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.spark.session import Session
-
-if TYPE_CHECKING:
-    from airflow_provider_sparkdeps.archives import Archive
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +32,23 @@ class Keeper:
     which the server drops idle sessions (`spark.connect.session.manager.defaultSessionTimeout`, an hour).
 
     :param session: whose server and user it is of; as long as it is open, the keeper lives.
-    :param archive: whose payload it is for.
+    :param sha256: of the payload that it is for.
+    :param name: the payload's name on executors; Spark unpacks files of some endings.
+    :param size: the payload's, in bytes.
     :raises grpc.RpcError: the server could not be asked.
     """
 
-    def __init__(self, session: Session, archive: Archive) -> None:
+    def __init__(self, session: Session, *, sha256: str, name: str, size: int) -> None:
         import grpc
 
         self._session = session
-        self._archive = archive
+        self._name = name
+        self._size = size
         ways = [_WAY + scheme for scheme in ("file", "http", "https", "spark")]
         today = datetime.datetime.now(datetime.UTC).date()
         # One that has expired can't be opened again, so that the next one has another id.
         for number in range(_MOST_A_DAY):
-            self._id = str(uuid.uuid5(_NAMESPACE, f"{archive.sha256}/{today}/{number}"))
+            self._id = str(uuid.uuid5(_NAMESPACE, f"{sha256}/{today}/{number}"))
             try:
                 self._known = session.control.configure(self._id, read=[_SOURCE, *ways])
                 break
@@ -83,12 +82,12 @@ class Keeper:
             return source
         try:
             started = time.monotonic()
-            timeout = 60 + self._archive.size / 1e6 / _SLOWEST
-            self._session.control.add_file(self._id, self._archive.payload, payload, timeout=timeout)
+            timeout = 60 + self._size / 1e6 / _SLOWEST
+            self._session.control.add_file(self._id, self._name, payload, timeout=timeout)
             log.info(
                 "Sent %s (%.1f MB) to the server in %.1f s; later sessions find it there",
-                self._archive.payload,
-                self._archive.size / 1e6,
+                self._name,
+                self._size / 1e6,
                 time.monotonic() - started,
             )
             source = self._address()
@@ -116,7 +115,7 @@ class Keeper:
                 time.sleep(_POLL / 2)
                 continue
             if not said:
-                log.info("Another task is sending %s: waiting for it", self._archive.payload)
+                log.info("Another task is sending %s: waiting for it", self._name)
                 said = True
             time.sleep(_POLL)
         return None
@@ -125,7 +124,7 @@ class Keeper:
         """Ask the server under which address its driver serves the file; it lists those of all its sessions."""
         from pyspark.errors import PySparkException
 
-        end = f"/artifacts/{self._session.control.look(self._id)}/files/{self._archive.payload}"
+        end = f"/artifacts/{self._session.control.look(self._id)}/files/{self._name}"
         try:
             rows = self._session.spark.sql("LIST FILES").collect()
         except PySparkException:

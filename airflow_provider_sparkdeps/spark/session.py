@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_sparkdeps.errors import SessionError, SessionLostError, WishError
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
 
     from airflow_provider_sparkdeps.archives import Archive
+    from airflow_provider_sparkdeps.spark.broadcast import Broadcast
     from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +107,11 @@ class Session:
             raise SessionError("the session is not open: use it inside its `with` block")
         return self._spark
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used now."""
+        return self._spark is not None
+
     def __enter__(self) -> Self:
         # Column functions of the full pyspark look for a JVM unless they are told.
         os.environ.setdefault("SPARK_CONNECT_MODE_ENABLED", "1")
@@ -177,6 +185,17 @@ class Session:
         kind = as_kind(name, initial) if param is None else ParamOf(param, initial)
         self._accumulators[name] = accumulator = Accumulator(name, kind, self._ledger)
         return accumulator
+
+    def broadcast(self, value: T) -> Broadcast[T]:
+        """Return a broadcast variable: a value that UDFs read by `.value`, and that is sent once.
+
+        :param value: what can be pickled; classes and functions of a DAG bundle travel by value.
+        :raises WishError: the value can't be pickled; the message names the part of it that can't.
+        :raises SessionError: the session is not open, or the value could not be sent.
+        """
+        from airflow_provider_sparkdeps.spark.broadcast import broadcast_in
+
+        return broadcast_in(self, value, shared=self._stays)
 
     @property
     def accumulator_values(self) -> dict[str, Any]:

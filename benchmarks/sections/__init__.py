@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks.measure import Outcome
 
-NAMES = ("pack", "build", "find", "attach", "tasks", "memory", "accumulators")
+NAMES = ("pack", "build", "find", "attach", "tasks", "memory", "accumulators", "broadcast")
 
 
 def section(name: str) -> Callable[[], Outcome]:

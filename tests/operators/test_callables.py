@@ -26,7 +26,7 @@ async def asleep(spark):
 def run(python_callable: Any, *op_args: Any, **op_kwargs: Any) -> Any:
     context: Any = {"ds": "2026-11-20", "ti": "the task"}
     bound = bind(python_callable, op_args, op_kwargs, context)
-    return call(python_callable, bound, {"spark": "the session", "accumulators": {}})
+    return call(python_callable, bound, {"spark": "the session", "accumulators": {}, "broadcast": len})
 
 
 def test_a_callable_gets_what_it_names() -> None:
@@ -34,6 +34,7 @@ def test_a_callable_gets_what_it_names() -> None:
     assert run(score, day="monday", limit=1) == ("the session", {}, "monday", 1, "2026-11-20")
     assert run(lambda: 1) == 1
     assert run(lambda n, spark: (n, spark), 4) == (4, "the session")
+    assert run(lambda broadcast, values: broadcast(values), [1, 2]) == 2
     assert run(lambda *args, spark, **kwargs: (args, spark, kwargs["ds"]), 1, 2) == (
         (1, 2),
         "the session",
@@ -54,6 +55,7 @@ def test_a_wrong_call_is_refused_when_the_dag_is_parsed() -> None:
         ("score", {}, "python_callable is a str"),
         (asleep, {}, "asleep is an async function"),
         (score, {"op_kwargs": {"spark": 1}}, "'spark' is given to score by the operator"),
+        (lambda broadcast: 1, {"op_kwargs": {"broadcast": 1}}, "'broadcast' is given to .* by the operator"),
         (score, {"py_files": "lib.py"}, "write a list"),
         (score, {"environment": ["pandas"]}, "environment is a list: give an environment"),
         (score, {"accumulators": ["bad"]}, "accumulators is a list"),

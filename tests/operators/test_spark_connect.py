@@ -18,7 +18,7 @@ from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 def test_functions_of_dag_files_and_their_neighbours_travel_by_value(airflow: LocalAirflow) -> None:
     report = airflow.run("by_value")
     assert report.state == "success", report.logs["run"]
-    assert report.xcom["run"]["return_value"] == [["ABAB!", "abab", "!BA"]]
+    assert report.xcom["run"]["return_value"] == [["ABAB!", "abab", "!BA", "ab."]]
 
 
 def test_a_dag_can_be_tried_without_a_scheduler(server: EmbeddedServer, tmp_path: Path) -> None:
