@@ -49,15 +49,15 @@ class Walked:
 
 
 def unwrap(function: Any) -> Any:
-    """Return the function, or the class, that a UDF, a UDTF or a wrapper made of one would run on executors."""
-    for _ in range(10):
-        inner = function if isinstance(function, type) else getattr(function, "func", None)
-        if inner is function or isinstance(function, functools.partial) or not callable(inner):
-            return function
-        if not (hasattr(function, "evalType") or type(function).__module__.startswith("pyspark.sql")):
-            return function
-        function = inner
-    return function
+    """Return the function, or the class, that a UDF or a UDTF runs on executors; all else as it is."""
+    return function.func if is_udf(function) else function
+
+
+def is_udf(value: Any) -> bool:
+    """Whether a value is what PySpark makes of a function: an object of its own, or a function that wraps one."""
+    if isinstance(value, FunctionType):
+        return hasattr(value, "evalType") and hasattr(value, "func")
+    return type(value).__name__.startswith("UserDefined") and type(value).__module__.startswith("pyspark.sql")
 
 
 def name_of(function: Any) -> str:
@@ -127,7 +127,7 @@ class Walk:
 
     def _take(self, name: str, owner: tuple[str, ...], kind: str, value: Any) -> None:
         """Note a value, and go into it if it brings others."""
-        by_reference = isinstance(value, (FunctionType, type, ModuleType)) and travels_by_reference(value)
+        by_reference = travels_by_reference(value)
         if not self._add(name, owner, kind, value, by_reference=by_reference) or by_reference:
             return
         if not isinstance(value, (ModuleType, *_PLAIN)):

@@ -48,7 +48,7 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        return f"`{self.name}` of {self.owner} {self.fault}: {self.remedy}"
+        return f"`{self.name}` in {self.owner} {self.fault}: {self.remedy}"
 
 
 def broadcast_remedy(name: str | None) -> str:
@@ -83,10 +83,10 @@ def find(
         faulty.add(holder)
         found.append((each.value, finding))
     found.reverse()
-    rebound = _Rebound()
+    setters = Setters()
     for walked in walk.functions:
         found += [(None, finding) for finding in _imports(walked, modules)]
-        found += [(None, finding) for finding in rebound.of(walked, walk)]
+        found += [(None, finding) for finding in _rebound(walked, walk, setters)]
     told: set[Any] = set()
     for value, finding in found:
         # Of one value by two names, the first says it.
@@ -109,7 +109,9 @@ def _of_value(
     owner = " -> ".join(each.owner)
     whole = isinstance(each.value, ModuleType) and not each.by_reference
     used = facts.facts.attributes.get(each.name, ()) if facts else ()
-    instead = f"write `from {getattr(each.value, '__name__', each.name)} import {', '.join(used) or '...'}` instead"
+    # Only a module is asked for its name: a DataFrame would ask the server whether that is a column.
+    module_name = each.value.__name__ if isinstance(each.value, ModuleType) else each.name
+    instead = f"write `from {module_name} import {', '.join(used) or '...'}` instead"
     resource = resource_of(each.value)
     if resource and resource.kind == "Column":
         return Finding("warning", each.name, owner, "is a Column, of no use in a function", _REMEDIES["Column"])
@@ -121,14 +123,13 @@ def _of_value(
         level: Level = "warning" if kind == "file" else "error"
         return Finding(level, each.name, owner, fault, _REMEDIES.get(kind, _MAKE_IT_THERE))
     for module in sorted(size.references):
-        if modules.has(module) is False:
-            level = "error" if modules.is_certain else "warning"
-            comes = "is a module that travels whole, and takes" if whole else "takes"
-            fault = f"{comes} along the name of `{module}`, which executors don't have"
+        has, level = modules.has(module), "error" if modules.is_certain else "warning"
+        lack = "executors don't have"
+        if has is None and module.partition(".")[0] == "airflow":
+            has, level, lack = False, "warning", "executors hardly have"
+        if has is False:
+            fault = f"{_how(each, module)} {lack}"
             return Finding(level, each.name, owner, fault, instead if whole else modules.remedy(module))
-        if modules.has(module) is None and module.partition(".")[0] == "airflow":
-            fault = f"takes along the name of `{module}`, which executors hardly have"
-            return Finding("warning", each.name, owner, fault, instead if whole else modules.remedy(module))
     if size.bytes >= large:
         amount = f"{'more than ' if size.more else ''}{size.bytes / 1e6:.1f} MB"
         fault = f"is {amount} that travel with each use in each query"
@@ -139,47 +140,59 @@ def _of_value(
     return None
 
 
+def _how(each: Captured, module: str) -> str:
+    """Say how a value comes to need a module, in words that go on with who lacks it."""
+    if isinstance(each.value, ModuleType):
+        return "is a module that" if each.by_reference else f"is a module that travels whole, with `{module}`, which"
+    return f"{'is' if each.by_reference else 'holds something'} of `{module}`, which"
+
+
 def _imports(walked: Walked, modules: ExecutorModules) -> Iterator[Finding]:
     for one in walked.facts.imports:
         if one.guarded or modules.has(one.module) is not False:
             continue
         level: Level = "note" if not one.certain else "error" if modules.is_certain else "warning"
-        fault = "is imported there, and executors don't have it"
+        fault = "is imported, and executors don't have it"
         yield Finding(level, one.module, " -> ".join(walked.path), fault, modules.remedy(one.module))
 
 
-class _Rebound:
+def _rebound(walked: Walked, walk: Walk, setters: Setters) -> Iterator[Finding]:
     """Globals that functions set, which others take along as they are when an action runs."""
+    along = {each.code for each in walk.functions}
+    for name in walked.facts.globals:
+        functions = setters.of(walked.globals, name)
+        # What a function of executors sets, too, is a cache of theirs.
+        if name not in walked.globals or not functions or any(each.__code__ in along for each in functions):
+            continue
+        value = walked.globals[name]
+        names = " and ".join(f"{each.__qualname__}()" for each in functions)
+        fault = f"is set by {names} on the worker only; its value when the action runs is what travels"
+        if value is None:
+            fault += ", and now that is None"
+        remedy = f"call {functions[0].__qualname__}() in the callable before the action, or hand the value over"
+        yield Finding("warning" if value is None else "note", name, " -> ".join(walked.path), fault, remedy)
+
+
+class Setters:
+    """The functions of modules that set globals of theirs (`global x`)."""
 
     def __init__(self) -> None:
         self._modules: dict[int, dict[str, list[FunctionType]]] = {}
 
-    def of(self, walked: Walked, walk: Walk) -> Iterator[Finding]:
-        by_name = self._setters(walked.globals)
-        along = {each.code for each in walk.functions}
-        for name in walked.facts.globals:
-            setters = [each for each in by_name.get(name, ()) if each.__code__ not in along]
-            # What sets it on executors, too, is a cache of theirs.
-            if name not in walked.globals or not setters or len(setters) < len(by_name[name]):
-                continue
-            value = walked.globals[name]
-            functions = " and ".join(f"{each.__qualname__}()" for each in setters)
-            fault = f"is set by {functions} on the worker only; its value when the action runs is what travels"
-            if value is None:
-                fault += ", and now that is None"
-            remedy = f"call {setters[0].__qualname__}() in the callable before the action, or hand the value over"
-            yield Finding("warning" if value is None else "note", name, " -> ".join(walked.path), fault, remedy)
+    def of(self, globals_: Mapping[str, Any], name: str) -> Sequence[FunctionType]:
+        """Return those that set a global.
 
-    def _setters(self, globals_: Mapping[str, Any]) -> dict[str, list[FunctionType]]:
+        :param globals_: of the module.
+        """
         if id(globals_) not in self._modules:
             found: dict[str, list[FunctionType]] = {}
-            self._modules[id(globals_)] = found
             for function in _functions_of(globals_):
                 # Most functions set no global: their bytes tell so without being taken apart.
                 if _sets_globals(function.__code__):
-                    for name in read_code(function.__code__).stores:
-                        found.setdefault(name, []).append(function)
-        return self._modules[id(globals_)]
+                    for each in read_code(function.__code__).stores:
+                        found.setdefault(each, []).append(function)
+            self._modules[id(globals_)] = found
+        return self._modules[id(globals_)].get(name, ())
 
 
 def _functions_of(globals_: Mapping[str, Any]) -> Iterator[FunctionType]:

@@ -74,7 +74,8 @@ class ClosureReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
         data = asdict(self)
-        return {**data, "captures": list(data["captures"]), "findings": list(data["findings"])}
+        captures = [{**each, "modules": list(each["modules"])} for each in data["captures"]]
+        return {**data, "captures": captures, "findings": list(data["findings"])}
 
     def __str__(self) -> str:
         if importlib.util.find_spec("rich") is None:
@@ -146,14 +147,14 @@ def inspect_closure(
 
 
 def make_report(
-    function: Any, walk: Walk, modules: ExecutorModules, *, name: str, large: int, limit: int = MAX_MEASURED
+    function: Any, walk: Walk, modules: ExecutorModules, *, name: str, large: int, limit: int | None = None
 ) -> ClosureReport:
     """Measure what a walk came by, and look for what is wrong with it.
 
     :param function: the whole; None if it is not there yet.
-    :param limit: bytes after which measuring a value stops.
+    :param limit: bytes after which measuring a value stops; 1 GB by default.
     """
-    sizes = _measure_all(walk, limit)
+    sizes = _measure_all(walk, limit or MAX_MEASURED)
     known = {id(each.value): size for each, size in sizes if _is_worth_reusing(each, size)}
     whole = measure(function, known=known) if function is not None else Size(None)
     broken = any(size.bytes is None for _, size in sizes)

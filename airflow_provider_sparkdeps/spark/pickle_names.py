@@ -234,10 +234,14 @@ class _Reading:
             return
         at, key = keys[place]
         before = self._stack[:at]
-        owner = next((one.same or one for one in reversed(before) if is_node(one) and (one.same or one).function), None)
+        # Functions beside the key belong to other keys; whose state it is stands before them all.
+        outside = before[: max((place for place, one in enumerate(before) if one is MARK), default=at)]
+        owner = next(
+            (one.same or one for one in reversed(outside) if is_node(one) and (one.same or one).function), None
+        )
         owner = owner or Node(0)
         names = [at for at, one in enumerate(before) if is_text(one) and one.text == "__name__"]
-        if names and is_text(before[names[-1] + 1]):
+        if names and names[-1] + 1 < at and is_text(before[names[-1] + 1]):
             owner.function = before[names[-1] + 1].text
         name = key.text
         if name == "__closure__":

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 # Bytes. Nothing that is larger can be sent, so that there is no use in going on.
@@ -125,6 +125,8 @@ def travels_by_reference(value: Any) -> bool:
     """Whether a function, class or module is pickled as its module's name and its own; cloudpickle's own decision."""
     from pyspark.cloudpickle import Pickler
 
+    if not isinstance(value, (ModuleType, FunctionType, type)):
+        return _is_pickled_by_name(value)
     if isinstance(value, ModuleType):
         reduced: Any = Pickler.dispatch_table[ModuleType](value)
         return bool(reduced[0].__name__ == "subimport")
@@ -216,7 +218,17 @@ def _module_of(obj: Any) -> str | None:
     """The module that an object is imported from where it is unpickled, if it travels by reference."""
     if isinstance(obj, ModuleType):
         return obj.__name__ if travels_by_reference(obj) else None
-    if isinstance(obj, (type, FunctionType, BuiltinFunctionType)):
-        module = getattr(obj, "__module__", None)
-        return module if isinstance(module, str) else None
-    return None
+    if not isinstance(obj, (type, FunctionType)) and not _is_pickled_by_name(obj):
+        return None
+    module = getattr(obj, "__module__", None) or type(obj).__module__
+    return module if isinstance(module, str) else None
+
+
+def _is_pickled_by_name(obj: Any) -> bool:
+    """Whether an object of native code, such as `math.sqrt`, says that it is to be had by its name."""
+    if not callable(obj) or isinstance(obj, MethodType) or not isinstance(getattr(obj, "__name__", None), str):
+        return False
+    try:
+        return isinstance(obj.__reduce_ex__(5), str)
+    except Exception:  # noqa: BLE001 (what can't be pickled is told when it is)
+        return False

@@ -55,7 +55,7 @@ class Scales:
 
         :raises SessionError: they are larger together than a request may be; names the largest, and its variable.
         """
-        if request.ByteSize() < LARGE:
+        if request.ByteSize() < min(LARGE, self._limit):
             return
         functions = sorted(_functions(request), key=lambda each: each.size, reverse=True)
         total = sum(each.size for each in functions)
