@@ -15,6 +15,7 @@ from typing import Any
 # Bytes. Nothing that is larger can be sent, so that there is no use in going on.
 MAX_MEASURED = 1 << 30
 
+_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__")
 _THREADING = (
     type(threading.Lock()),
     type(threading.RLock()),
@@ -49,6 +50,7 @@ _NAMES = {
     "Engine": "a database engine",
     "Executor": "a pool of workers",
     "Popen": "a process",
+    "RDD": "an RDD",
 }
 
 
@@ -85,20 +87,18 @@ class Size:
 def resource_of(value: Any) -> Resource | None:
     """Say whether a value is of this process and can't travel; None for all else."""
     kind = type(value)
-    if kind in copyreg.dispatch_table:
-        return None  # somebody has said how it travels
-    if isinstance(value, _THREADING):
-        return Resource("thread", "a thread") if isinstance(value, threading.Thread) else Resource("lock", "a lock")
-    if isinstance(value, io.IOBase):
+    if isinstance(value, io.IOBase) and kind.__module__ in ("_io", "io", "tempfile"):
         in_memory = isinstance(value, (io.BytesIO, io.StringIO)) or value in (sys.stdout, sys.stderr)
-        return (
-            None if in_memory or kind.__module__ not in ("_io", "io", "tempfile") else Resource("file", "an open file")
-        )
+        return None if in_memory else Resource("file", "an open file")
     for each in kind.__mro__:
+        if each in _THREADING:
+            return Resource("thread", "a thread") if each is threading.Thread else Resource("lock", "a lock")
         modules = _KINDS.get(each.__name__, ())
         if any(each.__module__ == module or each.__module__.startswith(f"{module}.") for module in modules):
-            name = _NAMES.get(each.__name__, f"a {each.__name__}")
-            return Resource(each.__name__, name.replace("a RDD", "an RDD"))
+            return Resource(each.__name__, _NAMES.get(each.__name__, f"a {each.__name__}"))
+        # Somebody has said how these travel.
+        if each in copyreg.dispatch_table or any(name in each.__dict__ for name in _PICKLING):
+            return None
     return None
 
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 # In a connection's session conf: what the functions of one request may hold, such as "96m".
 LIMIT_CONF = "spark.sparkdeps.closureLimit"
 # Bytes. Servers take requests up to 128 MB, yet have them in memory several times over, and share that.
-LIMIT = 64 << 20
+LIMIT = 64_000_000
 _MOST = 120 << 20
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 # What holds a pickled function, by the field that has its name; of a foreach of streams nobody knows it.
@@ -55,7 +55,8 @@ class Scales:
 
         :raises SessionError: they are larger together than a request may be; names the largest, and its variable.
         """
-        if request.ByteSize() < min(LARGE, self._limit):
+        # What PySpark has compressed was at least 10 MB before, by the server's defaults.
+        if not _is_compressed(request) and request.ByteSize() < min(LARGE, self._limit):
             return
         functions = sorted(_functions(request), key=lambda each: each.size, reverse=True)
         total = sum(each.size for each in functions)
@@ -94,6 +95,8 @@ def _functions(request: Any) -> Iterator[Shipped]:
             continue
         if kind == "LocalRelation":
             continue  # data, which may be large
+        if kind == "CompressedOperation":
+            message = _decompress(message)
         if kind in _NAMED:
             name = getattr(message, _NAMED[kind])
         for descriptor, value in message.ListFields():
@@ -106,6 +109,25 @@ def _functions(request: Any) -> Iterator[Shipped]:
                 waiting.append((value, name))
             else:
                 waiting += [(entry, name) for entry in value]
+
+
+def _is_compressed(request: Any) -> bool:
+    name = request.DESCRIPTOR.name
+    if name == "AnalyzePlanRequest":
+        request = getattr(request, request.WhichOneof("analyze") or "", None)
+    elif name != "ExecutePlanRequest":
+        return False
+    plan = getattr(request, "plan", None)
+    return plan is not None and plan.WhichOneof("op_type") == "compressed_operation"
+
+
+def _decompress(operation: Any) -> Any:
+    # PySpark compresses only where this is installed.
+    import pyspark.sql.connect.proto as pb2
+    import zstandard
+
+    kind = pb2.Command if operation.op_type == operation.OP_TYPE_COMMAND else pb2.Relation
+    return kind.FromString(zstandard.decompress(operation.data))
 
 
 def _describe(function: Shipped) -> tuple[str, str]:

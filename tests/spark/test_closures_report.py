@@ -333,6 +333,13 @@ class HasLock:
         return {}
 
 
+class Restarting(threading.Thread):
+    """A thread that travels as a new one."""
+
+    def __reduce__(self) -> Any:
+        return Restarting, ()
+
+
 def test_a_column_is_found_and_is_no_error() -> None:
     from pyspark.sql.connect.functions import col
 
@@ -346,7 +353,7 @@ def test_what_can_travel_is_no_finding() -> None:
     import io
     import logging
 
-    fine = [HasLock(), logging.getLogger("x"), io.StringIO("x"), StringType(), pd.Series([1])]
+    fine = [HasLock(), Restarting(), logging.getLogger("x"), io.StringIO("x"), StringType(), pd.Series([1])]
 
     def local(x: int) -> Any:
         import json

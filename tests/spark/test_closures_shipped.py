@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyspark.sql.connect.proto as pb2
 import pytest
+import zstandard
 from pyspark import cloudpickle
 from pyspark.sql.connect.functions import pandas_udf, udf, udtf
 from pyspark.sql.datasource import DataSource
@@ -123,6 +124,25 @@ def test_a_large_function_is_warned_of_once_with_its_variable(caplog: pytest.Log
     )
 
 
+@pytest.mark.parametrize("kind", ["query", "schema", "command"])
+def test_functions_in_a_compressed_plan_are_weighed_too(kind: str) -> None:
+    plain = request_with(score=variables(1_000_000)["an array in a cell"][0]).plan.root
+    command = pb2.Command(create_dataframe_view=pb2.CreateDataFrameViewCommand(input=plain, name="v"))
+    compressed = pb2.Plan.CompressedOperation(
+        data=zstandard.compress((command if kind == "command" else plain).SerializeToString()),
+        op_type=getattr(pb2.Plan.CompressedOperation, "OP_TYPE_COMMAND" if kind == "command" else "OP_TYPE_RELATION"),
+        compression_codec=pb2.CompressionCodec.COMPRESSION_CODEC_ZSTD,
+    )
+    plan = pb2.Plan(compressed_operation=compressed)
+    schema = pb2.AnalyzePlanRequest.Schema(plan=plan)
+    request = pb2.AnalyzePlanRequest(schema=schema) if kind == "schema" else pb2.ExecutePlanRequest(plan=plan)
+    assert request.ByteSize() < 10_000
+    with pytest.raises(
+        SessionError, match=r"function 'score' is 8\.0 MB pickled, 8\.0 MB of it in its variable `array`"
+    ):
+        Scales({LIMIT_CONF: "2m"}).weigh(request)
+
+
 def test_what_a_request_may_hold_is_for_all_of_its_functions() -> None:
     table = np.ones(150_000)
     scales = Scales({LIMIT_CONF: "2m"})
@@ -164,7 +184,7 @@ def test_a_closure_of_100_mb_is_refused_before_it_is_sent(session: Session, monk
         session.spark.range(3).select(score("id")).collect()
     assert str(caught.value) == (
         "function 'score' is 104.0 MB pickled, 104.0 MB of it in its variable `lookup` (in score -> parse), and a "
-        "request may hold 67.1 MB of functions, as the server has them in memory several times over: write "
+        "request may hold 64.0 MB of functions, as the server has them in memory several times over: write "
         "`lookup = broadcast(lookup)` in the callable, and `lookup.value` in the function (or set "
         "spark.sparkdeps.closureLimit in the connection's session conf)"
     )
