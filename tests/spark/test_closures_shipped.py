@@ -226,7 +226,7 @@ def ways() -> dict[str, Callable[[Any, Any], Any]]:
         "pandas_udf": lambda spark, large: (
             spark.range(1).select(pandas_udf(lambda x: x + len(large), "long")("id")).collect()
         ),
-        "schema": lambda spark, large: spark.range(1).mapInPandas(lambda it: (large, it)[1], "id long").schema,
+        "analyze": lambda spark, large: spark.range(1).mapInPandas(lambda it: (large, it)[1], "id long").isLocal(),
         "filter": lambda spark, large: spark.range(1).where(udf(lambda x: bool(large), "boolean")("id")).count(),
         "mapInPandas": lambda spark, large: spark.range(1).mapInPandas(lambda it: (large, it)[1], "id long").collect(),
         "applyInPandas": lambda spark, large: (
