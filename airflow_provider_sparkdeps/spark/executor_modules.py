@@ -92,6 +92,6 @@ class ExecutorModules:
                 f"write `from {module} import ...` at the top of the file, so that it travels along, or send it with "
                 "py_files="
             )
-        distributions = metadata.packages_distributions().get(top, [top])
-        wanted = " or ".join(sorted(set(distributions)))
+        distributions = metadata.packages_distributions().get(top)
+        wanted = " or ".join(sorted(set(distributions))) if distributions else f"the package that has `{top}`"
         return f"add {wanted} to the environment (or import it inside `try`, if executors have it from elsewhere)"
