@@ -78,7 +78,8 @@ class Walk:
 
     def start(self, function: Any) -> None:
         """Walk a function, or whatever else can be called."""
-        function, name = unwrap(function), name_of(function)
+        function = unwrap(function)
+        name = name_of(function)
         if isinstance(function, (FunctionType, type)) and travels_by_reference(function):
             self._add(name, (name,), "function", function, by_reference=True)
         else:

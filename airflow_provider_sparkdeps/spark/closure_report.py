@@ -137,13 +137,14 @@ def inspect_closure(
     :param large: bytes from which a value should be broadcast.
     :raises WishError: it can't be called.
     """
-    if not callable(unwrap(function)):
+    function = unwrap(function)
+    if not callable(function):
         raise WishError(f"inspect_closure: a {type(function).__name__} can't be called: give a function or a UDF")
     modules = ExecutorModules.of(archive, py_files=py_files, root=root)
     with by_value(root) if root else nullcontext():
         walk = Walk()
         walk.start(function)
-        return make_report(unwrap(function), walk, modules, name=name_of(function), large=large)
+        return make_report(function, walk, modules, name=name_of(function), large=large)
 
 
 def make_report(

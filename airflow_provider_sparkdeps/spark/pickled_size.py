@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copyreg
 import io
-import pickle
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -152,12 +151,9 @@ class _Counter:
         self._limit = limit
 
     def write(self, data: Any) -> int:
+        # Arrays come as views of where they are: nothing is copied to be counted.
         self.add(size := memoryview(data).nbytes)
         return size
-
-    def take(self, buffer: pickle.PickleBuffer) -> None:
-        # Out of band: the arrays of numpy, pandas and arrow are looked at where they are.
-        self.add(buffer.raw().nbytes)
 
     def add(self, size: int) -> None:
         self.bytes += size
@@ -174,7 +170,7 @@ def _pickler(counter: _Counter, known: Mapping[int, Size] | None) -> Any:
         more: bool = False
 
         def __init__(self) -> None:
-            super().__init__(counter, protocol=5, buffer_callback=counter.take)
+            super().__init__(counter, protocol=5)
             self.references: set[str] = set()
 
         def reducer_override(self, obj: Any) -> Any:

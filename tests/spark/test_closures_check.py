@@ -22,6 +22,7 @@ import threading
 import airy
 import pyspark.sql.functions as F
 from pyspark.sql.connect.functions import udf
+from pyspark.sql.types import StringType
 
 LOCK = threading.Lock()
 TABLE = {number: float(number) for number in range(400_000)}
@@ -41,6 +42,8 @@ def clean(x):
 
 def fine(x):
     return x
+
+made_before = udf(clean, StringType(), useArrow=False)
 """
 
 Check = Callable[..., list[str]]
@@ -119,6 +122,7 @@ MAYBE = {
         "def helper(x):\n    import sklearn\n@udf('double')\ndef parse(x):\n    return helper(x)",
         "`sklearn` in helper is imported, and executors don't have it",
     ),
+    "a UDF at module level": ("spark.table('t').select(made_before('x'))", "`LOCK` in clean is a lock"),
     "large": (
         "@udf('double')\ndef parse(x):\n    return TABLE[x]",
         "`TABLE` in parse is 5.5 MB that travel with each use in each query: write `table = broadcast(TABLE)`",

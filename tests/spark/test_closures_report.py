@@ -219,9 +219,8 @@ def test_whatever_can_be_called_is_looked_into() -> None:
         size = rows(report)[key].size
         assert size == pytest.approx(len(cloudpickle.dumps(weights)), rel=0.02), key
         assert report.size == pytest.approx(len(cloudpickle.dumps(function)), rel=0.02), key
-    for wrapped in (made, classic, table):
-        (weight,) = (each for each in inspect_closure(wrapped).captures if each.name == "weights")
-        assert weight.kind == "closure cell"
+    for wrapped, inner in ((made, plain), (classic, plain), (table, Table)):
+        assert inspect_closure(wrapped).to_dict() == inspect_closure(inner).to_dict()
     bias = rows(inspect_closure(local_scorer()))["Local: Local.bias"]
     assert bias.size == pytest.approx(len(cloudpickle.dumps(np.ones(2000))), rel=0.02)
     with pytest.raises(WishError, match="a int can't be called: give a function"):
@@ -385,6 +384,8 @@ def test_a_large_variable_is_to_be_broadcast() -> None:
     scorer.weights = table
     (finding,) = inspect_closure(scorer).findings
     assert finding.name == "self.weights"
+    (finding,) = inspect_closure(lambda x: scorer(x)).findings
+    assert finding.name == "scorer.weights"
 
 
 REBOUND = """
