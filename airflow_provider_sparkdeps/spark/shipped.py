@@ -91,7 +91,7 @@ def _functions(request: Any) -> Iterator[Shipped]:
         kind = message.DESCRIPTOR.name
         if kind in _PICKLED:
             command = message.command
-            yield Shipped(name or "of foreach", len(command), command)
+            yield Shipped(name or "foreach", len(command), command)
             continue
         if kind == "LocalRelation":
             continue  # data, which may be large

@@ -25,7 +25,7 @@ from pyspark.sql.connect.functions import udf
 from pyspark.sql.types import StringType
 
 LOCK = threading.Lock()
-TABLE = {number: float(number) for number in range(400_000)}
+TABLE = bytes(5_000_000)
 STATE = None
 LATER = threading.Lock()
 
@@ -125,7 +125,7 @@ MAYBE = {
     "a UDF at module level": ("spark.table('t').select(made_before('x'))", "`LOCK` in clean is a lock"),
     "large": (
         "@udf('double')\ndef parse(x):\n    return TABLE[x]",
-        "`TABLE` in parse is 5.5 MB that travel with each use in each query: write `table = broadcast(TABLE)`",
+        "`TABLE` in parse is 5.0 MB that travel with each use in each query: write `table = broadcast(TABLE)`",
     ),
     "nobody sets it": (
         "@udf('double')\ndef parse(x):\n    return STATE",
