@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.errors import ArchiveError, SparkDepsError
+from airflow_provider_sparkdeps.errors import ArchiveError, SparkDepsError, WishError
 
 _LARGEST = 10
 
@@ -39,6 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     show.add_argument("key", help="the archive's key, or its first characters")
     show.add_argument("--json", action="store_true", help="print the manifest as it is")
     show.set_defaults(run=_show)
+
+    closure = commands.add_parser("closure", help="show what travels to executors with a function")
+    closure.add_argument("function", metavar="MODULE:FUNCTION", help="such as jobs.scoring:score")
+    closure.add_argument("--store", help="directory or URL of the archive store")
+    closure.add_argument("--archive", metavar="KEY", help="check against this environment; its first characters do")
+    closure.add_argument("--py-file", action="append", default=[], metavar="PATH", help="what py_files= will send")
+    closure.add_argument("--json", action="store_true", help="print it as data")
+    closure.set_defaults(run=_closure)
 
     arguments = parser.parse_args(argv)
     try:
@@ -74,13 +84,48 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    found = [archive for archive in ArchiveStore(arguments.store).list() if archive.key.startswith(arguments.key)]
+    archive = _find(arguments.store, arguments.key)
+    print(json.dumps(archive.to_dict(), indent=1) if arguments.json else _description(archive))
+    return 0
+
+
+def _find(store: str, key: str) -> Archive:
+    found = [archive for archive in ArchiveStore(store).list() if archive.key.startswith(key)]
     if len(found) != 1:
         raise ArchiveError(
-            f"{len(found)} archives have a key that starts with {arguments.key!r}: `sparkdeps list` shows them all"
+            f"{len(found)} archives have a key that starts with {key!r}: `sparkdeps list` shows them all"
         )
-    print(json.dumps(found[0].to_dict(), indent=1) if arguments.json else _description(found[0]))
-    return 0
+    return found[0]
+
+
+def _closure(arguments: argparse.Namespace) -> int:
+    from airflow_provider_sparkdeps.spark.closure_report import inspect_closure
+
+    if (arguments.store is None) != (arguments.archive is None):
+        raise WishError("--store and --archive go together: give both, or neither")
+    archive = _find(arguments.store, arguments.archive) if arguments.archive else None
+    # Modules are looked for as `python -m` does, and those below travel by value, as a DAG bundle's do.
+    here = Path.cwd()
+    sys.path.insert(0, str(here))
+    report = inspect_closure(_load(arguments.function), archive=archive, root=here, py_files=arguments.py_file)
+    print(json.dumps(report.to_dict(), indent=1) if arguments.json else report)
+    return int(any(finding.level == "error" for finding in report.findings))
+
+
+def _load(address: str) -> Any:
+    name, _, path = address.partition(":")
+    if not name or not path:
+        raise WishError(f"{address!r} is no function's address: write module:function, such as jobs.scoring:score")
+    try:
+        found: Any = importlib.import_module(name)
+    except ImportError as error:
+        raise WishError(f"module {name!r} can't be imported from {Path.cwd()}: {error}") from None
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise WishError(f"module {name!r} has no {path!r}: name a function at module level") from None
+    return found
 
 
 def _description(archive: Archive) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from airflow_provider_sparkdeps.cli import main
 
 
-def test_what_is_built_is_listed_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_built_is_listed_shown_and_held_against_a_function(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = ["--store", str(tmp_path)]
     assert main(["build", *store, "six==1.16.0"]) == 0
     built = json.loads(capsys.readouterr().out)
@@ -30,6 +33,25 @@ def test_what_is_built_is_listed_and_shown(tmp_path: Path, capsys: pytest.Captur
         built["sha256"],
     ):
         assert part.replace("six     ", "six  ") in shown, shown
+    assert built["contents"]["modules"] == ["six"]
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    (jobs / "cli_job.py").write_text(
+        "import six\nimport pandas\n\ndef score(x):\n    return six.text_type(pandas, x)\n"
+    )
+    monkeypatch.chdir(jobs)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    command = ["closure", "cli_job:score", *store, "--archive", built["key"][:8]]
+    assert main(command) == 1
+    shown = capsys.readouterr().out
+    assert "six: found" in shown
+    assert "error: `pandas` in score is a module that executors don't have: add pandas" in shown
+    assert main([*command, "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["name"] == "pandas"
+    assert main([*command, "--py-file", "x/pandas.py"]) == 0
+    assert main(["closure", "cli_job:score"]) == 0
+    del sys.modules["cli_job"]
 
 
 @pytest.mark.parametrize(
@@ -49,3 +71,21 @@ def test_a_fault_is_one_sentence_and_an_exit_code(
     assert "sparkdeps: " in error
     assert fault in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["json"], "'json' is no function's address: write module:function"),
+        (["no_such_module_here:f"], "module 'no_such_module_here' can't be imported from "),
+        (["json:nothing.here"], "module 'json' has no 'nothing.here': name a function at module level"),
+        (["json:decoder"], "a module can't be called: give a function or a UDF"),
+        (["json:dumps", "--archive", "abc"], "--store and --archive go together"),
+    ],
+)
+def test_a_function_that_can_not_be_had_is_told(
+    words: list[str], fault: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert main(["closure", *words]) == 1
+    assert fault in capsys.readouterr().err

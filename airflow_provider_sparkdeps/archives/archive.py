@@ -29,8 +29,9 @@ class Archive:
     :param packages: version of each distribution in it, by canonical name.
     :param lock: the exact requirements that the wish was resolved to.
     :param environment: the wish, as `Environment.to_dict()` puts it.
-    :param contents: what its prefix held: `files`, `unpacked_size` in bytes, `package_sizes`, and `glibc`, the newest
-        version that its native code asks for.
+    :param contents: what its prefix held: `files`, `unpacked_size` in bytes, `package_sizes`, `glibc`, the newest
+        version that its native code asks for, and `modules`, the top-level names that its packages are imported by
+        (older manifests lack these).
     :param created_at: UTC, ISO 8601.
     :param created_by: host and process id of the builder, as "host:pid".
     :param after_unpack: path inside the payload of a script that its interpreter is to run once unpacked, before use,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -27,12 +27,15 @@ class Contents:
     :param unpacked_size: of all files, in bytes.
     :param package_sizes: of each package's own files, in bytes, by canonical name; the largest first.
     :param glibc: the newest version that its native code asks for, such as "2.28"; None where nothing does.
+    :param modules: the names that its packages can be imported by, without those below them; None if that is not known,
+        as of a PEX file, which holds its packages in archives of its own.
     """
 
     files: int
     unpacked_size: int
     package_sizes: Mapping[str, int] = field(hash=False)
     glibc: str | None
+    modules: Sequence[str] | None = field(default=None, hash=False)
 
 
 def look_through(prefix: Path, *, interpreter: str | None, glibc: str | None = None) -> Contents:
@@ -62,6 +65,7 @@ def look_through(prefix: Path, *, interpreter: str | None, glibc: str | None = N
         unpacked_size=total,
         package_sizes=_package_sizes(prefix),
         glibc=".".join(map(str, newest)) if newest else None,
+        modules=_modules(prefix),
     )
 
 
@@ -120,6 +124,27 @@ def _refuse_bound_scripts(prefix: Path) -> None:
             f"These scripts call an interpreter by its path on this machine: {', '.join(bound[:_NAMED])}{more}. "
             "Install their packages again, or remove the scripts."
         )
+
+
+def _modules(prefix: Path) -> list[str] | None:
+    """Return the top-level names of all that can be imported from the prefix's packages."""
+    roots = list(prefix.glob("lib/python3.*/site-packages"))
+    if not roots:
+        return None
+    for root in list(roots):
+        for file in root.glob("*.pth"):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            # Lines that begin with "import" are run; what they do to the path can't be known.
+            roots += [
+                root / line for line in lines if line.strip() and not line.startswith(("#", "import ", "import\t"))
+            ]
+    names = {_module_name(path) for root in roots if root.is_dir() for path in root.iterdir()}
+    return sorted(name for name in names if name and name != "__pycache__")
+
+
+def _module_name(path: Path) -> str | None:
+    name = path.name.partition(".")[0] if path.suffix in {".py", ".so"} and path.is_file() else path.name
+    return name if name.isidentifier() and (path.is_dir() or path.suffix in {".py", ".so"}) else None
 
 
 def _package_sizes(prefix: Path) -> dict[str, int]:

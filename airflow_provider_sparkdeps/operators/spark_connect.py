@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from airflow_provider_sparkdeps.operators.base import SparkConnectOperator
 from airflow_provider_sparkdeps.operators.callables import bind, call, check_result, check_wish
 from airflow_provider_sparkdeps.operators.joining import OpenedSession
 from airflow_provider_sparkdeps.spark.accumulators import Accumulators
+from airflow_provider_sparkdeps.spark.closure_check import check_functions
 from airflow_provider_sparkdeps.spark.closures import by_value
+from airflow_provider_sparkdeps.spark.executor_modules import ExecutorModules
 from airflow_provider_sparkdeps.spark.initial_values import check_initial_values
 from airflow_provider_sparkdeps.spark.session import Session
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from pyspark.sql.connect.session import SparkSession
 
+_MOST_FINDINGS = 5
 XCOM_ACCUMULATORS = "accumulators"
 
 
@@ -83,6 +87,7 @@ class SparkConnectPythonOperator(SparkConnectOperator):
         self.op_args = op_args or []
         self.op_kwargs = op_kwargs or {}
         self.session = session
+        self._modules = ExecutorModules()
         check_wish(
             python_callable,
             environment=environment,
@@ -107,7 +112,9 @@ class SparkConnectPythonOperator(SparkConnectOperator):
                 ),
                 "broadcast": session.broadcast,
             }
-            with by_value(self._sources(ti)):
+            root = self._sources(ti)
+            with by_value(root):
+                self._check_functions(root)
                 result = call(self.python_callable, arguments, injected)
             values = session.accumulator_values
         check_result(result, multiple_outputs=self.multiple_outputs)
@@ -122,11 +129,13 @@ class SparkConnectPythonOperator(SparkConnectOperator):
         if self.session is None:
             spark_conn_id = self.spark_conn_id or SparkConnectHook.default_conn_name
             archive = self._archive(store)
+            self._modules = ExecutorModules.of(archive, py_files=self.py_files)
             with self._own_session(spark_conn_id, archive, store, py_files=self.py_files, tag=tag) as spark:
                 yield spark
             return
         opened = OpenedSession.from_dict(self.session)
         opened.check_fits(environment=self.environment, spark_conn_id=self.spark_conn_id)
+        self._modules = ExecutorModules.of(None, py_files=opened.py_files)
         with ExitStack() as block:
             try:
                 spark = block.enter_context(self._joined_session(opened, tag=tag))
@@ -149,6 +158,15 @@ class SparkConnectPythonOperator(SparkConnectOperator):
             has = f"environment {digest[:12]}" if digest else "the cluster's own Python"
             self.log.info("Joined session %s with %s in %.2f s", opened.shared, has, time.monotonic() - started)
             yield spark
+
+    def _check_functions(self, root: Path) -> None:
+        found = check_functions(self.python_callable, replace(self._modules, root=root.resolve()))
+        for finding in found[:_MOST_FINDINGS]:
+            self.log.warning("%s", finding)
+        if len(found) > _MOST_FINDINGS:
+            self.log.warning(
+                "%d more like these; `sparkdeps closure` shows all of a function", len(found) - _MOST_FINDINGS
+            )
 
     def _sources(self, ti: Any) -> Path:
         """Where the DAG's own code is: its bundle or, under `dag.test()`, which has none, the folder of its file."""

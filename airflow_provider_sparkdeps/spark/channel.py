@@ -23,6 +23,7 @@ from pyspark.sql.connect.client.retries import DefaultPolicy, RetryPolicyState
 from airflow_provider_sparkdeps.errors import WishError
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint, read_pem
 from airflow_provider_sparkdeps.spark.faults import cause, reason
+from airflow_provider_sparkdeps.spark.shipped import Scales
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +181,15 @@ class _TimedState(RetryPolicyState):
 
 
 class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryClientInterceptor):
-    """Tags each operation, from whichever thread it comes, and shows what passes to an observer."""
+    """Tags each operation, from whichever thread it comes, weighs its functions, and shows what passes to an observer.
 
-    def __init__(self, observer: Observer, *, tags: Sequence[str] = ()) -> None:
+    :param scales: refuses requests whose functions are too large, before they are sent.
+    """
+
+    def __init__(self, observer: Observer, *, tags: Sequence[str] = (), scales: Scales | None = None) -> None:
         self._observer = observer
         self._tags = tags
+        self._scales = scales or Scales()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OperationInterceptor:
         # PySpark copies the builder for a cloned session, whose operations belong to the same observer.
@@ -194,6 +199,7 @@ class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryCli
         self, continuation: Callable[..., Any], client_call_details: grpc.ClientCallDetails, request: Any
     ) -> Any:
         """Called by gRPC for each stream: `ExecutePlan`, and `ReattachExecute` after an interruption."""
+        self._scales.weigh(request)
         if isinstance(request, pb2.ExecutePlanRequest):
             request.tags.extend(tag for tag in self._tags if tag not in request.tags)
         stream = continuation(client_call_details, self._observer.sends(request))
@@ -203,6 +209,7 @@ class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryCli
         self, continuation: Callable[..., Any], client_call_details: grpc.ClientCallDetails, request: Any
     ) -> Any:
         """Called by gRPC for each plain call: `AnalyzePlan` (which also caches), `Config`, ..."""
+        self._scales.weigh(request)
         return continuation(client_call_details, self._observer.sends(request))
 
 

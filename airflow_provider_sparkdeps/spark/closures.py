@@ -24,7 +24,7 @@ def by_value(root: Path) -> Iterator[None]:
     root = root.resolve()
     registered: list[ModuleType] = []
     for module in list(sys.modules.values()):
-        if _is_below(root, getattr(module, "__file__", None)):
+        if is_below(root, getattr(module, "__file__", None)):
             _register(module, registered)
     finder = _Finder(root, registered)
     sys.meta_path.insert(0, finder)
@@ -35,7 +35,8 @@ def by_value(root: Path) -> Iterator[None]:
         _unregister(registered)
 
 
-def _is_below(root: Path, file: Any) -> bool:
+def is_below(root: Path, file: Any) -> bool:
+    """Whether a module's file belongs to the sources below `root`."""
     if not isinstance(file, str):
         return False
     path = Path(file).resolve()
@@ -69,7 +70,7 @@ class _Finder(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None or not _is_below(self._root, spec.origin):
+        if spec is None or spec.loader is None or not is_below(self._root, spec.origin):
             return None
         spec.loader = _Registering(spec.loader, self._registered)
         return spec

@@ -304,9 +304,11 @@ class Session:
         from pyspark.sql.connect.session import SparkSession
 
         from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, OperationInterceptor, TimedRetries
+        from airflow_provider_sparkdeps.spark.shipped import Scales
 
         builder = EndpointChannelBuilder(self.endpoint, session_id=self.id, user_agent=USER_AGENT)
-        builder.add_interceptor(OperationInterceptor(self._ledger, tags=self._tags))
+        scales = Scales(self.endpoint.session_conf)
+        builder.add_interceptor(OperationInterceptor(self._ledger, tags=self._tags, scales=scales))
         # PySpark asks for its default builder here, and needs no more of it than the base class has.
         spark = SparkSession.builder.channelBuilder(builder).create()  # type: ignore[arg-type]
         spark.client.set_retry_policies([TimedRetries(self.endpoint)])

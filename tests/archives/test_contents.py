@@ -41,6 +41,23 @@ def test_sizes_are_told_by_package(prefix: Path) -> None:
     assert contents.package_sizes["six"] == expected
 
 
+def test_the_names_to_import_its_packages_by_are_told(copied: Path) -> None:
+    assert look_through(copied, interpreter=None).modules == ["markupsafe", "six", "tabulate"]
+    (packages,) = copied.glob("lib/python3.*/site-packages")
+    (packages / "_native.cpython-311-x86_64-linux-gnu.so").write_bytes(b"")
+    (packages / "space/inner").mkdir(parents=True)
+    (packages / "elsewhere").mkdir()
+    (packages / "elsewhere/hidden.py").write_text("")
+    (packages / "more.pth").write_text("import sys; sys.path\n# no\nelsewhere\n/nowhere\n")
+    modules = look_through(copied, interpreter=None).modules
+    assert modules == ["_native", "elsewhere", "hidden", "markupsafe", "six", "space", "tabulate"]
+
+
+def test_of_a_prefix_without_packages_to_look_at_the_modules_are_not_known(tmp_path: Path) -> None:
+    (tmp_path / "app.pex").mkdir()
+    assert look_through(tmp_path, interpreter=None).modules is None
+
+
 def test_native_code_that_wants_a_newer_glibc_is_named(prefix: Path) -> None:
     needs = look_through(prefix, interpreter=None).glibc
     assert needs is not None

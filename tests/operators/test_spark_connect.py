@@ -107,3 +107,21 @@ def test_a_token_stands_in_no_log(failed: DagRunReport, airflow: LocalAirflow, t
     assert any(b"refuses the bearer token" in text for text in texts.values())
     for token in tokens:
         assert [path for path, text in texts.items() if token.encode() in text] == []
+
+
+def test_pitfalls_of_udfs_are_told_before_they_cost_a_run(airflow: LocalAirflow) -> None:
+    report = airflow.run("pitfalls")
+    logs = report.logs
+    assert "UDFs of this task can't run on executors: `LOCK` in guarded is a lock" in logs["refused"]
+    assert "`by_value_helpers` in shout is imported, and executors don't have it" in logs["missing"]
+    for task in ("refused", "missing"):
+        assert report.tasks[task] == "failed", logs[task]
+        assert "the callable has begun" not in logs[task]
+    assert report.xcom["warned"]["return_value"] == [900_000, 900_001], logs["warned"]
+    assert "`TABLE` in lengths is 4.4 MB that travel with each use in each query: write `table = " in logs["warned"]
+    assert "function 'lengths' is 4.4 MB pickled, 4.4 MB of it in its variable `TABLE`" in logs["warned"]
+    assert report.tasks["too_large"] == "failed"
+    assert "is 70.0 MB pickled, 70.0 MB of it in its variable `TOO_LARGE`" in logs["too_large"]
+    assert report.xcom["silent"]["return_value"] == ["AB!"], logs["silent"]
+    for words in ("travel", "executors"):
+        assert words not in logs["silent"]
