@@ -541,4 +541,5 @@ def test_a_report_is_plain_data_and_text_with_and_without_rich(monkeypatch: pyte
             "8,000,",
         ):
             assert part in text, text
+        assert f"warning: {report.findings[0]}" in text.splitlines()
     assert "│" not in str(report)
