@@ -169,7 +169,8 @@ class Walk:
     def _instance(self, value: Any, owner: tuple[str, ...], name: str) -> None:
         kind = type(value)
         if not travels_by_reference(kind):
-            self._enter(kind, (*owner, kind.__name__) if owner[-1] != kind.__name__ else owner)
+            own = kind.__name__ if name == "self" else name
+            self._enter(kind, owner if owner[-1] == own else (*owner, own))
         if not isinstance(value, type) and _has_plain_state(value):
             for attribute_name, attribute in _state(value):
                 self._take(f"{name}.{attribute_name}", owner, "attribute", attribute)

@@ -74,7 +74,7 @@ def find(
     found: list[tuple[Any, Finding]] = []
     facts = {walked.path: walked for walked in walk.functions}
     for each, size in reversed(sizes):
-        if isinstance(each.value, (FunctionType, type, CodeType)) and not each.by_reference:
+        if isinstance(each.value, (FunctionType, CodeType)) and not each.by_reference:
             continue
         finding = _of_value(each, size, modules, large=large, facts=facts.get(each.owner))
         holder = (each.owner, each.name)

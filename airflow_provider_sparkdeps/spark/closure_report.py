@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # Bytes from which a value's size is reused when what holds it is measured.
 _REUSED = 4096
+_NARROWEST = 100
 _COLUMNS = ("owner", "name", "kind", "type", "bytes", "travels", "executors need")
 
 
@@ -78,16 +80,12 @@ class ClosureReport:
         return {**data, "captures": captures, "findings": list(data["findings"])}
 
     def __str__(self) -> str:
-        if importlib.util.find_spec("rich") is None:
-            return self._plain()
+        table = self._plain() if importlib.util.find_spec("rich") is None else self._rich()
+        # Each on a line of its own, however long, so that it can be searched for and copied.
+        return "\n".join([table, *(f"{each.level}: {each}" for each in self.findings)])
+
+    def _rich(self) -> str:
         from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=120).print(self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-
-    def __rich__(self) -> Any:
-        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
@@ -95,13 +93,15 @@ class ClosureReport:
         table.columns[4].justify = "right"
         for row in self._rows():
             table.add_row(*map(Text, row))
-        return Group(table, *(Text(f"{each.level}: {each}") for each in self.findings))
+        text = io.StringIO()
+        Console(file=text, width=max(_NARROWEST, shutil.get_terminal_size((120, 24)).columns)).print(table)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     def _plain(self) -> str:
         rows = [_COLUMNS, *self._rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
         lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self._title(), *lines, *(f"{each.level}: {each}" for each in self.findings)])
+        return "\n".join([self._title(), *lines])
 
     def _title(self) -> str:
         size = "can't be pickled" if self.size is None else f"{_number(self.size, self.more)} bytes pickled"

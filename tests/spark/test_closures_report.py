@@ -364,6 +364,24 @@ def test_what_can_travel_is_no_finding() -> None:
     assert faults(inspect_closure(local)) == []
 
 
+def test_a_fault_inside_a_class_is_found_once_and_where_it_is(bundle: Bundle, tmp_path: Path) -> None:
+    module = bundle(
+        "classes",
+        "import threading\nfrom pandas import DataFrame\nLOCK = threading.Lock()\n\n"
+        "class Scorer:\n    def score(self, x):\n        with LOCK:\n            return x\n\n"
+        "class Frame(DataFrame):\n    pass\n\nscorer = Scorer()\n\n"
+        "def a(x):\n    return scorer.score(x)\n\ndef b(x):\n    return Scorer().score(x)\n\n"
+        "def c(x):\n    return Frame(x)\n",
+    )
+    found = {name: inspect_closure(getattr(module, name), archive=archive(), root=tmp_path).findings for name in "abc"}
+    assert [[(each.name, each.owner) for each in findings] for findings in found.values()] == [
+        [("LOCK", "a -> scorer -> score")],
+        [("LOCK", "b -> Scorer -> score")],
+        [("Frame", "c")],
+    ]
+    assert "holds something of `pandas.core.frame`, which executors don't have" in found["c"][0].fault
+
+
 def test_a_large_variable_is_to_be_broadcast() -> None:
     table = np.ones(1_000_000)
     alias = table
@@ -541,4 +559,5 @@ def test_a_report_is_plain_data_and_text_with_and_without_rich(monkeypatch: pyte
             "8,000,",
         ):
             assert part in text, text
+        assert f"warning: {report.findings[0]}" in text.splitlines()
     assert "│" not in str(report)
