@@ -151,7 +151,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "value"), KINDS, ids=repr)
+@pytest.mark.parametrize(("kind", "value"), KINDS, ids=range(len(KINDS)))
 def test_a_downstream_task_starts_from_what_xcom_kept_without_loss(kind: Any, value: object) -> None:
     pushed = kind.to_xcom(value)
     assert json.loads(json.dumps(BaseXCom.serialize_value(pushed))) == pushed, "XCom keeps it as it is"
