@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 # In front of the sha256 of a value that the session's own files hold; it lives as long as they do.
 _SENT = "spark.sparkdeps.broadcast."
-# Bytes. Sending less than this takes less time than to look whether a keeper has it.
+# Bytes. Sending as many to a session takes 0.2 s; the first time with a keeper takes 0.2 s longer than that, and the
+# next ones, from any session, 0.01 s.
 KEPT_FROM = 8_000_000
 # MB/s; what is slower than this is given up.
 _SLOWEST = 0.5
