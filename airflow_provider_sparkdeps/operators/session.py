@@ -96,5 +96,10 @@ def spark_session(name: str = "spark_session", **kwargs: Any) -> Iterator[XComAr
     """
     opening = OpenSparkSessionOperator(task_id=f"open_{name}", **kwargs)
     session = XComArg(opening)
-    with CloseSparkSessionOperator(task_id=f"close_{name}", session=session).as_teardown(setups=opening):
+    closing = CloseSparkSessionOperator(task_id=f"close_{name}", session=session)
+    with closing.as_teardown(setups=opening):
         yield session
+    # Airflow leaves mapped tasks out, and would close the session while they run.
+    for joining in opening.downstream_list:
+        if joining.task_id != closing.task_id:
+            closing.set_upstream(joining)

@@ -28,7 +28,7 @@ OPENED = OpenedSession(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(airflow: LocalAirflow) -> DagRunReport:
     return airflow.run("sharing")
 
@@ -73,16 +73,21 @@ def test_the_pair_of_tasks_surrounds_those_of_the_block() -> None:
             one = task.spark_connect(task_id="one", session=session)(count)()
             one >> task.spark_connect(task_id="two", session=session)(count)()
             task(task_id="three")(count)(1)
+            task.spark_connect(task_id="mapped", session=session)(add).expand(number=[1, 2])
 
     made = pair()
     opening, closing = made.get_task("open_scoring"), made.get_task("close_scoring")
     assert (opening.is_setup, closing.is_teardown) == (True, True)
-    assert opening.downstream_task_ids == {"one", "two", "three", "close_scoring"}
-    assert closing.upstream_task_ids == {"two", "three", "open_scoring"}
+    assert opening.downstream_task_ids == {"one", "two", "three", "mapped", "close_scoring"}
+    assert {"two", "three", "mapped", "open_scoring"} <= closing.upstream_task_ids
 
 
 def count(spark):
     return spark.range(3).count()
+
+
+def add(spark, number):
+    return spark.range(number).count()
 
 
 def test_what_goes_through_xcom_is_plain_data() -> None:

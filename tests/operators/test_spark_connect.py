@@ -76,7 +76,7 @@ def test_a_killed_task_interrupts_what_spark_does_for_it(airflow: LocalAirflow, 
     assert not worker.exists(), "the Python worker on the executor goes on"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def failed(airflow: LocalAirflow) -> DagRunReport:
     return airflow.run("failing")
 

@@ -112,7 +112,7 @@ def test_an_interrupted_query_adds_nothing_to_the_next_one(session: Session, tmp
     assert count.value == 10
 
 
-@pytest.mark.parametrize("adaptive", [True, False])
+@pytest.mark.parametrize("adaptive", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_registered_function_counts_at_both_places_of_a_query(session: Session, adaptive: bool) -> None:
     session.spark.conf.set("spark.sql.adaptive.enabled", str(adaptive).lower())
     count = session.accumulator("count")
@@ -145,6 +145,7 @@ def test_a_view_over_a_udf_counts_in_each_query(session: Session) -> None:
         assert count.value == 1000 * times
 
 
+@pytest.mark.soak
 def test_sampling_counts_once_without_adaptive_execution_too(session: Session) -> None:
     session.spark.conf.set("spark.sql.adaptive.enabled", "false")
     count = session.accumulator("count")
