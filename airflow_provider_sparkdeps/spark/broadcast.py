@@ -25,8 +25,6 @@ _SENT = "spark.sparkdeps.broadcast."
 # Bytes. Sending as many to a session takes 0.2 s; the first time with a keeper takes 0.2 s longer than that, and the
 # next ones, from any session, 0.01 s.
 KEPT_FROM = 8_000_000
-# MB/s; what is slower than this is given up.
-_SLOWEST = 0.5
 
 
 def broadcast(spark: Any, value: T) -> Broadcast[T]:
@@ -145,7 +143,7 @@ def _send(session: Session, file: ValueFile, *, shared: bool) -> str | None:
         conf = _SENT + file.sha256
         if conf not in session.control.configure(session.id, read=[conf]):
             started = time.monotonic()
-            session.control.add_file(session.id, name, file.complete(), timeout=60 + megabytes / _SLOWEST)
+            session.control.add_file(session.id, name, file.complete())
             session.control.configure(session.id, write={conf: str(file.size)})
             log.info("Sent %s (%.1f MB) to the session in %.1f s", name[:15], megabytes, time.monotonic() - started)
     except grpc.RpcError as error:

@@ -28,6 +28,8 @@ USER_AGENT = f"airflow-provider-sparkdeps/{__version__}"
 CALL_TIMEOUT = 3.0
 # Bytes. PySpark sends 32 KB at a time, which takes twice as long; gRPC's own limit is 4 MB a message.
 _CHUNK = 1 << 20
+# MB/s; what is slower than this is given up.
+_SLOWEST = 0.5
 
 
 class Control:
@@ -135,7 +137,7 @@ class Control:
             found |= {pair.key: pair.value for pair in response.pairs if pair.HasField("value")}
         return found if read else {}
 
-    def add_file(self, session_id: str, name: str, file: Path, *, timeout: float) -> None:
+    def add_file(self, session_id: str, name: str, file: Path) -> None:
         """Send a file to a session, as `addArtifacts(file=True)` does, and have the server's checksums looked at.
 
         :raises grpc.RpcError: it could not be sent.
@@ -143,9 +145,10 @@ class Control:
         """
         import pyspark.sql.connect.proto as pb2
 
+        size = file.stat().st_size
+
         def requests() -> Iterator[pb2.AddArtifactsRequest]:
             messages = pb2.AddArtifactsRequest
-            size = file.stat().st_size
             with file.open("rb") as content:
                 for number in range(max(1, -(-size // _CHUNK))):
                     data = content.read(_CHUNK)
@@ -163,6 +166,7 @@ class Control:
                         request.chunk.CopyFrom(chunk)
                     yield request
 
+        timeout = 60 + size / 1e6 / _SLOWEST
         response = self._stub.AddArtifacts(requests(), metadata=self._metadata, timeout=timeout)
         if not all(artifact.is_crc_successful for artifact in response.artifacts):
             raise SessionError(f"{name} was damaged on its way to {self._endpoint.target}: run this again")

@@ -20,8 +20,6 @@ _WAY = "spark.sparkdeps.keeper.way."
 # Seconds.
 _SENDING_TIMEOUT = 90.0
 _POLL = 0.25
-# MB/s; what is slower than this is given up.
-_SLOWEST = 0.5
 _MOST_A_DAY = 100
 
 
@@ -82,8 +80,7 @@ class Keeper:
             return source
         try:
             started = time.monotonic()
-            timeout = 60 + self._size / 1e6 / _SLOWEST
-            self._session.control.add_file(self._id, self._name, payload, timeout=timeout)
+            self._session.control.add_file(self._id, self._name, payload)
             log.info(
                 "Sent %s (%.1f MB) to the server in %.1f s; later sessions find it there",
                 self._name,

@@ -9,27 +9,12 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from manifests import ARCHIVE
 
-from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
+from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.archives.addresses import as_uri, check_root, secrets_in, without_secrets
 from airflow_provider_sparkdeps.errors import ArchiveError, WishError
 
-ARCHIVE = Archive(
-    key="a" * 64,
-    kind="venv",
-    payload="env-bbbbbbbbbbbb.payload",
-    size=12,
-    sha256="b" * 64,
-    interpreter="bin/python",
-    python="3.12.1",
-    platform="linux-x86_64",
-    packages={"six": "1.17.0"},
-    lock=("six==1.17.0",),
-    environment={"kind": "venv", "requirements": ["six"]},
-    contents={"files": 2, "unpacked_size": 34, "package_sizes": {"six": 34}, "glibc": None},
-    created_at="2026-11-20T00:00:00+00:00",
-    created_by="host:1",
-)
 KEY, NAME = ARCHIVE.key, ARCHIVE.payload
 SIGNED = (
     "https://team.s3.amazonaws.com/a/env-1.payload?X-Amz-Credential=AKIA%2Fus&X-Amz-Expires=60&X-Amz-Signature=5ec7e7"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from executors import open_session
 from pyspark.sql.functions import pandas_udf, udf
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
@@ -22,7 +23,6 @@ from airflow_provider_sparkdeps.environments.uv import uv_binary
 from airflow_provider_sparkdeps.errors import BuildError, SessionError
 from airflow_provider_sparkdeps.spark.attach import add_py_files, attach
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
-from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -68,10 +68,6 @@ def six15(tmp_path_factory: pytest.TempPathFactory) -> PexEnvironment:
     file = tmp_path_factory.mktemp("pex") / "six15.pex"
     subprocess.run([sys.executable, "-m", "pex", "six==1.15.0", "--venv", "-o", file], check=True)
     return PexEnvironment.from_file(file)
-
-
-def open_session(server: EmbeddedServer) -> Session:
-    return Session(Endpoint(host=server.host, port=server.port))
 
 
 def six_on_executors(session: Session) -> dict[str, str]:

@@ -1,0 +1,22 @@
+"""An archive's manifest, for tests that need no payload."""
+
+from __future__ import annotations
+
+from airflow_provider_sparkdeps.archives import Archive
+
+ARCHIVE = Archive(
+    key="a" * 64,
+    kind="venv",
+    payload="env-bbbbbbbbbbbb.payload",
+    size=12,
+    sha256="b" * 64,
+    interpreter="bin/python",
+    python="3.12.1",
+    platform="linux-x86_64",
+    packages={"six": "1.17.0"},
+    lock=("six==1.17.0",),
+    environment={"kind": "venv", "requirements": ["six"]},
+    contents={"files": 2, "unpacked_size": 34, "package_sizes": {"six": 34}, "glibc": None},
+    created_at="2026-11-20T00:00:00+00:00",
+    created_by="host:1",
+)
