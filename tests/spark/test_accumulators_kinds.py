@@ -105,7 +105,7 @@ def run(session: Session, function: Callable[[int], None], count: int = 1000) ->
     session.spark.range(0, count, 1, 4).select(adding(function)("id").alias("n")).orderBy("n").collect()
 
 
-@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("value", PLAIN, ids=range(len(PLAIN)))
 def test_plain_data_goes_through_json_without_loss(value: object) -> None:
     back = decode(json.loads(json.dumps(encode(value), allow_nan=False)))
     assert back == value
