@@ -131,6 +131,7 @@ class PexEnvironment(Environment):
         return self._make(prefix, report=report, deadline=deadline, login=login)
 
     def _make(self, prefix: Path, *, report: Report, deadline: Deadline, login: Login | None) -> BuiltPrefix:
+        import contextlib
         import tempfile
 
         from airflow_provider_sparkdeps.environments import pex_file, site_packages
@@ -140,8 +141,10 @@ class PexEnvironment(Environment):
         pex_file.require_pex()
         base = find_python(self.python_minor, uv=uv_binary(), deadline=deadline)
         phase = "resolve"
-        with tempfile.TemporaryDirectory(prefix="pex-", dir=prefix.parent) as name:
-            scratch = Path(name)
+        with contextlib.ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pex-", dir=prefix.parent)))
+            venv, target = scratch / "venv", prefix / pex_file.PEX
+            make_pex = stack.enter_context(pex_file.making_pex(venv, target, scratch=scratch, deadline=deadline))
             uv = Uv(scratch, deadline=deadline, on_line=lambda line: report(phase, line), login=login)
             report(phase, f"{self.title}, on {base.executable}")
             lock = uv.resolve(self.requirements, python=base.executable)
@@ -152,13 +155,12 @@ class PexEnvironment(Environment):
                 )
             phase = "install"
             report(phase, f"packages: {len(lock)}")
-            venv = scratch / "venv"
             uv.install(lock, prefix=venv, python=base.executable)
             packages = site_packages.installed(venv)
             phase = "relocate"
             report(phase, f"packages: {len(packages)}, from a venv into a PEX")
             prefix.mkdir()
-            pex_file.make_pex(venv, prefix / pex_file.PEX, scratch=scratch, deadline=deadline)
+            make_pex()
         pex_file.add_interpreter(prefix, name="this PEX", minor=base.minor, scie=False)
         return BuiltPrefix(
             python=base.version,

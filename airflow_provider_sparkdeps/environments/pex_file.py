@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shlex
@@ -9,12 +10,13 @@ import shutil
 import stat
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources, util
 from pathlib import Path
 from typing import BinaryIO
 
-from airflow_provider_sparkdeps.environments.process import Deadline, run, tool_environ
+from airflow_provider_sparkdeps.environments.process import Deadline, started, tool_environ
 from airflow_provider_sparkdeps.environments.words import one_screen
 from airflow_provider_sparkdeps.errors import BuildError, WishError
 
@@ -24,18 +26,34 @@ _ELF = b"\x7fELF"
 # A scie ends with its manifest, a JSON object, of some kilobytes.
 _SCIE_TAIL, _SCIE_MARK = 1 << 18, b'"scie"'
 _MINORS = range(6, 30)
-# The last thing that pex does is to copy its tree; links into the same files, which nobody edits, take a third of the
-# time of the whole. Where that isn't how pex does it, it does it its own way.
-_WITH_LINKS = """
+# It gets ready while uv still fills the venv, until its stdin is closed. The last thing that pex does is to copy its
+# tree, in which each package is a link into its cache. That takes half of the time of the whole, and this cache is
+# thrown away: so what the links lead to is moved instead.
+_MOVING = """
 import os, runpy, shutil, sys
-def link(source, target, **_):
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copy2(source, target)
-copying = shutil.copytree.__defaults__ or ()
-shutil.copytree.__defaults__ = tuple(link if each is shutil.copy2 else each for each in copying)
+cache = os.path.realpath(os.environ["PEX_ROOT"]) + os.sep
+copytree = shutil.copytree
+def move(source, target, *args, **named):
+    moved = {}
+    for name in os.listdir(source):
+        path = os.path.join(source, name)
+        real = os.path.realpath(path)
+        if os.path.islink(path) and real.startswith(cache):
+            moved[name] = real
+            os.unlink(path)
+    copytree(source, target, *args, **named)
+    for name, real in moved.items():
+        os.rename(real, os.path.join(target, name))
+    return target
+shutil.copytree = move
 sys.argv[0] = "pex"
+try:
+    import pex.bin.pex
+    from pex.interpreter import PythonInterpreter
+    PythonInterpreter.get()
+except Exception:
+    pass  # It will say so itself, in its own words.
+sys.stdin.read()
 runpy.run_module("pex", run_name="__main__", alter_sys=True)
 """
 
@@ -195,21 +213,27 @@ def require_pex() -> None:
         )
 
 
-def make_pex(venv: Path, target: Path, *, scratch: Path, deadline: Deadline) -> None:
-    """Make a PEX, in pex's loose layout, of all that is installed in a venv.
+@contextlib.contextmanager
+def making_pex(venv: Path, target: Path, *, scratch: Path, deadline: Deadline) -> Iterator[Callable[[], None]]:
+    """Start pex, and give a function that makes a PEX, in its loose layout, of all that is installed in a venv by then.
 
-    :param venv: of any Python that pex knows.
+    :param venv: of any Python that pex knows; it needn't exist yet.
     :param target: the directory to make.
     :param scratch: an existing directory for pex's caches, which would otherwise grow without bounds.
     :param deadline: of the build.
-    :raises BuildError: with pex's own words.
+    :raises BuildError: by that function, with pex's own words.
     """
     environ = tool_environ(PEX_ROOT=str(scratch / "pex-root"), TMPDIR=str(scratch))
     options = ["--venv-repository", str(venv), "--layout", "loose", "--no-compile", "--no-use-system-time"]
-    command = [sys.executable, "-P", "-c", _WITH_LINKS, *options, "--output-file", str(target)]
-    done = run(command, deadline=deadline, cwd=scratch, environ=environ)
-    if done.code != 0:
-        raise BuildError(f"pex could not put the packages into a PEX. It says:\n\n{one_screen(done.stderr)}")
+    command = [sys.executable, "-P", "-c", _MOVING, *options, "--output-file", str(target)]
+    with started(command, deadline=deadline, cwd=scratch, environ=environ) as finish:
+
+        def make() -> None:
+            done = finish()
+            if done.code != 0:
+                raise BuildError(f"pex could not put the packages into a PEX. It says:\n\n{one_screen(done.stderr)}")
+
+        yield make
 
 
 def add_interpreter(prefix: Path, *, name: str, minor: str, scie: bool) -> None:

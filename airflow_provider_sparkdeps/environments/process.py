@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,31 +83,56 @@ def run(
     :param on_line: called with each line that it writes to stderr, redacted.
     :raises BuildError: at the deadline.
     """
+    with started(command, deadline=deadline, cwd=cwd, environ=environ, on_line=on_line) as finish:
+        return finish()
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str | Path],
+    *,
+    deadline: Deadline,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Iterator[Callable[[], Finished]]:
+    """Start a tool as `run` does, and give a function that closes its stdin and waits for its end.
+
+    A tool that reads its stdin first can get ready meanwhile.
+    """
     environ = tool_environ() if environ is None else environ
     with tempfile.TemporaryFile() as stdout:
         process = subprocess.Popen(
             [str(part) for part in command],
             cwd=cwd,
             env=dict(environ),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        stdin, errors = process.stdin, process.stderr
+        assert stdin is not None  # noqa: S101 - asked for above; mypy can't know
+        assert errors is not None  # noqa: S101
         doing = f"running `{redact(' '.join(Path(part).name for part in command[:3]))}`"
-        try:
+
+        def finish() -> Finished:
+            stdin.close()
             stderr = _follow(process, deadline, doing, on_line)
             while process.poll() is None:
                 time.sleep(min(deadline.left(doing), 0.01))
+            stdout.seek(0)
+            return Finished(process.returncode, stdout.read().decode(errors="replace"), stderr)
+
+        try:
+            yield finish
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            if process.stderr:
-                process.stderr.close()
-        stdout.seek(0)
-        return Finished(process.returncode, stdout.read().decode(errors="replace"), stderr)
+            stdin.close()
+            errors.close()
 
 
 def _follow(
