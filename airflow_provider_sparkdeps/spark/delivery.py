@@ -7,6 +7,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -68,10 +69,13 @@ def _deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[
     scheme = urlsplit(source).scheme if source else "spark"
     way = keeper.way(scheme) if keeper else None
     first = way is None
-    if first:
-        _check_machine(spark, archive)
-    if source is None and keeper:
-        source = keeper.take(_local(payload))
+    # A server's first question takes it seconds, in which the payload is sent.
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(_check_machine, spark, archive) if first else None
+        if source is None and keeper:
+            source = keeper.take(_local(payload))
+        if checked:
+            checked.result()
     python = _send_launcher(spark, archive, source, prove=first)
     if first:
         pulls = keeper and scheme in PULLABLE and not (scheme == "spark" and guards_rpc(spark))

@@ -49,6 +49,7 @@ def launcher_archive(archive: Archive, source: str | None = None, *, prove: bool
     files = {"bin/python": _resource("launcher.sh").replace("# @values@", assignments)}
     if scheme == "spark":
         files["bin/pull"] = _resource("pull.sh")
+    files["bin/inflate"] = _resource("inflate.py")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, text in files.items():

@@ -81,13 +81,13 @@ class Executor:
         return process.returncode, out, err
 
 
-@pytest.fixture(params=["all of this machine", "no flock", pytest.param("busybox", marks=pytest.mark.soak)])
+@pytest.fixture(params=["all of this machine", "no flock, no Python", pytest.param("busybox", marks=pytest.mark.soak)])
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Executor:
     """One for each set of commands that executors may have."""
     if request.param == "all of this machine":
         return Executor(tmp_path, os.environ["PATH"])
-    if request.param == "no flock":
-        return Executor(tmp_path, str(commands(tmp_path / "bin", without=("flock",))))
+    if request.param == "no flock, no Python":
+        return Executor(tmp_path, str(commands(tmp_path / "bin", without=("flock", "python*"))))
     busybox = shutil.which("busybox")
     if busybox is None:
         pytest.skip("no busybox here")
