@@ -220,15 +220,6 @@ class Session:
         if self._control:
             self._control.interrupt(self._own_tag)
 
-    def touch(self, session_id: str, server_side_id: str | None = None) -> bool:
-        """Keep another session of this server and user from expiring; takes 3 seconds at most and never raises.
-
-        :param session_id: the other session's id, as its client knows it.
-        :param server_side_id: the server's own id of it, if known: a restarted server then counts as not alive.
-        :return: whether it is alive.
-        """
-        return self._control is not None and self._control.touch(session_id, server_side_id)
-
     def keep_alive(self, session_id: str) -> None:
         """Keep another session of this server and user from expiring as long as this one is open, or joined."""
         if self._heartbeat is None:
