@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_sparkdeps.errors import SessionError, WishError
 from airflow_provider_sparkdeps.spark import executor_side
 from airflow_provider_sparkdeps.spark.initial_values import as_kind, values_of
-from airflow_provider_sparkdeps.spark.kinds import CounterOf, Kind, ListOf, Max, Min, SetOf, Sum
+from airflow_provider_sparkdeps.spark.kinds import ApproxDistinct, CounterOf, Kind, ListOf, Max, Min, SetOf, Sum
 from airflow_provider_sparkdeps.spark.param import ParamOf
 from airflow_provider_sparkdeps.spark.updates import token_of
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Accumulator",
     "Accumulators",
+    "ApproxDistinct",
     "CounterOf",
     "ListOf",
     "Max",
