@@ -21,9 +21,9 @@ from pyspark.sql.connect.client import ChannelBuilder
 from pyspark.sql.connect.client.retries import DefaultPolicy, RetryPolicyState
 
 from airflow_provider_sparkdeps.errors import WishError
+from airflow_provider_sparkdeps.spark.closures.shipped import Scales
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint, read_pem
 from airflow_provider_sparkdeps.spark.faults import cause, reason
-from airflow_provider_sparkdeps.spark.shipped import Scales
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_sparkdeps.errors import SessionError, SessionLostError, WishError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.accumulators.initial_values import as_kind, check_name
+from airflow_provider_sparkdeps.spark.accumulators.ledger import Ledger
+from airflow_provider_sparkdeps.spark.accumulators.param import ParamOf
 from airflow_provider_sparkdeps.spark.control import USER_AGENT, Control
 from airflow_provider_sparkdeps.spark.heartbeat import Heartbeat
-from airflow_provider_sparkdeps.spark.initial_values import as_kind, check_name
-from airflow_provider_sparkdeps.spark.ledger import Ledger
-from airflow_provider_sparkdeps.spark.param import ParamOf
 from airflow_provider_sparkdeps.spark.progress import Progress
 from airflow_provider_sparkdeps.spark.shared import SharedSession, find_loss
 
@@ -295,7 +295,7 @@ class Session:
         from pyspark.sql.connect.session import SparkSession
 
         from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, OperationInterceptor, TimedRetries
-        from airflow_provider_sparkdeps.spark.shipped import Scales
+        from airflow_provider_sparkdeps.spark.closures.shipped import Scales
 
         builder = EndpointChannelBuilder(self.endpoint, session_id=self.id, user_agent=USER_AGENT)
         scales = Scales(self.endpoint.session_conf)

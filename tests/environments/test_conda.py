@@ -33,7 +33,7 @@ from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Login
 from airflow_provider_sparkdeps.environments.check import check_prefix
-from airflow_provider_sparkdeps.environments.conda_logins import CONDA_TOKEN
+from airflow_provider_sparkdeps.environments.conda.logins import CONDA_TOKEN
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.errors import ArchiveError, BuildError, WishError
 from airflow_provider_sparkdeps.spark.attach import attach

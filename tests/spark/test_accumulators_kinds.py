@@ -32,10 +32,10 @@ from airflow_provider_sparkdeps.spark.accumulators import (
     Sum,
     values_of,
 )
+from airflow_provider_sparkdeps.spark.accumulators.initial_values import as_kind, check_initial_values
+from airflow_provider_sparkdeps.spark.accumulators.kinds import Estimate
+from airflow_provider_sparkdeps.spark.accumulators.plain import decode
 from airflow_provider_sparkdeps.spark.executor_side import MOST_BYTES, encode
-from airflow_provider_sparkdeps.spark.initial_values import as_kind, check_initial_values
-from airflow_provider_sparkdeps.spark.kinds import Estimate
-from airflow_provider_sparkdeps.spark.plain import decode
 from airflow_provider_sparkdeps.spark.session import Session
 
 PLAIN = [

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_sparkdeps.errors import WishError
-from airflow_provider_sparkdeps.spark.kinds import (
+from airflow_provider_sparkdeps.spark.accumulators.kinds import (
     NUMBERS,
     ApproxDistinct,
     CounterOf,
@@ -21,8 +21,8 @@ from airflow_provider_sparkdeps.spark.kinds import (
     SetOf,
     Sum,
 )
-from airflow_provider_sparkdeps.spark.param import ParamOf
-from airflow_provider_sparkdeps.spark.plain import decode
+from airflow_provider_sparkdeps.spark.accumulators.param import ParamOf
+from airflow_provider_sparkdeps.spark.accumulators.plain import decode
 
 
 def check_initial_values(values: Any) -> dict[str, Kind]:
