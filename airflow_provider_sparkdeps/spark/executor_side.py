@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 MOST_BYTES = 1_000_000
-"""How long the update of one accumulator by one task may be: all updates of a query come back in one response, and
-Spark Connect's client takes 128 MB in one."""
+"""How long the update of one accumulator by one task may be: all updates of a query come back in one response, which
+may have 2 GB."""
 
 
 def encode(value: Any) -> Any:

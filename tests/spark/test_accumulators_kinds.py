@@ -367,6 +367,20 @@ def test_what_can_not_be_sent_fails_in_the_task(session: Session) -> None:
     assert grown.value == set()
 
 
+def test_the_updates_of_many_tasks_may_take_more_than_pysparks_128_mb(session: Session) -> None:
+    examples = session.accumulator("examples", ListOf(limit=150))
+
+    @udf("long")
+    def added(value):
+        examples.add(str(value) + "a" * 950_000)
+        return value
+
+    session.spark.range(0, 150, 1, 150).select(added("id").alias("n")).collect()
+    found = examples.value
+    assert sum(map(len, found)) > 128 << 20
+    assert {int(each.rstrip("a")) for each in found} == set(range(150))
+
+
 def test_what_shows_only_when_a_task_ends_fails_the_action(session: Session) -> None:
     largest = session.accumulator("largest", Max())
     with pytest.raises(SessionError, match=f"'largest' grew past {MOST_BYTES:,} bytes in one task"):
