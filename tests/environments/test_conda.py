@@ -111,6 +111,8 @@ class TestTheWish:
             key("six", channels=[ANY, "conda-forge"]),
             key("six", channels=["conda-forge", ANY]),
             key("six", pip=["tabulate"]),
+            key("six", pip=["tabulate"], index_conn_id="pypi"),
+            key("six", pip=["tabulate"], index_conn_id="other"),
             key("six", python="3.9"),
             key("six", platform="linux-aarch64"),
             CondaEnvironment(locked=[SIX]).key,
@@ -118,9 +120,9 @@ class TestTheWish:
         ]
         assert len(set(keys)) == len(keys)
 
-    def test_connections_do_not_change_the_key_yet_travel_along(self) -> None:
+    def test_the_logins_of_channels_do_not_change_the_key_yet_travel_along(self) -> None:
         wish = CondaEnvironment(["six"], channels=[ANY], channel_conn_ids=["conda"], index_conn_id="pypi", pip=["x"])
-        assert wish.key == key("six", pip=["x"])
+        assert wish.key == key("six", pip=["x"], index_conn_id="pypi")
         assert wish.connections == ("conda", "pypi")
         assert Environment.from_dict(wish.to_dict()).connections == ("conda", "pypi")
 

@@ -153,8 +153,9 @@ class CondaEnvironment(Environment):
 
     def inputs(self) -> dict[str, Any]:
         """Return what is to be installed, as plain data."""
-        # Where an installed environment is makes no difference, nor by which login the same packages are reached.
-        left_out = {"prefix", "channel_conn_ids", "index_conn_id"}
+        # Where an installed environment is makes no difference, nor by which login the same channels are reached. A
+        # private index is another place to take packages from.
+        left_out = {"prefix", "channel_conn_ids", *(() if self.index_conn_id else ("index_conn_id",))}
         return {name: value for name, value in self.options().items() if name not in left_out}
 
     def options(self) -> dict[str, Any]:
