@@ -99,7 +99,7 @@ def _find(store: str, key: str) -> Archive:
 
 
 def _closure(arguments: argparse.Namespace) -> int:
-    from airflow_provider_sparkdeps.spark.closure_report import inspect_closure
+    from airflow_provider_sparkdeps.spark.closures.report import inspect_closure
 
     if (arguments.store is None) != (arguments.archive is None):
         raise WishError("--store and --archive go together: give both, or neither")

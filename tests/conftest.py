@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from indexes import PASSWORD, Index, make_wheel, serve
 
 from airflow_provider_sparkdeps.local_airflow import LocalAirflow
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
@@ -22,6 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def server() -> Iterator[EmbeddedServer]:
     """A Spark Connect server with two executor processes; tests that break it start their own."""
     with EmbeddedServer("local-cluster[2,1,1024]") as running:
+        yield running
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    """A private package index with one package of its own, `ours-only`, and a password."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    make_wheel(tmp_path / "served", "ours-only", "1.0")
+    with serve(Index(tmp_path / "served", "me", PASSWORD)) as running:
         yield running
 
 

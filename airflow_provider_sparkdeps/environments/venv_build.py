@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from airflow_provider_sparkdeps.environments import files, interpreter, site_packages
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Login, Report, this_platform
@@ -224,25 +225,14 @@ def install(resolution: Resolution, prefix: Path, *, uv: Uv, base: BasePython, f
     :param foreign: whether they are another platform's; the prefix then holds no interpreter at all.
     :raises BuildError: with uv's own words.
     """
+    what: dict[str, Any] = {"options": resolution.options, "pylock": resolution.pylock, "python": base.executable}
     if foreign:
         target = prefix / "lib" / f"python{base.minor}" / "site-packages"
         target.mkdir(parents=True)
-        uv.install_foreign(
-            resolution.lines,
-            target=target,
-            python=base.executable,
-            options=resolution.options,
-            pylock=resolution.pylock,
-        )
+        uv.install_foreign(resolution.lines, target=target, **what)
         _move_scripts(target, prefix / "bin")
     else:
-        uv.install(
-            resolution.lines,
-            prefix=prefix,
-            python=base.executable,
-            options=resolution.options,
-            pylock=resolution.pylock,
-        )
+        uv.install(resolution.lines, prefix=prefix, **what)
     site_packages.forget_origins(prefix, [wheel.name for wheel in resolution.wheels])
 
 

@@ -11,7 +11,7 @@ from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.definitions.context import context_merge
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark.initial_values import as_kind, check_initial_values, check_name
+from airflow_provider_sparkdeps.spark.accumulators.initial_values import as_kind, check_initial_values, check_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -17,10 +17,10 @@ from airflow_provider_sparkdeps.operators.base import SparkConnectOperator
 from airflow_provider_sparkdeps.operators.callables import bind, call, check_result, check_wish
 from airflow_provider_sparkdeps.operators.joining import OpenedSession
 from airflow_provider_sparkdeps.spark.accumulators import Accumulators
-from airflow_provider_sparkdeps.spark.closure_check import check_functions
+from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_initial_values
 from airflow_provider_sparkdeps.spark.closures import by_value
-from airflow_provider_sparkdeps.spark.executor_modules import ExecutorModules
-from airflow_provider_sparkdeps.spark.initial_values import check_initial_values
+from airflow_provider_sparkdeps.spark.closures.check import check_functions
+from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from pyspark.sql.connect.client import ChannelBuilder
 from pyspark.sql.connect.client.retries import DefaultPolicy, RetryPolicyState
 
 from airflow_provider_sparkdeps.errors import WishError
+from airflow_provider_sparkdeps.spark.closures.shipped import Scales
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint, read_pem
 from airflow_provider_sparkdeps.spark.faults import cause, reason
-from airflow_provider_sparkdeps.spark.shipped import Scales
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ def _channel_options(endpoint: Endpoint) -> dict[str, int]:
         "grpc.min_reconnect_backoff_ms": min(_CONNECT_TIMEOUT_MS, max(1_000, timeout // 2)),
         # gRPC's own, 2 minutes, would leave a server that is back unnoticed for as long.
         "grpc.max_reconnect_backoff_ms": _MAX_BACKOFF_MS,
+        # All tasks' accumulator updates come in one response; 2 GB is all that a message can have.
+        "grpc.max_receive_message_length": (1 << 31) - 1,
     }
     if endpoint.is_loopback:
         # gRPC would ask the proxy of http_proxy for a server on the proxy's machine.

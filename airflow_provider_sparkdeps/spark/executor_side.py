@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 MOST_BYTES = 1_000_000
-"""How long the update of one accumulator by one task may be: all updates of a query come back in one response, and
-Spark Connect's client takes 128 MB in one."""
+"""How long the update of one accumulator by one task may be: all updates of a query come back in one response, which
+may have 2 GB."""
 
 
 def encode(value: Any) -> Any:
@@ -89,11 +89,15 @@ class Tally:
             f"accumulator {self._name!r} can only be added to on executors: set its value in the task's callable"
         )
 
+    def result(self) -> Any:
+        """Return what the terms make, as plain data."""
+        return self.total
+
     @property
     def _value(self) -> str:
         """Spark's worker reads this when the task ends; text, so that nothing is unpickled on the other side."""
         try:
-            text = json.dumps([*self._where, self.adds, self._plain(self.total)])
+            text = json.dumps([*self._where, self.adds, self._plain(self.result())])
             self._check_bytes(len(text))
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             # An error here would be a crash of Spark's worker, without a word: the other side raises it.
@@ -198,6 +202,33 @@ class Counts(Growing):
                 self._check_limit()
                 self._grow((key, amount))
                 self.total[key] = amount
+
+
+class Sketch(Tally):
+    """An estimate of how many different terms there were; as in SQL, nulls don't count."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, where: tuple[str, str, int], lg_k: int) -> None:
+        try:
+            from datasketches import hll_sketch, tgt_hll_type
+        except ImportError:
+            raise RuntimeError(
+                f"accumulator {name!r} is an ApproxDistinct, which needs the package datasketches on executors: add it "
+                "to the environment's requirements"
+            ) from None
+        Tally.__init__(self, name, where, hll_sketch(lg_k, tgt_hll_type.HLL_8))
+
+    def add(self, term: Any) -> None:
+        self.adds += 1
+        if term is not None:
+            plain = self._plain(term)
+            same = int(plain) if isinstance(plain, float) and plain.is_integer() else plain
+            self.total.update(json.dumps(same))
+
+    def result(self) -> bytes:
+        sketch: bytes = self.total.serialize_compact()
+        return sketch
 
 
 class ByParam(Tally):

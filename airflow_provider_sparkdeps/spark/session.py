@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 
 from airflow_provider_sparkdeps.errors import SessionError, SessionLostError, WishError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.accumulators.initial_values import as_kind, check_name
+from airflow_provider_sparkdeps.spark.accumulators.ledger import Ledger
+from airflow_provider_sparkdeps.spark.accumulators.param import ParamOf
 from airflow_provider_sparkdeps.spark.control import USER_AGENT, Control
 from airflow_provider_sparkdeps.spark.heartbeat import Heartbeat
-from airflow_provider_sparkdeps.spark.initial_values import as_kind, check_name
-from airflow_provider_sparkdeps.spark.ledger import Ledger
-from airflow_provider_sparkdeps.spark.param import ParamOf
 from airflow_provider_sparkdeps.spark.progress import Progress
 from airflow_provider_sparkdeps.spark.shared import SharedSession, find_loss
 
@@ -220,15 +220,6 @@ class Session:
         if self._control:
             self._control.interrupt(self._own_tag)
 
-    def touch(self, session_id: str, server_side_id: str | None = None) -> bool:
-        """Keep another session of this server and user from expiring; takes 3 seconds at most and never raises.
-
-        :param session_id: the other session's id, as its client knows it.
-        :param server_side_id: the server's own id of it, if known: a restarted server then counts as not alive.
-        :return: whether it is alive.
-        """
-        return self._control is not None and self._control.touch(session_id, server_side_id)
-
     def keep_alive(self, session_id: str) -> None:
         """Keep another session of this server and user from expiring as long as this one is open, or joined."""
         if self._heartbeat is None:
@@ -304,7 +295,7 @@ class Session:
         from pyspark.sql.connect.session import SparkSession
 
         from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, OperationInterceptor, TimedRetries
-        from airflow_provider_sparkdeps.spark.shipped import Scales
+        from airflow_provider_sparkdeps.spark.closures.shipped import Scales
 
         builder = EndpointChannelBuilder(self.endpoint, session_id=self.id, user_agent=USER_AGENT)
         scales = Scales(self.endpoint.session_conf)

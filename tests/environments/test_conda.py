@@ -33,7 +33,7 @@ from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Login
 from airflow_provider_sparkdeps.environments.check import check_prefix
-from airflow_provider_sparkdeps.environments.conda_logins import CONDA_TOKEN
+from airflow_provider_sparkdeps.environments.conda.logins import CONDA_TOKEN
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.errors import ArchiveError, BuildError, WishError
 from airflow_provider_sparkdeps.spark.attach import attach
@@ -111,6 +111,8 @@ class TestTheWish:
             key("six", channels=[ANY, "conda-forge"]),
             key("six", channels=["conda-forge", ANY]),
             key("six", pip=["tabulate"]),
+            key("six", pip=["tabulate"], index_conn_id="pypi"),
+            key("six", pip=["tabulate"], index_conn_id="other"),
             key("six", python="3.9"),
             key("six", platform="linux-aarch64"),
             CondaEnvironment(locked=[SIX]).key,
@@ -118,9 +120,9 @@ class TestTheWish:
         ]
         assert len(set(keys)) == len(keys)
 
-    def test_connections_do_not_change_the_key_yet_travel_along(self) -> None:
+    def test_the_logins_of_channels_do_not_change_the_key_yet_travel_along(self) -> None:
         wish = CondaEnvironment(["six"], channels=[ANY], channel_conn_ids=["conda"], index_conn_id="pypi", pip=["x"])
-        assert wish.key == key("six", pip=["x"])
+        assert wish.key == key("six", pip=["x"], index_conn_id="pypi")
         assert wish.connections == ("conda", "pypi")
         assert Environment.from_dict(wish.to_dict()).connections == ("conda", "pypi")
 

@@ -9,11 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from indexes import Index, make_wheel, serve
+from indexes import PASSWORD, Index, make_wheel, serve
 
 from airflow_provider_sparkdeps.environments import Environment, Login, PexEnvironment, VenvEnvironment
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix
@@ -24,7 +23,6 @@ from airflow_provider_sparkdeps.errors import BuildError, WishError
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 SIX_HASH = "sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
-PASSWORD = "hunter2/%20@x"
 
 
 def build(
@@ -173,14 +171,6 @@ class TestLocalProjects:
 
 
 class TestPrivateIndexes:
-    @pytest.fixture
-    def index(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-        make_wheel(tmp_path / "served", "ours-only", "1.0")
-        with serve(Index(tmp_path / "served", "me", PASSWORD)) as running:
-            yield running
-
     def test_packages_of_both_indexes_are_installed_and_the_private_one_comes_first(
         self, index: Index, tmp_path: Path
     ) -> None:

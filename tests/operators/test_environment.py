@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from indexes import Index, make_wheel, serve
+from indexes import PASSWORD, Index, make_wheel
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import Login, VenvEnvironment
 from airflow_provider_sparkdeps.errors import BuildError
 from airflow_provider_sparkdeps.operators.environment import BuildEnvironmentOperator
-
-PASSWORD = "hunter2/%20@x"
-
-
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-    make_wheel(tmp_path / "served", "ours-only", "1.0")
-    with serve(Index(tmp_path / "served", "me", PASSWORD)) as running:
-        yield running
 
 
 def test_the_password_is_in_no_file_no_line_and_no_error(

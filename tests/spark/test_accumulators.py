@@ -15,10 +15,10 @@ from pyspark.sql.functions import col, udf
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
-from airflow_provider_sparkdeps.spark.kinds import Sum
-from airflow_provider_sparkdeps.spark.ledger import Ledger
+from airflow_provider_sparkdeps.spark.accumulators.kinds import Sum
+from airflow_provider_sparkdeps.spark.accumulators.ledger import Ledger
+from airflow_provider_sparkdeps.spark.accumulators.updates import token_of
 from airflow_provider_sparkdeps.spark.session import Session
-from airflow_provider_sparkdeps.spark.updates import token_of
 
 
 def counting(accumulator: Accumulator):

@@ -16,11 +16,11 @@ from pyspark.sql.functions import col, udf
 
 from airflow_provider_sparkdeps.errors import SessionError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.accumulators.kinds import Sum
+from airflow_provider_sparkdeps.spark.accumulators.ledger import Ledger
+from airflow_provider_sparkdeps.spark.accumulators.updates import token_of
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-from airflow_provider_sparkdeps.spark.kinds import Sum
-from airflow_provider_sparkdeps.spark.ledger import Ledger
 from airflow_provider_sparkdeps.spark.session import Session
-from airflow_provider_sparkdeps.spark.updates import token_of
 
 
 def counting(accumulator: Accumulator):
@@ -48,7 +48,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
             said.append(record.getMessage())
 
     handler = Handler(logging.WARNING)
-    logger = logging.getLogger("airflow_provider_sparkdeps.spark.ledger")
+    logger = logging.getLogger("airflow_provider_sparkdeps.spark.accumulators.ledger")
     logger.addHandler(handler)
     yield said
     logger.removeHandler(handler)

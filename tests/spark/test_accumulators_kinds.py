@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -21,6 +22,7 @@ from pyspark.sql.observation import Observation
 from airflow_provider_sparkdeps.errors import SessionError, WishError
 from airflow_provider_sparkdeps.spark.accumulators import (
     Accumulators,
+    ApproxDistinct,
     CounterOf,
     ListOf,
     Max,
@@ -30,9 +32,10 @@ from airflow_provider_sparkdeps.spark.accumulators import (
     Sum,
     values_of,
 )
+from airflow_provider_sparkdeps.spark.accumulators.initial_values import as_kind, check_initial_values
+from airflow_provider_sparkdeps.spark.accumulators.kinds import Estimate
+from airflow_provider_sparkdeps.spark.accumulators.plain import decode
 from airflow_provider_sparkdeps.spark.executor_side import MOST_BYTES, encode
-from airflow_provider_sparkdeps.spark.initial_values import as_kind, check_initial_values
-from airflow_provider_sparkdeps.spark.plain import decode
 from airflow_provider_sparkdeps.spark.session import Session
 
 PLAIN = [
@@ -148,6 +151,7 @@ KINDS = [
     (ListOf(limit=3), [1, "a", [2]]),
     (CounterOf(limit=3), Counter({"E42": 3, "E7": 0.5})),
     (CounterOf(), Counter({1: 3, None: 1, (1, "a"): 2})),
+    (ApproxDistinct(lg_k=10), ApproxDistinct().add(Estimate(), "a", name="users")),
 ]
 
 
@@ -161,6 +165,7 @@ def test_a_downstream_task_starts_from_what_xcom_kept_without_loss(kind: Any, va
         assert again.value == value
         assert type(again.value) is type(value)
         assert getattr(again, "limit", None) == getattr(kind, "limit", None)
+        assert again.to_xcom(again.value) == pushed
     assert values_of({"name": pushed}) == {"name": value}
 
 
@@ -173,6 +178,10 @@ def test_ints_and_floats_are_plain_numbers_in_xcom() -> None:
     [
         (lambda: Sum("1"), "a sum starts from '1'"),
         (lambda: Sum(True), "a sum starts from True"),
+        (lambda: ApproxDistinct(5), "ApproxDistinct starts from 5: which values that counts can't be known"),
+        (lambda: ApproxDistinct(lg_k=19), "lg_k=19: write a whole number from 4 to 18"),
+        (lambda: as_kind("a", {"kind": "approx_distinct", "value": 1}), "no upstream task's"),
+        (lambda: as_kind("a", {"kind": "approx_distinct", "value": 1, "sketch": 5, "lg_k": 12}), "no upstream task's"),
         (lambda: SetOf("abc"), "write a list of values"),
         (lambda: SetOf(limit=0), "has the limit 0"),
         (lambda: ListOf(limit=2.5), "has the limit 2.5"),
@@ -251,6 +260,51 @@ def test_each_kind_counts_what_its_udf_adds(session: Session) -> None:
     assert (taken["total"], taken["counts"]["here"], taken["vector"]) == (499501.5, 2, [1001.0, 499503.0])
 
 
+def test_about_how_many_different_values_there_were_is_estimated_over_tasks_queries_and_xcom(session: Session) -> None:
+    users = session.accumulator("users", ApproxDistinct(lg_k=14))
+    assert users.value == 0
+
+    def add(value):
+        nonlocal users
+        users += value % 20_000
+        users += float(value % 20_000)
+        users += None
+        users += ("a", value % 20_000)
+
+    run(session, add, 50_000)
+    assert 40_000 * 0.97 < users.value < 40_000 * 1.03
+    before = users.value
+    run(session, add, 50_000)
+    assert users.value == before, "the same values again"
+    users.add("here")
+    users.add(1)
+    assert before <= users.value <= before + 2
+    pushed = session.accumulator_values
+    assert pushed["users"]["value"] == users.value
+    for name, upstream in {"told": pushed, "values": values_of(pushed)}.items():
+        downstream = session.accumulator(name, check_initial_values(upstream)["users"])
+        assert downstream.value == users.value
+    run(session, lambda value: downstream.add(value % 20_000), 20_000)
+    assert downstream.value == users.value, "the same values in another task"
+    run(session, lambda value: downstream.add(value + 1_000_000), 10_000)
+    assert 50_000 * 0.97 < downstream.value < 50_000 * 1.03
+
+
+def test_a_sketch_without_its_package_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, *options = ApproxDistinct().tally()
+    monkeypatch.setitem(sys.modules, "datasketches", None)
+    with pytest.raises(RuntimeError, match=r"'users' is an ApproxDistinct.*add it to the environment's requirements"):
+        make("users", ("", "", 0), *options)
+    with pytest.raises(WishError, match=r"pip install 'airflow-provider-sparkdeps\[sketches\]'"):
+        ApproxDistinct().tally()
+
+
+@pytest.mark.parametrize("update", [5, b"", b"x" * 100, bytes(8)])
+def test_what_is_no_sketch_is_refused(update: object) -> None:
+    with pytest.raises(ValueError, match=r"it is no sketch|a bytes is due"):
+        ApproxDistinct().check(update)
+
+
 def test_numpy_values_are_added_as_pythons(session: Session) -> None:
     total, largest, codes = session.accumulator("total"), session.accumulator("largest", Max()), SetOf()
     codes = session.accumulator("codes", codes)
@@ -311,6 +365,20 @@ def test_what_can_not_be_sent_fails_in_the_task(session: Session) -> None:
     with pytest.raises(PySparkException, match=f"'grown' grew past {MOST_BYTES:,} bytes in one task"):
         run(session, lambda value: grown.add(f"{value:100000}"), 100)
     assert grown.value == set()
+
+
+def test_the_updates_of_many_tasks_may_take_more_than_pysparks_128_mb(session: Session) -> None:
+    examples = session.accumulator("examples", ListOf(limit=150))
+
+    @udf("long")
+    def added(value):
+        examples.add(str(value) + "a" * 950_000)
+        return value
+
+    session.spark.range(0, 150, 1, 150).select(added("id").alias("n")).collect()
+    found = examples.value
+    assert sum(map(len, found)) > 128 << 20
+    assert {int(each.rstrip("a")) for each in found} == set(range(150))
 
 
 def test_what_shows_only_when_a_task_ends_fails_the_action(session: Session) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_sparkdeps.errors import SessionError
-from airflow_provider_sparkdeps.spark.closure_check import check_functions
 from airflow_provider_sparkdeps.spark.closures import by_value
-from airflow_provider_sparkdeps.spark.executor_modules import ExecutorModules
+from airflow_provider_sparkdeps.spark.closures.check import check_functions
+from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 
 HEAD = """
 import threading

@@ -25,9 +25,8 @@ from pyspark.sql.udf import UserDefinedFunction
 
 from airflow_provider_sparkdeps.archives import Archive
 from airflow_provider_sparkdeps.errors import WishError
-from airflow_provider_sparkdeps.spark import captures, closure_report
-from airflow_provider_sparkdeps.spark.closure_report import Capture, ClosureReport, inspect_closure
-from airflow_provider_sparkdeps.spark.closures import by_value
+from airflow_provider_sparkdeps.spark.closures import by_value, captures, report
+from airflow_provider_sparkdeps.spark.closures.report import Capture, ClosureReport, inspect_closure
 
 Bundle = Callable[..., ModuleType]
 
@@ -269,7 +268,7 @@ def test_cycles_and_endless_graphs_come_to_an_end(monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_larger_than_can_be_sent_is_not_measured_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = list(range(300_000))
-    monkeypatch.setattr(closure_report, "MAX_MEASURED", 100_000)
+    monkeypatch.setattr(report, "MAX_MEASURED", 100_000)
     (_, row) = inspect_closure(lambda: numbers).captures
     assert row.more
     assert row.size is not None

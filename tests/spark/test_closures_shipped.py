@@ -15,12 +15,12 @@ from pyspark.sql.datasource import DataSource
 from pyspark.sql.types import StringType
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark import pickle_names
+from airflow_provider_sparkdeps.spark.closures import pickle_names
+from airflow_provider_sparkdeps.spark.closures.pickle_names import largest_part
+from airflow_provider_sparkdeps.spark.closures.shipped import LIMIT_CONF, Scales
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-from airflow_provider_sparkdeps.spark.pickle_names import largest_part
 from airflow_provider_sparkdeps.spark.session import Session
-from airflow_provider_sparkdeps.spark.shipped import LIMIT_CONF, Scales
 
 
 def request_with(**functions: Any) -> pb2.ExecutePlanRequest:

@@ -170,7 +170,7 @@ def test_closing_takes_seconds_when_the_server_has_gone(own_server, caplog: pyte
     with session:
         assert session.spark.range(3).count() == 3
         own_server.stop()
-        assert not session.touch(session.id)
+        assert not session.control.touch(session.id)
         started = time.monotonic()
     assert time.monotonic() - started < 5
 
@@ -193,11 +193,11 @@ def test_what_ends_with_a_session_is_called_while_it_lives_and_can_not_keep_it_o
 
 def test_another_session_is_found_alive_and_none_is_made(endpoint: Endpoint) -> None:
     with Session(endpoint) as session, Session(endpoint) as other:
-        assert session.touch(other.id)
+        assert session.control.touch(other.id)
         other.close()
-        assert not session.touch(other.id)
+        assert not session.control.touch(other.id)
         unknown = str(uuid.uuid4())
-        assert [session.touch(unknown), session.touch(unknown)] == [False, False]
+        assert [session.control.touch(unknown), session.control.touch(unknown)] == [False, False]
 
 
 def test_a_process_ends_when_its_server_has_gone(own_server) -> None:

@@ -69,7 +69,7 @@ def test_a_session_that_was_lost_with_its_server_is_said_and_not_made_anew(
         ):
             pass
     with Session(endpoint) as session:
-        assert not session.touch(elsewhere.id)
+        assert not session.control.touch(elsewhere.id)
     renewed = dataclasses.replace(shared, server_side_id=str(uuid.uuid4()))
     with pytest.raises(SessionLostError, match=r"server at .* was restarted"), Session(endpoint, join=renewed):
         pass

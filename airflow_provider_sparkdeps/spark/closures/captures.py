@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from airflow_provider_sparkdeps.spark.bytecode import CodeFacts, read_code
-from airflow_provider_sparkdeps.spark.pickled_size import resource_of, travels_by_reference
+from airflow_provider_sparkdeps.spark.closures.bytecode import CodeFacts, read_code
+from airflow_provider_sparkdeps.spark.closures.pickled_size import resource_of, travels_by_reference
 
 # Bounds of a walk: what lies beyond is still in the sizes of what holds it.
 MAX_CAPTURES = 1000

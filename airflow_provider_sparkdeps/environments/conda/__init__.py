@@ -55,16 +55,16 @@ class CondaEnvironment(Environment):
     kind: ClassVar[str] = "conda"
 
     def __post_init__(self) -> None:
-        from airflow_provider_sparkdeps.environments import conda_wish
+        from airflow_provider_sparkdeps.environments.conda import wish
         from airflow_provider_sparkdeps.environments.requirements import normalise
 
         super().__post_init__()
         own = object.__setattr__
-        own(self, "dependencies", conda_wish.specs(self.dependencies))
-        own(self, "channels", conda_wish.channels(self.channels))
-        own(self, "locked", conda_wish.urls(self.locked))
-        own(self, "channel_conn_ids", tuple(conda_wish.strings(self.channel_conn_ids, "channel_conn_ids", '["conda"]')))
-        pip = conda_wish.strings(self.pip, "pip", '["requests>=2"]')
+        own(self, "dependencies", wish.specs(self.dependencies))
+        own(self, "channels", wish.channels(self.channels))
+        own(self, "locked", wish.urls(self.locked))
+        own(self, "channel_conn_ids", tuple(wish.strings(self.channel_conn_ids, "channel_conn_ids", '["conda"]')))
+        pip = wish.strings(self.pip, "pip", '["requests>=2"]')
         own(self, "pip", normalise(pip, paths=False) if pip else ())
         if sum(map(bool, (self.dependencies, self.locked, self.prefix))) != 1:
             raise WishError(
@@ -77,7 +77,7 @@ class CondaEnvironment(Environment):
             raise WishError(f"prefix={self.prefix!r} is not described. Use CondaEnvironment.from_prefix(...).")
         if self.prefix and self.pip:
             raise WishError("pip can't be added to an environment that exists: install it there, and pack it then.")
-        conda_wish.check_python(self.dependencies, self.python_minor)
+        wish.check_python(self.dependencies, self.python_minor)
 
     @classmethod
     def from_file(cls, path: str | Path, **options: Any) -> CondaEnvironment:
@@ -87,9 +87,9 @@ class CondaEnvironment(Environment):
         :param options: arguments of the environment besides; `channels` is used where the file names none.
         :raises WishError: when it can't be read or meant as written.
         """
-        from airflow_provider_sparkdeps.environments import conda_wish
+        from airflow_provider_sparkdeps.environments.conda import wish
 
-        arguments = conda_wish.environment_yml(conda_wish.read(path, str(path)), str(path))
+        arguments = wish.environment_yml(wish.read(path, str(path)), str(path))
         given = {name: options.pop(name) for name in ("channels",) if name in options and not arguments["channels"]}
         return cls(**{**arguments, **given, **options})
 
@@ -104,11 +104,11 @@ class CondaEnvironment(Environment):
         :param options: arguments of the environment besides.
         :raises WishError: when it can't be read or meant as written.
         """
-        from airflow_provider_sparkdeps.environments import conda_wish
+        from airflow_provider_sparkdeps.environments.conda import wish
 
         platform = options.get("platform") or this_platform()
-        text = conda_wish.read(path, str(path))
-        arguments = conda_wish.locked_packages(text, str(path), platform=platform, environment=environment)
+        text = wish.read(path, str(path))
+        arguments = wish.locked_packages(text, str(path), platform=platform, environment=environment)
         return cls(**{**arguments, **options})
 
     @classmethod
@@ -121,10 +121,10 @@ class CondaEnvironment(Environment):
         :param options: arguments of the environment besides, such as `ignore_missing_files=True`.
         :raises WishError: when it is no conda environment with a Python.
         """
-        from airflow_provider_sparkdeps.environments import conda_installed
+        from airflow_provider_sparkdeps.environments.conda import installed
 
         prefix = Path(path).expanduser().absolute()
-        python, contents = conda_installed.describe(prefix)
+        python, contents = installed.describe(prefix)
         return cls(prefix=str(prefix), contents=contents, python=python, **options)
 
     @classmethod
@@ -135,9 +135,9 @@ class CondaEnvironment(Environment):
         :param options: as of `from_prefix`.
         :raises WishError: when it can't be found; says where it was looked for.
         """
-        from airflow_provider_sparkdeps.environments import conda_installed
+        from airflow_provider_sparkdeps.environments.conda import installed
 
-        return cls.from_prefix(conda_installed.find(name), **options)
+        return cls.from_prefix(installed.find(name), **options)
 
     @property
     def title(self) -> str:
@@ -153,8 +153,9 @@ class CondaEnvironment(Environment):
 
     def inputs(self) -> dict[str, Any]:
         """Return what is to be installed, as plain data."""
-        # Where an installed environment is makes no difference, nor by which login the same packages are reached.
-        left_out = {"prefix", "channel_conn_ids", "index_conn_id"}
+        # Where an installed environment is makes no difference, nor by which login the same channels are reached. A
+        # private index is another place to take packages from.
+        left_out = {"prefix", "channel_conn_ids", *(() if self.index_conn_id else ("index_conn_id",))}
         return {name: value for name, value in self.options().items() if name not in left_out}
 
     def options(self) -> dict[str, Any]:
@@ -197,8 +198,8 @@ class CondaEnvironment(Environment):
             import rattler  # noqa: F401
         except ImportError as error:
             raise BuildError(f"Conda environments need more than is installed here ({error}): `{_INSTALL}`.") from error
-        from airflow_provider_sparkdeps.environments import conda_build
+        from airflow_provider_sparkdeps.environments.conda import build
 
-        return conda_build.build(
+        return build.build(
             self, prefix, report=report, deadline=Deadline(timeout, f"Building {self.title}"), logins=logins
         )

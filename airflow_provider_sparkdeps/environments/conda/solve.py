@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_sparkdeps.environments.base import Login, Report
-from airflow_provider_sparkdeps.environments.conda_logins import access
-from airflow_provider_sparkdeps.environments.conda_wish import SUBDIRS
+from airflow_provider_sparkdeps.environments.conda.logins import access
+from airflow_provider_sparkdeps.environments.conda.wish import SUBDIRS
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.environments.words import one_screen
 from airflow_provider_sparkdeps.errors import BuildError

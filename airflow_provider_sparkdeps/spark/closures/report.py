@@ -13,11 +13,11 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from airflow_provider_sparkdeps.errors import WishError
-from airflow_provider_sparkdeps.spark.captures import Captured, Walk, name_of, unwrap
-from airflow_provider_sparkdeps.spark.closure_findings import LARGE, Finding, Level, find
 from airflow_provider_sparkdeps.spark.closures import by_value
-from airflow_provider_sparkdeps.spark.executor_modules import ExecutorModules
-from airflow_provider_sparkdeps.spark.pickled_size import MAX_MEASURED, Size, measure
+from airflow_provider_sparkdeps.spark.closures.captures import Captured, Walk, name_of, unwrap
+from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
+from airflow_provider_sparkdeps.spark.closures.findings import LARGE, Finding, Level, find
+from airflow_provider_sparkdeps.spark.closures.pickled_size import MAX_MEASURED, Size, measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

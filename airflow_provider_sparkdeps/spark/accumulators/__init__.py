@@ -8,19 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
 from airflow_provider_sparkdeps.spark import executor_side
-from airflow_provider_sparkdeps.spark.initial_values import as_kind, values_of
-from airflow_provider_sparkdeps.spark.kinds import CounterOf, Kind, ListOf, Max, Min, SetOf, Sum
-from airflow_provider_sparkdeps.spark.param import ParamOf
-from airflow_provider_sparkdeps.spark.updates import token_of
+from airflow_provider_sparkdeps.spark.accumulators.initial_values import as_kind, values_of
+from airflow_provider_sparkdeps.spark.accumulators.kinds import (
+    ApproxDistinct,
+    CounterOf,
+    Kind,
+    ListOf,
+    Max,
+    Min,
+    SetOf,
+    Sum,
+)
+from airflow_provider_sparkdeps.spark.accumulators.param import ParamOf
+from airflow_provider_sparkdeps.spark.accumulators.updates import token_of
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.observation import Observation
 
-    from airflow_provider_sparkdeps.spark.ledger import Ledger
+    from airflow_provider_sparkdeps.spark.accumulators.ledger import Ledger
 
 __all__ = [
     "Accumulator",
     "Accumulators",
+    "ApproxDistinct",
     "CounterOf",
     "ListOf",
     "Max",

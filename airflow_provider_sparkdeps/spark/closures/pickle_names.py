@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_sparkdeps.spark.pickle_nodes import (
+from airflow_provider_sparkdeps.spark.closures.pickle_nodes import (
     HOLDERS,
     MARK,
     OPERATIONS,

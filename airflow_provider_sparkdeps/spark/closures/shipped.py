@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark.closure_findings import LARGE, broadcast_remedy
-from airflow_provider_sparkdeps.spark.pickle_names import largest_part
+from airflow_provider_sparkdeps.spark.closures.findings import LARGE, broadcast_remedy
+from airflow_provider_sparkdeps.spark.closures.pickle_names import largest_part
 
 log = logging.getLogger(__name__)
 

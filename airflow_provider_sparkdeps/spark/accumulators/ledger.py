@@ -8,12 +8,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.errors import SessionError
-from airflow_provider_sparkdeps.spark.updates import METRIC, PREFIX, Refused, Update, Use, read_update, unreadable
+from airflow_provider_sparkdeps.spark.accumulators.updates import (
+    METRIC,
+    PREFIX,
+    Refused,
+    Update,
+    Use,
+    read_update,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     import pyspark.sql.connect.proto as pb2
 
-    from airflow_provider_sparkdeps.spark.kinds import Kind
+    from airflow_provider_sparkdeps.spark.accumulators.kinds import Kind
 
 log = logging.getLogger(__name__)
 

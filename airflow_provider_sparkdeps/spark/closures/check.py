@@ -9,12 +9,16 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from airflow_provider_sparkdeps.errors import SessionError
-from airflow_provider_sparkdeps.spark.bytecode import read_code
-from airflow_provider_sparkdeps.spark.captures import Walk, is_udf, unwrap
-from airflow_provider_sparkdeps.spark.closure_findings import LARGE, Finding, Setters
-from airflow_provider_sparkdeps.spark.closure_report import make_report
-from airflow_provider_sparkdeps.spark.executor_functions import ExecutorFunction, closure_of, executor_functions
-from airflow_provider_sparkdeps.spark.executor_modules import ExecutorModules
+from airflow_provider_sparkdeps.spark.closures.bytecode import read_code
+from airflow_provider_sparkdeps.spark.closures.captures import Walk, is_udf, unwrap
+from airflow_provider_sparkdeps.spark.closures.executor_functions import (
+    ExecutorFunction,
+    closure_of,
+    executor_functions,
+)
+from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
+from airflow_provider_sparkdeps.spark.closures.findings import LARGE, Finding, Setters
+from airflow_provider_sparkdeps.spark.closures.report import make_report
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from airflow_provider_sparkdeps.errors import SessionError
-from airflow_provider_sparkdeps.spark.plain import decode
+from airflow_provider_sparkdeps.spark.accumulators.plain import decode
 
 PREFIX = "sparkdeps-accumulator"
 METRIC = "__python_accumulator__"

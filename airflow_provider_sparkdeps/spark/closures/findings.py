@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Literal
 
-from airflow_provider_sparkdeps.spark.bytecode import read_code
-from airflow_provider_sparkdeps.spark.captures import Captured, Walk, Walked
-from airflow_provider_sparkdeps.spark.executor_modules import ExecutorModules
-from airflow_provider_sparkdeps.spark.pickled_size import Size, resource_of
+from airflow_provider_sparkdeps.spark.closures.bytecode import read_code
+from airflow_provider_sparkdeps.spark.closures.captures import Captured, Walk, Walked
+from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
+from airflow_provider_sparkdeps.spark.closures.pickled_size import Size, resource_of
 
 Level = Literal["error", "warning", "note"]
 

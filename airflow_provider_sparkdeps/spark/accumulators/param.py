@@ -10,9 +10,9 @@ from typing import Any
 
 from airflow_provider_sparkdeps.errors import SessionError, WishError
 from airflow_provider_sparkdeps.spark import executor_side
+from airflow_provider_sparkdeps.spark.accumulators.kinds import Kind
+from airflow_provider_sparkdeps.spark.accumulators.plain import decode
 from airflow_provider_sparkdeps.spark.executor_side import encode
-from airflow_provider_sparkdeps.spark.kinds import Kind
-from airflow_provider_sparkdeps.spark.plain import decode
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_sparkdeps.environments import conda_installed, conda_solve, conda_tree, site_packages
+from airflow_provider_sparkdeps.environments import site_packages
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Login, Report
+from airflow_provider_sparkdeps.environments.conda import installed, solve, tree
 from airflow_provider_sparkdeps.environments.process import Deadline
 from airflow_provider_sparkdeps.environments.uv import Uv
 from airflow_provider_sparkdeps.errors import BuildError
@@ -29,7 +30,7 @@ def build(
     with tempfile.TemporaryDirectory(prefix="conda-", dir=prefix.parent) as scratch:
         if wish.prefix:
             environment = Path(wish.prefix)
-            if conda_installed.describe(environment)[1] != wish.contents:
+            if installed.describe(environment)[1] != wish.contents:
                 raise BuildError(
                     f"{environment} is not what it was when it was described: packages came or went since. Describe"
                     " it again with from_prefix, where it lies."
@@ -38,9 +39,9 @@ def build(
         else:
             environment = Path(scratch) / "environment"
             lock = _install(wish, environment, Path(scratch), report=report, deadline=deadline, logins=logins)
-        version = conda_tree.python_version(environment)
+        version = tree.python_version(environment)
         report("relocate", f"Python {version} of {environment if wish.prefix else 'conda'}")
-        after_unpack = conda_tree.make_relocatable(
+        after_unpack = tree.make_relocatable(
             environment,
             prefix,
             ignore_missing_files=wish.ignore_missing_files,
@@ -66,19 +67,19 @@ def _install(
 ) -> tuple[str, ...]:
     channel_logins = [logins[name] for name in wish.channel_conn_ids]
     if wish.locked:
-        packages = conda_solve.records(wish.locked)
+        packages = solve.records(wish.locked)
         if not any(record.name.normalized == "python" for record in packages):
             raise BuildError("The lock has no python, which executors need: lock an environment with python in it.")
     else:
         report("resolve", f"{wish.title}, from {', '.join(wish.channels)}")
         specs = [*wish.dependencies, f"python {wish.python_minor}.*"]
-        packages = conda_solve.solve(
+        packages = solve.solve(
             specs, wish.channels, platform=wish.platform, logins=channel_logins, deadline=deadline, report=report
         )
-    conda_solve.install(
+    solve.install(
         packages, environment, platform=wish.platform, logins=channel_logins, deadline=deadline, report=report
     )
-    version = conda_tree.python_version(environment)
+    version = tree.python_version(environment)
     if not version.startswith(f"{wish.python_minor}."):
         raise BuildError(
             f"The lock has Python {version}, and Python {wish.python_minor} is wished for, by which UDFs are pickled:"

@@ -9,9 +9,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_sparkdeps.errors import WishError
-from airflow_provider_sparkdeps.spark.kinds import NUMBERS, CounterOf, Kind, ListOf, Max, Min, SetOf, Sum
-from airflow_provider_sparkdeps.spark.param import ParamOf
-from airflow_provider_sparkdeps.spark.plain import decode
+from airflow_provider_sparkdeps.spark.accumulators.kinds import (
+    NUMBERS,
+    ApproxDistinct,
+    CounterOf,
+    Estimate,
+    Kind,
+    ListOf,
+    Max,
+    Min,
+    SetOf,
+    Sum,
+)
+from airflow_provider_sparkdeps.spark.accumulators.param import ParamOf
+from airflow_provider_sparkdeps.spark.accumulators.plain import decode
 
 
 def check_initial_values(values: Any) -> dict[str, Kind]:
@@ -47,6 +58,8 @@ def as_kind(name: str, value: Any) -> Kind:
     """
     if isinstance(value, Kind):
         return value
+    if isinstance(value, Estimate):
+        return ApproxDistinct(value)
     if isinstance(value, str):
         value = _parsed(value)
     if isinstance(value, Mapping):
@@ -80,10 +93,12 @@ def _of_xcom(name: str, data: Mapping[str, Any]) -> Kind:
             return ListOf(decode(data["value"]), **limits)
         if word == "counter":
             return CounterOf(decode(data["value"]), **limits)
+        if word == "approx_distinct":
+            return ApproxDistinct(Estimate(data["value"], bytes.fromhex(data["sketch"])), lg_k=data["lg_k"])
         if word == "param":
             return ParamOf(None, decode(data["value"]))
         return Sum(decode(dict(data)))
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WishError(
             f"accumulator {name!r} starts from a dict that no upstream task's `accumulators` holds ({error}): "
             "write a kind such as Max() or CounterOf()"
