@@ -7,6 +7,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,10 +138,12 @@ class Control:
             found |= {pair.key: pair.value for pair in response.pairs if pair.HasField("value")}
         return found if read else {}
 
-    def add_file(self, session_id: str, name: str, file: Path) -> None:
+    def add_file(self, session_id: str, name: str, file: Path, *, unless: Future[None] | None = None) -> None:
         """Send a file to a session, as `addArtifacts(file=True)` does, and have the server's checksums looked at.
 
+        :param unless: when this has failed, no more is sent.
         :raises grpc.RpcError: it could not be sent.
+        :raises grpc.FutureCancelledError: `unless` has failed.
         :raises SessionError: it was damaged on its way.
         """
         import pyspark.sql.connect.proto as pb2
@@ -167,7 +170,10 @@ class Control:
                     yield request
 
         timeout = 60 + size / 1e6 / _SLOWEST
-        response = self._stub.AddArtifacts(requests(), metadata=self._metadata, timeout=timeout)
+        call = self._stub.AddArtifacts.future(requests(), metadata=self._metadata, timeout=timeout)
+        if unless:
+            unless.add_done_callback(lambda done: call.cancel() if done.exception() else None)
+        response = call.result()
         if not all(artifact.is_crc_successful for artifact in response.artifacts):
             raise SessionError(f"{name} was damaged on its way to {self._endpoint.target}: run this again")
 

@@ -69,13 +69,15 @@ def _deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[
     scheme = urlsplit(source).scheme if source else "spark"
     way = keeper.way(scheme) if keeper else None
     first = way is None
-    # A server's first question takes it seconds, in which the payload is sent.
+    # Its first question takes a server seconds, in which the payload is on its way.
     with ThreadPoolExecutor(1) as pool:
         checked = pool.submit(_check_machine, spark, archive) if first else None
-        if source is None and keeper:
-            source = keeper.take(_local(payload))
-        if checked:
-            checked.result()
+        try:
+            if source is None and keeper:
+                source = keeper.take(_local(payload), unless=checked)
+        finally:
+            if checked:
+                checked.result()
     python = _send_launcher(spark, archive, source, prove=first)
     if first:
         pulls = keeper and scheme in PULLABLE and not (scheme == "spark" and guards_rpc(spark))

@@ -6,6 +6,7 @@ import datetime
 import logging
 import time
 import uuid
+from concurrent.futures import Future
 from pathlib import Path
 
 from airflow_provider_sparkdeps.spark.session import Session
@@ -69,18 +70,20 @@ class Keeper:
         """Have later sessions know how executors come to payloads at addresses of a scheme."""
         self._note(_WAY + scheme, way)
 
-    def take(self, payload: Path) -> str | None:
+    def take(self, payload: Path, *, unless: Future[None] | None = None) -> str | None:
         """Have the payload held, sent by us unless somebody else is at it; return its address for the cluster.
 
+        :param unless: when this has failed, no more is sent.
         :return: None where the server doesn't say at which address its executors find such files.
         :raises grpc.RpcError: it could not be sent.
+        :raises grpc.FutureCancelledError: `unless` has failed.
         :raises SessionError: it was damaged on its way.
         """
         if source := self._await_turn():
             return source
         try:
             started = time.monotonic()
-            self._session.control.add_file(self._id, self._name, payload)
+            self._session.control.add_file(self._id, self._name, payload, unless=unless)
             log.info(
                 "Sent %s (%.1f MB) to the server in %.1f s; later sessions find it there",
                 self._name,

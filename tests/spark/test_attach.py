@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,12 +158,18 @@ def test_a_reference_that_the_cluster_can_not_read_is_said(session: Session, six
         attach(session.spark, six15.archive, payload=never, uri=(tmp_path / "missing.payload").as_uri())
 
 
-def test_an_archive_for_another_kind_of_machine_is_refused_before_anything_is_sent(
+def test_an_archive_for_another_kind_of_machine_is_refused_and_no_more_is_sent_from_then_on(
     session: Session, six15: Built
 ) -> None:
-    foreign = dataclasses.replace(six15.archive, sha256="0" * 64, platform="linux-riscv64")
+    foreign = dataclasses.replace(six15.archive, sha256="0" * 64, payload="foreign.payload", platform="linux-riscv64")
+
+    def fetched() -> Path:
+        time.sleep(5)
+        return six15.payload
+
     with pytest.raises(SessionError, match=r"was built for linux-riscv64, and the cluster is linux-\w+: build it on"):
-        attach(session.spark, foreign, payload=never)
+        attach(session.spark, foreign, payload=fetched)
+    assert not [row for row in session.spark.sql("LIST FILES").collect() if "foreign" in row[0]]
 
 
 def test_detach_goes_back_to_the_clusters_python(session: Session, six15: Built) -> None:

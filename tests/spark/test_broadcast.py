@@ -65,9 +65,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     names: list[tuple[str, str]] = []
     real = Control.add_file
 
-    def noting(self: Control, session_id: str, name: str, file: Path) -> None:
+    def noting(self: Control, session_id: str, name: str, file: Path, **options: Any) -> None:
         names.append((session_id, name))
-        real(self, session_id, name, file)
+        real(self, session_id, name, file, **options)
 
     monkeypatch.setattr(Control, "add_file", noting)
     return names

@@ -276,9 +276,11 @@ class ApproxDistinct(Kind):
 
     def merge(self, value: Any, update: Any) -> Any:
         library = _datasketches()
-        union = library.hll_union(self.lg_k)
-        for sketch in filter(None, (value.sketch, update)):
-            union.update(_read(sketch))
+        sketches = [_read(sketch) for sketch in (value.sketch, update) if sketch]
+        # A union that is coarser than what it is given forgets what it has.
+        union = library.hll_union(max(sketch.lg_config_k for sketch in sketches))
+        for sketch in sketches:
+            union.update(sketch)
         united = union.get_result(library.tgt_hll_type.HLL_8)
         return Estimate(round(united.get_estimate()), united.serialize_compact())
 
