@@ -56,7 +56,7 @@ def working_below(directory: Path) -> list[str]:
     found = []
     for cwd in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
-            if Path(os.readlink(cwd)).is_relative_to(directory):
+            if cwd.readlink().is_relative_to(directory):
                 found.append(cwd.parent.name)
     return found
 
