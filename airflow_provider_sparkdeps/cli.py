@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.errors import ArchiveError, SparkDepsError, WishError
+from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError, SparkDepsError
 
 _LARGEST = 10
 
@@ -102,7 +102,7 @@ def _closure(arguments: argparse.Namespace) -> int:
     from airflow_provider_sparkdeps.spark.closures.report import inspect_closure
 
     if (arguments.store is None) != (arguments.archive is None):
-        raise WishError("--store and --archive go together: give both, or neither")
+        raise InvalidArgumentError("--store and --archive go together: give both, or neither")
     archive = _find(arguments.store, arguments.archive) if arguments.archive else None
     # Modules are looked for as `python -m` does, and those below travel by value, as a DAG bundle's do.
     here = Path.cwd()
@@ -115,16 +115,18 @@ def _closure(arguments: argparse.Namespace) -> int:
 def _load(address: str) -> Any:
     name, _, path = address.partition(":")
     if not name or not path:
-        raise WishError(f"{address!r} is no function's address: write module:function, such as jobs.scoring:score")
+        raise InvalidArgumentError(
+            f"{address!r} is no function's address: write module:function, such as jobs.scoring:score"
+        )
     try:
         found: Any = importlib.import_module(name)
     except ImportError as error:
-        raise WishError(f"module {name!r} can't be imported from {Path.cwd()}: {error}") from None
+        raise InvalidArgumentError(f"module {name!r} can't be imported from {Path.cwd()}: {error}") from None
     for part in path.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise WishError(f"module {name!r} has no {path!r}: name a function at module level") from None
+            raise InvalidArgumentError(f"module {name!r} has no {path!r}: name a function at module level") from None
     return found
 
 

@@ -11,7 +11,7 @@ from airflow.sdk.log import mask_secret
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import Environment, Login
-from airflow_provider_sparkdeps.errors import WishError
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -49,18 +49,18 @@ def default_deferrable() -> bool:
 def logins_for(environment: Environment) -> dict[str, Login]:
     """Return the logins of the private indexes and channels that an environment names, by connection id.
 
-    :raises WishError: when a connection doesn't say where its index is.
+    :raises InvalidArgumentError: when a connection doesn't say where its index is.
     """
-    return {conn_id: login_of(BaseHook.get_connection(conn_id)) for conn_id in environment.connections}
+    return {conn_id: login_from_connection(BaseHook.get_connection(conn_id)) for conn_id in environment.connections}
 
 
-def login_of(connection: Connection) -> Login:
+def login_from_connection(connection: Connection) -> Login:
     """Return where a connection's index is, and who we are there; its password is masked in logs from now on.
 
     The extra `url`, or a host such as "https://pypi.example.com/simple", is the whole address. Else it is put together
     of the host, the port, and the schema: that is "http" or "https" (the default), or the path.
 
-    :raises WishError: when the connection doesn't say where the index is.
+    :raises InvalidArgumentError: when the connection doesn't say where the index is.
     """
     extra = connection.extra_dejson
     address = str(extra.get("url") or connection.host or "").strip()
@@ -76,7 +76,7 @@ def login_of(connection: Connection) -> Login:
     except ValueError:
         parts, own = urlsplit(""), ("", "")
     if parts.scheme not in ("http", "https", "file") or not (parts.hostname or parts.scheme == "file"):
-        raise WishError(
+        raise InvalidArgumentError(
             f"connection {connection.conn_id!r} doesn't say where its index is: write the whole address as host, such"
             " as https://pypi.example.com/simple"
         )

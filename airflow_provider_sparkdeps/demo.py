@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow_provider_sparkdeps import example_dags
 from airflow_provider_sparkdeps.local_airflow import DagRunReport, LocalAirflow
-from airflow_provider_sparkdeps.spark.java import find_java
+from airflow_provider_sparkdeps.spark.embedded.java import find_java
 
 DAG_ID = "sparkdeps_quickstart"
 MASTER = "local-cluster[2,1,1024]"

@@ -79,7 +79,7 @@ def conda_prefix(directory: Path) -> Path:
     import rattler
 
     sys.path.insert(0, str(ROOT / "tests"))
-    from channels import MINOR, make_channel  # type: ignore[import-not-found]
+    from tests.support.conda_channel import MINOR, make_channel  # type: ignore[import-not-found]
 
     channel, prefix = make_channel(directory / "channel"), directory / "conda"
 

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from indexes import PASSWORD, Index, make_wheel, serve
 
 from airflow_provider_sparkdeps.local_airflow import LocalAirflow
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+
+from .support.package_index import PASSWORD, Index, make_wheel, serve
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together what shares fixtures, when tests run in several processes: a file, and all that needs Airflow."""
     for item in items:
-        needs_airflow = "airflow" in getattr(item, "fixturenames", ()) or item.path.name == "test_local_airflow.py"
+        needs_airflow = "airflow" in getattr(item, "fixturenames", ()) or item.path.name == "test_instance.py"
         item.add_marker(pytest.mark.xdist_group("airflow" if needs_airflow else str(item.path)))
 
 

@@ -12,9 +12,9 @@ from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_provider_sparkdeps import configuration
-from airflow_provider_sparkdeps.configuration import archive_store, login_of, logins_for
+from airflow_provider_sparkdeps.configuration import archive_store, login_from_connection, logins_for
 from airflow_provider_sparkdeps.environments import Login, VenvEnvironment
-from airflow_provider_sparkdeps.errors import WishError
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 HERE = "https://pypi.example.com/simple"
 
@@ -40,21 +40,21 @@ def masked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 )
 def test_the_address_is_what_the_connection_says(fields: dict[str, object], url: str, masked: list[str]) -> None:
     connection = Connection(conn_id="ours", conn_type="http", login="me", password="hunter2", **fields)
-    assert login_of(connection) == Login(url, "me", "hunter2")
+    assert login_from_connection(connection) == Login(url, "me", "hunter2")
     assert masked == ["hunter2"]
 
 
 def test_a_login_in_the_address_is_taken_out_of_it(masked: list[str]) -> None:
     host = "https://me:hunter%402@pypi.example.com:8443/simple"
-    login = login_of(Connection(conn_id="ours", conn_type="http", host=host))
+    login = login_from_connection(Connection(conn_id="ours", conn_type="http", host=host))
     assert login == Login("https://pypi.example.com:8443/simple", "me", "hunter@2")
     assert masked == ["hunter@2"]
 
 
 @pytest.mark.parametrize("host", [None, "", "ftp://x/y", "https://", "http://[::1"])
 def test_a_connection_that_leads_nowhere_is_refused(host: str | None, masked: list[str]) -> None:
-    with pytest.raises(WishError, match="connection 'ours' doesn't say where its index is"):
-        login_of(Connection(conn_id="ours", conn_type="http", host=host, password="hunter2"))
+    with pytest.raises(InvalidArgumentError, match="connection 'ours' doesn't say where its index is"):
+        login_from_connection(Connection(conn_id="ours", conn_type="http", host=host, password="hunter2"))
 
 
 def test_an_environments_connections_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:

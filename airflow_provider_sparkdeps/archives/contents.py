@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from airflow_provider_sparkdeps.environments.elf import MAGIC, read_dynamic
-from airflow_provider_sparkdeps.errors import ArchiveError
+from airflow_provider_sparkdeps.exceptions import ArchiveError
+from airflow_provider_sparkdeps.utils.elf import MAGIC, read_dynamic
 
 _GLIBC = re.compile(rb"GLIBC_(2\.\d+)(?:\.\d+)?\0")
 _NAMED = 10
@@ -38,7 +38,7 @@ class Contents:
     modules: Sequence[str] | None = field(default=None, hash=False)
 
 
-def look_through(prefix: Path, *, interpreter: str | None, glibc: str | None = None) -> Contents:
+def scan_prefix(prefix: Path, *, interpreter: str | None, glibc: str | None = None) -> Contents:
     """Read a prefix once, and refuse what would fail on executors.
 
     :param prefix: the directory that will be packed.
@@ -49,16 +49,16 @@ def look_through(prefix: Path, *, interpreter: str | None, glibc: str | None = N
     """
     if interpreter is not None and not os.access(prefix / interpreter, os.X_OK):
         raise ArchiveError(f"The environment has no {interpreter} that can be run. Build it again.")
-    _refuse_bound_scripts(prefix)
+    _check_shebangs(prefix)
     count, total = 0, 0
     wanted: dict[str, tuple[int, ...]] = {}
     for path in _files(prefix):
         size = path.stat().st_size
         count, total = count + 1, total + size
-        if size > len(MAGIC) and (version := _wanted_glibc(path)):
+        if size > len(MAGIC) and (version := _required_glibc(path)):
             wanted[path.relative_to(prefix).as_posix()] = version
     if glibc is not None:
-        _refuse_newer(wanted, glibc)
+        _check_glibc(wanted, glibc)
     newest = max(wanted.values(), default=None)
     return Contents(
         files=count,
@@ -77,7 +77,7 @@ def _files(prefix: Path) -> Iterator[Path]:
                 yield path
 
 
-def _wanted_glibc(path: Path) -> tuple[int, ...] | None:
+def _required_glibc(path: Path) -> tuple[int, ...] | None:
     found: set[bytes] = set()
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
@@ -95,7 +95,7 @@ def _wanted_glibc(path: Path) -> tuple[int, ...] | None:
     return max((tuple(map(int, version.split(b"."))) for version in found), default=None)
 
 
-def _refuse_newer(wanted: Mapping[str, tuple[int, ...]], glibc: str) -> None:
+def _check_glibc(wanted: Mapping[str, tuple[int, ...]], glibc: str) -> None:
     limit = tuple(map(int, glibc.split(".")))
     newer = {name: version for name, version in wanted.items() if version > limit}
     if newer:
@@ -107,7 +107,7 @@ def _refuse_newer(wanted: Mapping[str, tuple[int, ...]], glibc: str) -> None:
         )
 
 
-def _refuse_bound_scripts(prefix: Path) -> None:
+def _check_shebangs(prefix: Path) -> None:
     """A script that begins with a Python of this machine would not start on another."""
     bound = []
     scripts = prefix / "bin"

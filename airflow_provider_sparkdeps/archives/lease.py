@@ -15,12 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sparkdeps.archives import files
-from airflow_provider_sparkdeps.environments.words import redact
-from airflow_provider_sparkdeps.errors import BuildError
+from airflow_provider_sparkdeps.archives import filesystem
+from airflow_provider_sparkdeps.exceptions import BuildError
+from airflow_provider_sparkdeps.utils.redaction import redact
 
 if TYPE_CHECKING:
-    from airflow_provider_sparkdeps.archives.files import StorePath
+    from airflow_provider_sparkdeps.archives.filesystem import StorePath
 
 HEARTBEAT_SECONDS = 2.0
 TTL_SECONDS = 60.0
@@ -41,7 +41,7 @@ class BuildStatus:
     :param heartbeat: seconds since the epoch, by the builder's clock.
     :param error: what a failed build said; empty while building.
     :param token: tells this build from all others.
-    :param process_space: tells whether `pid` means anything here.
+    :param pid_namespace: tells whether `pid` means anything here.
     """
 
     state: str
@@ -53,7 +53,7 @@ class BuildStatus:
     heartbeat: float
     error: str
     token: str
-    process_space: str
+    pid_namespace: str
 
     @property
     def heartbeat_age(self) -> float:
@@ -65,7 +65,7 @@ class BuildStatus:
         """Whether the builder is gone: dead on this machine, or silent for longer than the time to live."""
         if self.state != "building":
             return False
-        dead_here = self.process_space == _process_space() and not _runs(self.pid)
+        dead_here = self.pid_namespace == _process_space() and not _runs(self.pid)
         return dead_here or self.heartbeat_age > TTL_SECONDS
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class BuildStatus:
 
 def read_status(path: StorePath) -> BuildStatus | None:
     """Return what a `build.json` says; None when there is none, or nothing that can be understood."""
-    return _status(files.read(path) or b"")
+    return _status(filesystem.read(path) or b"")
 
 
 def _status(data: bytes) -> BuildStatus | None:
@@ -89,23 +89,23 @@ def _status(data: bytes) -> BuildStatus | None:
         return None
 
 
-def take_lease(path: StorePath, *, over: str | None = None) -> Lease | None:
+def acquire_lease(path: StorePath, *, over: str | None = None) -> Lease | None:
     """Become the builder, unless somebody else is.
 
     :param path: of the `build.json`.
     :param over: token of a builder that the caller knows to be gone.
     """
     lease = Lease(path)
-    if files.create(path, lease.content()):
+    if filesystem.create(path, lease.content()):
         return lease
-    data = files.read(path)
+    data = filesystem.read(path)
     if data is None:
         return None  # released in this moment; whoever removed it now could remove the next holder's
     status = _status(data)
     if status and status.state == "building" and not status.abandoned and status.token != over:
         return None
-    files.remove(path)
-    return lease if files.create(path, lease.content()) else None
+    filesystem.remove(path)
+    return lease if filesystem.create(path, lease.content()) else None
 
 
 class Lease:
@@ -128,7 +128,7 @@ class Lease:
             "heartbeat": now,
             "error": "",
             "token": uuid.uuid4().hex,
-            "process_space": _process_space(),
+            "pid_namespace": _process_space(),
         }
         self._stopping = False
         self._wake = threading.Event()
@@ -162,9 +162,9 @@ class Lease:
                 return
             if isinstance(error, Exception):
                 self._facts.update(state="failed", error=_shortened(redact(str(error) or repr(error))))
-                files.write(self._path, self.content())
+                filesystem.write(self._path, self.content())
             else:
-                files.remove(self._path)
+                filesystem.remove(self._path)
 
     def _is_ours(self) -> bool:
         status = read_status(self._path)
@@ -180,7 +180,7 @@ class Lease:
             with contextlib.suppress(OSError):
                 if not self._is_ours():
                     return
-                files.write(self._path, self.content())
+                filesystem.write(self._path, self.content())
 
 
 class Watch:
@@ -208,7 +208,7 @@ class Watch:
             self._say(f"wait: {status}")
 
     @property
-    def silent_token(self) -> str | None:
+    def stale_token(self) -> str | None:
         """The builder that gave no sign for its time to live, whatever its clock says."""
         silent = time.monotonic() - self._seen_at > TTL_SECONDS
         return self._seen.token if self._seen and silent else None

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from airflow_provider_sparkdeps.archives.tar_stream import Member, TarStream
-from airflow_provider_sparkdeps.environments.process import Deadline
-from airflow_provider_sparkdeps.errors import ArchiveError
+from airflow_provider_sparkdeps.archives.tar import Member, TarStream
+from airflow_provider_sparkdeps.exceptions import ArchiveError
+from airflow_provider_sparkdeps.utils.deadline import Deadline
 
 # Of isal's levels 0 to 3; what the others come to is in benchmarks/NOTES.md.
 _LEVEL = 2

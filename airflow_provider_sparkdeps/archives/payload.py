@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_sparkdeps.archives.archive import Archive
-from airflow_provider_sparkdeps.errors import ArchiveError
+from airflow_provider_sparkdeps.archives.manifest import Archive
+from airflow_provider_sparkdeps.exceptions import ArchiveError
 
 if TYPE_CHECKING:
-    from airflow_provider_sparkdeps.archives.files import StorePath
+    from airflow_provider_sparkdeps.archives.filesystem import StorePath
 
 _BLOCK = 1 << 20
 

@@ -14,21 +14,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_sparkdeps.archives import files
-from airflow_provider_sparkdeps.archives.addresses import EXPIRATION, address, address_under
-from airflow_provider_sparkdeps.archives.archive import Archive
-from airflow_provider_sparkdeps.archives.contents import look_through
-from airflow_provider_sparkdeps.archives.freshness import Freshness, changes, note_check
-from airflow_provider_sparkdeps.archives.job import Job, manifest_of, room_to_work
-from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Watch, read_status, take_lease
+from airflow_provider_sparkdeps.archives import filesystem
+from airflow_provider_sparkdeps.archives.build import Job, explain_disk_errors, make_manifest
+from airflow_provider_sparkdeps.archives.contents import scan_prefix
+from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Watch, acquire_lease, read_status
+from airflow_provider_sparkdeps.archives.manifest import Archive
 from airflow_provider_sparkdeps.archives.pack import packing
 from airflow_provider_sparkdeps.archives.payload import verify
-from airflow_provider_sparkdeps.archives.scratch import scratch_directory
+from airflow_provider_sparkdeps.archives.refresh import RefreshPolicy, changes, record_check
+from airflow_provider_sparkdeps.archives.uris import EXPIRATION, address, uri_under
 from airflow_provider_sparkdeps.environments.base import Environment, Login
-from airflow_provider_sparkdeps.environments.check import check_prefix
-from airflow_provider_sparkdeps.environments.process import Deadline
-from airflow_provider_sparkdeps.environments.words import redact
-from airflow_provider_sparkdeps.errors import ArchiveError, WishError
+from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
+from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError
+from airflow_provider_sparkdeps.utils.deadline import Deadline
+from airflow_provider_sparkdeps.utils.redaction import redact
+from airflow_provider_sparkdeps.utils.scratch import scratch_directory
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -54,11 +54,11 @@ class ArchiveStore:
     :param root: a path, a URL, or a `UPath` such as `ObjectStoragePath`; made when something is built.
     :param cache_dir: where payloads of a store that isn't local are kept, one file per digest; by default
         `sparkdeps` in the user's cache directory.
-    :raises WishError: when there is no file system for the root.
+    :raises InvalidArgumentError: when there is no file system for the root.
     """
 
     def __init__(self, root: str | os.PathLike[str] | UPath, *, cache_dir: Path | None = None) -> None:
-        self._root = files.store_path(root)
+        self._root = filesystem.store_path(root)
         self._cache_dir = cache_dir
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ class ArchiveStore:
         key = _key(environment)
         folder = self._root / key
         with self._reachable():
-            data = files.read(folder / MANIFEST)
+            data = filesystem.read(folder / MANIFEST)
             if data is None:
                 return None
             mend = f"Build the environment again, or remove {redact(str(folder))}."
@@ -84,7 +84,7 @@ class ArchiveStore:
                 raise ArchiveError(f"The manifest of archive {key[:12]} can't be read: {error} {mend}") from error
             if archive.key != key:
                 raise ArchiveError(f"The manifest in folder {key[:12]} is that of {archive.key[:12]}. {mend}")
-            size = files.size(folder / archive.payload)
+            size = filesystem.size(folder / archive.payload)
         if size != archive.size:
             fault = "is missing" if size is None else f"has {size} bytes instead of {archive.size}"
             raise ArchiveError(f"The payload {archive.payload} of archive {key[:12]} {fault}. {mend}")
@@ -111,12 +111,12 @@ class ArchiveStore:
         :param refresh: resolve the wish again even if there is an archive; replace that if the lock has changed, or
             if it was damaged.
         :param max_age: the same, if the archive was built, and last looked at so, longer ago; seconds or a timedelta.
-        :raises WishError: when max_age is none; when the environment's files can't be read, or change meanwhile.
+        :raises InvalidArgumentError: if max_age is invalid, or the files it names can't be read or change.
         :raises BuildError: when it can't be built, here or by the other builder; with the builder's own words.
         :raises ArchiveError: when the store can't be used.
         """
         say = progress or _log.info
-        freshness = Freshness(refresh=refresh, max_age=max_age)
+        freshness = RefreshPolicy(refresh=refresh, max_age=max_age)
         deadline = Deadline(timeout, f"Building {environment.title}")
         # Asked once, since it may read many files.
         key = environment.key
@@ -132,8 +132,8 @@ class ArchiveStore:
                     if fresh:
                         say(line)
                         return archive
-                files.make_folder(folder)
-                lease = take_lease(folder / BUILD, over=watch.silent_token)
+                filesystem.make_folder(folder)
+                lease = acquire_lease(folder / BUILD, over=watch.stale_token)
             if lease is not None:
                 with lease:
                     # It may have been published, or looked at, between the last look and the lease.
@@ -182,7 +182,7 @@ class ArchiveStore:
         :raises ArchiveError: when the store could sign, and has no credentials that do.
         """
         if root is not None:
-            return address_under(root, archive.key, archive.payload)
+            return uri_under(root, archive.key, archive.payload)
         return address(self._root / archive.key / archive.payload, expiration=expiration)
 
     def status(self, environment: Environment | str) -> BuildStatus | None:
@@ -201,7 +201,7 @@ class ArchiveStore:
         """
         archives = []
         with self._reachable():
-            keys = sorted(path.name for path in files.entries(self._root) if _KEY.fullmatch(path.name))
+            keys = sorted(path.name for path in filesystem.entries(self._root) if _KEY.fullmatch(path.name))
         for key in keys:
             try:
                 archive = self.find(key)
@@ -236,14 +236,14 @@ class ArchiveStore:
             job.say(f"store: {error}")
             return False
         with self._reachable():
-            note_check(self._root / archive.key, archive)
-        job.say(f"store: the lock of archive {archive.digest12} has not changed: nothing is published")
+            record_check(self._root / archive.key, archive)
+        job.say(f"store: the lock of archive {archive.short_digest} has not changed: nothing is published")
         return True
 
     def _build(self, job: Job, *, before: Archive | None) -> Archive:
         environment, report, deadline = job.environment, job.report, job.deadline
         self._sweep(job.key)
-        with room_to_work(environment), scratch_directory("sparkdeps-build-") as scratch:
+        with explain_disk_errors(environment), scratch_directory("sparkdeps-build-") as scratch:
             prefix, moved = scratch / "built" / "prefix", scratch / "moved"
             prefix.parent.mkdir()
             built = environment.build(prefix, report=report, timeout=deadline.left(), logins=job.logins)
@@ -252,29 +252,31 @@ class ArchiveStore:
             # What runs here, under another path, runs wherever it is unpacked.
             prefix.rename(moved)
             report("check", f"Python {built.python} and its packages, from another directory")
-            contents = look_through(moved, interpreter=built.interpreter, glibc=environment.glibc)
+            contents = scan_prefix(moved, interpreter=built.interpreter, glibc=environment.glibc)
             report("pack", f"packages: {len(built.packages)}, {contents.unpacked_size / 1e6:.1f} MB")
             folder = self._root / job.key
-            with files.part_in(folder, scratch) as part, contextlib.ExitStack() as reachable:
+            with filesystem.part_in(folder, scratch) as part, contextlib.ExitStack() as reachable:
                 with packing(moved, part, deadline=deadline) as packed_later:
-                    check_prefix(moved, built, deadline=deadline)
+                    verify_prefix(moved, built, deadline=deadline)
                 reachable.enter_context(self._reachable())
                 packed = packed_later.result()
                 if environment.key != job.key:
-                    raise WishError(f"Files that {environment.title} names changed while it was built. Build it again.")
-                archive = manifest_of(job.key, environment, built, packed, contents)
+                    raise InvalidArgumentError(
+                        f"Files that {environment.title} names changed while it was built. Build it again."
+                    )
+                archive = make_manifest(job.key, environment, built, packed, contents)
                 report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
-                files.upload(part, folder / archive.payload)
-                files.write(folder / MANIFEST, json.dumps(archive.to_dict(), indent=1).encode())
+                filesystem.upload(part, folder / archive.payload)
+                filesystem.write(folder / MANIFEST, json.dumps(archive.to_dict(), indent=1).encode())
         return archive
 
     def _sweep(self, key: str) -> None:
         """Remove what killed builders left, unless it is so fresh that somebody may still be writing it."""
         folder = self._root / key
         with self._reachable():
-            published = files.size(folder / MANIFEST) is not None
-            for path in files.entries(folder):
-                leftover = path.name.endswith(files.PART) or (path.name.startswith("env-") and not published)
+            published = filesystem.size(folder / MANIFEST) is not None
+            for path in filesystem.entries(folder):
+                leftover = path.name.endswith(filesystem.PART) or (path.name.startswith("env-") and not published)
                 with contextlib.suppress(FileNotFoundError):
                     if leftover and time.time() - path.stat().st_mtime > TTL_SECONDS:
                         path.unlink()
@@ -297,7 +299,9 @@ def _key(environment: Environment | str) -> str:
     if isinstance(environment, Environment):
         return environment.key
     if not _KEY.fullmatch(environment):
-        raise WishError(f"{environment!r} is not an environment's key. Give the environment, or 64 hex digits.")
+        raise InvalidArgumentError(
+            f"{environment!r} is not an environment's key. Give the environment, or 64 hex digits."
+        )
     return environment
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
-from airflow_provider_sparkdeps.operators.callables import as_callers_see_it
+from airflow_provider_sparkdeps.operators.python_callable import hide_injected
 from airflow_provider_sparkdeps.operators.spark_connect import SparkConnectPythonOperator
 
 
@@ -29,7 +29,7 @@ class _SparkConnectDecoratedOperator(DecoratedOperator, SparkConnectPythonOperat
     ) -> None:
         # Airflow checks the call against the signature without `spark` and its like, and the operator gets the whole.
         super().__init__(
-            python_callable=as_callers_see_it(python_callable),
+            python_callable=hide_injected(python_callable),
             op_args=op_args,
             op_kwargs=op_kwargs,
             kwargs_to_upstream={"python_callable": python_callable, "op_args": op_args, "op_kwargs": op_kwargs},

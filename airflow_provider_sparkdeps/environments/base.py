@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from airflow_provider_sparkdeps.errors import WishError
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 KEY_FORMAT = 1
 """Part of every key: raised when the same wish would be built into something else."""
@@ -21,12 +21,12 @@ Report = Callable[[str, str], None]
 _MINOR = re.compile(r"3\.(0|[1-9]\d*)")
 
 
-def this_python() -> str:
+def current_python() -> str:
     """Return the running interpreter's minor version, such as "3.12"."""
     return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def this_platform() -> str:
+def current_platform() -> str:
     """Return this machine's platform, such as "linux-x86_64"."""
     import platform
 
@@ -41,9 +41,9 @@ class BuiltPrefix:
     :param interpreter: path of the interpreter relative to the prefix; None where it holds none.
     :param packages: version of each installed distribution, by canonical name.
     :param lock: the exact requirements that the wish was resolved to, sorted.
-    :param after_unpack: path, relative to the prefix, of a script for its interpreter; run where it has been unpacked,
+    :param post_unpack_script: path, relative to the prefix, of a script that its interpreter runs after unpacking,
         with the path that it will be at as the argument.
-    :param outer_path: the PATH on which the interpreter, a script, finds what it runs; None where it is a Python
+    :param host_path: the PATH on which the interpreter, a script, finds what it runs; None where it is a Python
         that is all in the prefix.
     """
 
@@ -51,8 +51,8 @@ class BuiltPrefix:
     interpreter: str | None
     packages: Mapping[str, str]
     lock: tuple[str, ...]
-    after_unpack: str | None = None
-    outer_path: str | None = None
+    post_unpack_script: str | None = None
+    host_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Environment(ABC):
     :param platform: what the archive will run on; by default this machine's, such as "linux-x86_64".
     :param glibc: the oldest C library that executors have, such as "2.28"; a build whose native code wants a newer one
         is refused. Not checked by default.
-    :raises WishError: when a value can't be meant as written.
+    :raises InvalidArgumentError: when a value can't be meant as written.
     """
 
     python: str | None = None
-    platform: str = field(default_factory=this_platform)
+    platform: str = field(default_factory=current_platform)
     glibc: str | None = None
 
     kind: ClassVar[str]
@@ -95,25 +95,25 @@ class Environment(ABC):
 
     def __post_init__(self) -> None:
         if self.python is not None and not (isinstance(self.python, str) and _MINOR.fullmatch(self.python)):
-            raise WishError(
+            raise InvalidArgumentError(
                 f"python={self.python!r} is not a minor version of Python. Write it as a string with one dot,"
-                f' such as python="{this_python()}", or leave it out for that of the worker.'
+                f' such as python="{current_python()}", or leave it out for that of the worker.'
             )
         if not isinstance(self.platform, str) or not re.fullmatch(r"[a-z0-9]+-\w+", self.platform):
-            raise WishError(
+            raise InvalidArgumentError(
                 f"platform={self.platform!r} is not a platform. Write system and machine,"
-                f' such as platform="{this_platform()}", or leave it out for this machine\'s.'
+                f' such as platform="{current_platform()}", or leave it out for this machine\'s.'
             )
 
         if self.glibc is not None and not (isinstance(self.glibc, str) and re.fullmatch(r"2\.\d+", self.glibc)):
-            raise WishError(
+            raise InvalidArgumentError(
                 f'glibc={self.glibc!r} is not a version of glibc. Write it as a string, such as glibc="2.28".'
             )
 
     @property
     def python_minor(self) -> str:
         """The minor version of Python that is meant, such as "3.12"."""
-        return self.python or this_python()
+        return self.python or current_python()
 
     @property
     def key(self) -> str:
@@ -185,14 +185,16 @@ class Environment(ABC):
     def from_dict(data: Mapping[str, Any]) -> Environment:
         """Make the environment that `to_dict` described.
 
-        :raises WishError: when the data describes none.
+        :raises InvalidArgumentError: when the data describes none.
         """
         arguments = dict(data)
         kind = arguments.pop("kind", None)
         cls = Environment._kinds.get(kind) if isinstance(kind, str) else None
         if cls is None:
-            raise WishError(f"kind={kind!r} is no environment; known kinds are {sorted(Environment._kinds)}.")
+            raise InvalidArgumentError(
+                f"kind={kind!r} is no environment; known kinds are {sorted(Environment._kinds)}."
+            )
         try:
             return cls(**arguments)
         except TypeError as error:
-            raise WishError(f"This is no description of a {kind} environment: {error}.") from error
+            raise InvalidArgumentError(f"This is no description of a {kind} environment: {error}.") from error

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_provider_sparkdeps.environments.base import this_python
-from airflow_provider_sparkdeps.environments.process import Deadline, run, tool_environ
-from airflow_provider_sparkdeps.environments.words import one_screen
-from airflow_provider_sparkdeps.errors import BuildError
+from airflow_provider_sparkdeps.environments.base import current_python
+from airflow_provider_sparkdeps.exceptions import BuildError
+from airflow_provider_sparkdeps.utils.deadline import Deadline
+from airflow_provider_sparkdeps.utils.processes import run, tool_environ
+from airflow_provider_sparkdeps.utils.text import one_screen
 
 _PROBE = """
 import json, os, platform, sys, sysconfig
@@ -79,7 +80,7 @@ def find_python(minor: str, *, uv: Path, deadline: Deadline) -> BasePython:
         have = [f"{python.version} ({python.executable})" for python in _installed(uv, deadline)]
         raise BuildError(
             f"There is no CPython {minor} on this machine; it has {', '.join(have) or 'none that starts'}."
-            f' Install it (such as with `uv python install {minor}`), or wish for python="{this_python()}",'
+            f' Install it (such as with `uv python install {minor}`), or wish for python="{current_python()}",'
             " or leave python out: executors need the same minor version as the worker that pickles UDFs."
         )
     return found
@@ -104,7 +105,7 @@ def _installed(uv: Path, deadline: Deadline) -> list[BasePython]:
 
 def _candidates(minor: str, uv: Path, deadline: Deadline) -> Iterator[Path]:
     own = getattr(sys, "_base_executable", None) or sys.executable
-    if minor in (this_python(), "3.*"):
+    if minor in (current_python(), "3.*"):
         yield Path(own)
     for entry in filter(None, os.environ.get("PATH", "").split(os.pathsep)):
         directory = Path(entry)

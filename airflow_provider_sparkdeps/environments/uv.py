@@ -10,9 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from airflow_provider_sparkdeps.environments.base import Login
-from airflow_provider_sparkdeps.environments.process import Deadline, run, tool_environ
-from airflow_provider_sparkdeps.environments.words import one_screen
-from airflow_provider_sparkdeps.errors import BuildError
+from airflow_provider_sparkdeps.exceptions import BuildError
+from airflow_provider_sparkdeps.utils.deadline import Deadline
+from airflow_provider_sparkdeps.utils.processes import run, tool_environ
+from airflow_provider_sparkdeps.utils.text import one_screen
 
 # Settings of the user's that would make another prefix than the one that is asked for.
 _OVERRULED = (

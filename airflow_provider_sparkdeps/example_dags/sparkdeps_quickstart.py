@@ -6,7 +6,7 @@ from airflow.sdk import dag, task
 
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.operators.environment import BuildEnvironmentOperator
-from airflow_provider_sparkdeps.sensors.environment import EnvironmentArchiveSensor
+from airflow_provider_sparkdeps.sensors.environment import EnvironmentSensor
 
 # Neither the Airflow worker nor the cluster has humanize: only the environment does.
 friendly = VenvEnvironment(["humanize==4.*", "pyarrow"])
@@ -15,7 +15,7 @@ friendly = VenvEnvironment(["humanize==4.*", "pyarrow"])
 @dag(schedule=None, tags=["sparkdeps"])
 def sparkdeps_quickstart():
     build = BuildEnvironmentOperator(task_id="build", environment=friendly)
-    wait = EnvironmentArchiveSensor(task_id="wait", environment=friendly, deferrable=True, poke_interval=2)
+    wait = EnvironmentSensor(task_id="wait", environment=friendly, deferrable=True, poke_interval=2)
 
     @task.spark_connect(environment=friendly, accumulators={"bad_rows": 0})
     def spell(spark, accumulators):

@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
-from airflow_provider_sparkdeps.archives.addresses import secrets_in
+from airflow_provider_sparkdeps.archives.uris import secrets_in
 from airflow_provider_sparkdeps.configuration import embedded_startup_timeout
-from airflow_provider_sparkdeps.errors import SparkDepsError, WishError
-from airflow_provider_sparkdeps.spark.control import check_server
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SparkDepsError
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer, is_embedded_master
 from airflow_provider_sparkdeps.spark.endpoint import DEFAULT_PORT, Endpoint
+from airflow_provider_sparkdeps.spark.rpc import check_server
 from airflow_provider_sparkdeps.spark.session import Session
-from airflow_provider_sparkdeps.spark.shared import SharedSession, end_session
+from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession, close_shared_session
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -41,7 +41,7 @@ _EXTRAS: dict[str, tuple[str, type]] = {
     "request_timeout": ("request_timeout", float),
 }
 # apache-airflow-providers-apache-spark calls it so, in its connections of type `spark_connect`.
-_FOREIGN = {"use_ssl": "use_tls"}
+_ALIASES = {"use_ssl": "use_tls"}
 
 
 class SparkConnectHook(BaseHook):
@@ -75,7 +75,7 @@ class SparkConnectHook(BaseHook):
         :param tag: put on all operations of the session, such as `dag.task`.
         :param join: a shared session to use instead; it stays when the block ends.
         :raises SessionLostError: the session to join was closed, has expired, or went with its server.
-        :raises WishError: a field of the connection can't be meant.
+        :raises InvalidArgumentError: a field of the connection can't be meant.
         :raises ConnectError: the server can't be reached, refuses us, or is none that we can talk to.
         """
         report = logging.getLogger(__name__).info
@@ -89,23 +89,23 @@ class SparkConnectHook(BaseHook):
     def check_shareable(self) -> None:
         """Check that sessions of this connection can outlive the task that opens them.
 
-        :raises WishError: its server is stopped with each session.
+        :raises InvalidArgumentError: its server is stopped with each session.
         """
         master = self.get_connection(self.spark_conn_id).host or ""
         if is_embedded_master(master):
-            raise WishError(
+            raise InvalidArgumentError(
                 f"connection {self.spark_conn_id!r} starts a server ({master}) for each session, and stops it with the "
                 "session, so that nobody else can join: give the address of a running server to share sessions"
             )
 
-    def end_session(self, shared: SharedSession) -> bool:
+    def close_shared_session(self, shared: SharedSession) -> bool:
         """Release a shared session, and all that runs in it; return whether it was still there.
 
         :raises ConnectError: the server can't be reached, or refuses us.
         :raises SessionError: the session is another server's or user's, or the server did not answer.
         """
         with self._endpoint() as endpoint:
-            return end_session(endpoint, shared)
+            return close_shared_session(endpoint, shared)
 
     def interrupt(self) -> None:
         """Have the server interrupt what runs in this hook's open sessions; takes 3 seconds at most for each."""
@@ -126,19 +126,19 @@ class SparkConnectHook(BaseHook):
         connection = self.get_connection(self.spark_conn_id)
         master = connection.host or ""
         if not is_embedded_master(master):
-            yield endpoint_of(connection)
+            yield endpoint_from_connection(connection)
             return
         self.log.info("Starting a Spark Connect server on this machine: %s", master)
         with EmbeddedServer(master, startup_timeout=embedded_startup_timeout()) as server:
-            yield endpoint_of(connection, host=server.host, port=server.port)
+            yield endpoint_from_connection(connection, host=server.host, port=server.port)
 
 
-def endpoint_of(connection: Connection, *, host: str | None = None, port: int | None = None) -> Endpoint:
+def endpoint_from_connection(connection: Connection, *, host: str | None = None, port: int | None = None) -> Endpoint:
     """Return where an Airflow connection leads, and how.
 
     :param host: instead of the connection's own.
     :param port: instead of the connection's own; 15002 if neither says.
-    :raises WishError: a field can't be meant; the message names the connection and the field, not the value of a
+    :raises InvalidArgumentError: if a field is invalid; the message names connection and field, not the value of a
         secret.
     """
     try:
@@ -152,45 +152,47 @@ def endpoint_of(connection: Connection, *, host: str | None = None, port: int | 
             token=connection.password or None,
             **_extras(connection),
         )
-    except WishError as error:
-        raise WishError(f"connection {connection.conn_id!r}: {error}") from None
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"connection {connection.conn_id!r}: {error}") from None
 
 
 def _host_of(connection: Connection) -> tuple[str, int | None]:
     host = (connection.host or "").strip()
     if not host:
-        raise WishError("host is empty: write the Spark Connect server's name, or local-cluster[2,1,1024]")
+        raise InvalidArgumentError("host is empty: write the Spark Connect server's name, or local-cluster[2,1,1024]")
     if "://" not in host:
         return host, connection.port
     try:
         parts = urlsplit(host)
         given_port = parts.port
     except ValueError as error:
-        raise WishError(f"host can't be read as an address ({error})") from None
+        raise InvalidArgumentError(f"host can't be read as an address ({error})") from None
     if parts.scheme != "sc" or parts.path.strip("/") or parts.query or parts.username:
-        raise WishError("host is an address of another kind: write sc://name:port, or the name alone")
+        raise InvalidArgumentError("host is an address of another kind: write sc://name:port, or the name alone")
     return parts.hostname or "", connection.port or given_port
 
 
 def _extras(connection: Connection) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key, value in connection.extra_dejson.items():
-        name = _FOREIGN.get(key, key)
+        name = _ALIASES.get(key, key)
         if name not in _EXTRAS:
             if connection.conn_type == SparkConnectHook.conn_type:
-                raise WishError(f"extra {key!r} is unknown: take it out, or write one of {', '.join(_EXTRAS)}")
+                raise InvalidArgumentError(
+                    f"extra {key!r} is unknown: take it out, or write one of {', '.join(_EXTRAS)}"
+                )
             continue
         if value is None or value == "":
             continue  # a field of the form that nobody touched
         field, kind = _EXTRAS[name]
-        fields[field] = _convert(key, value, kind)
+        fields[field] = _convert_extra(key, value, kind)
     secret_parts = secrets_in(fields.get("archive_store_uri"))
     for secret in (fields.get("client_key"), *fields.get("headers", {}).values(), *secret_parts):
         mask_secret(secret)
     return fields
 
 
-def _convert(key: str, value: Any, kind: type) -> Any:
+def _convert_extra(key: str, value: Any, kind: type) -> Any:
     if kind is dict:
         return _mapping(key, value)
     # A connection that was given as a URI has text only.
@@ -204,7 +206,7 @@ def _convert(key: str, value: Any, kind: type) -> Any:
     if kind is str and isinstance(value, str):
         return value.strip()
     wanted = {bool: "true or false", float: "a number", str: "a text"}[kind]
-    raise WishError(f"extra {key!r} is {type(value).__name__}: write {wanted}")
+    raise InvalidArgumentError(f"extra {key!r} is {type(value).__name__}: write {wanted}")
 
 
 def _mapping(key: str, value: Any) -> dict[str, str]:
@@ -214,6 +216,6 @@ def _mapping(key: str, value: Any) -> dict[str, str]:
         except ValueError:
             value = None
     if not isinstance(value, Mapping):
-        raise WishError(f'extra {key!r} is no object: write it as JSON, such as {{"name": "value"}}')
+        raise InvalidArgumentError(f'extra {key!r} is no object: write it as JSON, such as {{"name": "value"}}')
     # JSON's booleans and numbers, as Spark and gRPC write them.
     return {str(name): entry if isinstance(entry, str) else json.dumps(entry) for name, entry in value.items()}

@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_sparkdeps.errors import SparkDepsError
-from airflow_provider_sparkdeps.local_airflow import host
-from airflow_provider_sparkdeps.local_airflow.rest import RestApi
-from airflow_provider_sparkdeps.local_airflow.runs import DagRunReport, await_dag, last_lines, run_dag
+from airflow_provider_sparkdeps.exceptions import SparkDepsError
+from airflow_provider_sparkdeps.local_airflow import services
+from airflow_provider_sparkdeps.local_airflow.dag_runs import DagRunReport, await_dag, last_lines, run_dag
+from airflow_provider_sparkdeps.local_airflow.rest_api import RestApi
 
 READY_WITHIN = 180.0
 POLL_EVERY = 0.15
@@ -94,7 +94,7 @@ class LocalAirflow:
         :param conf: the run's ``conf``.
         :param timeout: seconds for the run, from triggering; a run that takes longer is marked as failed.
         :param on_task: called with (task id, state, seconds since triggering) at each change of a state.
-        :raises DagRunTimeout: if the run takes longer.
+        :raises DagRunTimeoutError: if the run takes longer.
         :raises SparkDepsError: if the DAG's file can't be imported, no file defines the DAG, or Airflow died.
         """
         await_dag(self._api, dag_id, dags=self.dags)
@@ -104,7 +104,7 @@ class LocalAirflow:
     @contextlib.contextmanager
     def _host(self, keys: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
         # -P: what lies in the working directory must not pass for a module.
-        code = f"import sys, {host.__name__} as host; host.main(sys.argv[1])"
+        code = f"import sys, {services.__name__} as host; services.main(sys.argv[1])"
         command = [sys.executable, "-P", "-c", code, str(self._outputs)]
         with (
             (self._outputs / "host.log").open("wb") as log,
@@ -121,7 +121,7 @@ class LocalAirflow:
             try:
                 yield process
             finally:
-                host.stop([process.pid, *self.pids.values()], self._mark)
+                services.stop([process.pid, *self.pids.values()], self._mark)
 
     def _services_of(self, process: subprocess.Popen[bytes], deadline: float) -> dict[str, int]:
         assert process.stdout  # noqa: S101 - says to mypy what PIPE means
@@ -173,7 +173,7 @@ class LocalAirflow:
             "AIRFLOW_HOME": str(self.home),
             **{f"AIRFLOW__{name}": str(value) for name, value in settings.items()},
             **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(it) for name, it in self._connections.items()},
-            host.MARK: self._mark,
+            services.MARK: self._mark,
             "NO_PROXY": direct,
             "no_proxy": direct,
             "PYTHONUNBUFFERED": "1",
@@ -182,7 +182,7 @@ class LocalAirflow:
 
     def _ready_api(self, password: str, deadline: float) -> RestApi:
         api = RestApi(self.url, "", self._check_alive)
-        waiting = list(host.SERVICES)
+        waiting = list(services.SERVICES)
         while waiting:
             if time.monotonic() > deadline:
                 tails = "".join(self._tail(service) for service in waiting)
@@ -199,7 +199,7 @@ class LocalAirflow:
 
     def _check_alive(self) -> None:
         for service, pid in self.pids.items():
-            if not host.is_running(pid):
+            if not services.is_running(pid):
                 raise SparkDepsError(f"Airflow's {service} has ended.{self._tail(service)}")
 
     def _tail(self, service: str) -> str:

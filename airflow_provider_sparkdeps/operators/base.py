@@ -11,13 +11,13 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.log import mask_secret
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
-from airflow_provider_sparkdeps.archives.addresses import secrets_in
+from airflow_provider_sparkdeps.archives.uris import secrets_in
 from airflow_provider_sparkdeps.configuration import build_timeout, logins_for
 from airflow_provider_sparkdeps.environments import Environment
-from airflow_provider_sparkdeps.errors import ArchiveError
+from airflow_provider_sparkdeps.exceptions import ArchiveError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.spark.attach import add_py_files, attach
-from airflow_provider_sparkdeps.spark.reference import told_of_late_failures
+from airflow_provider_sparkdeps.spark.delivery.reference import explain_fetch_errors
 from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
 
 
-class SparkConnectOperator(BaseOperator):
+class SparkConnectBaseOperator(BaseOperator):
     """Has an environment, finds or builds its archive, attaches it, and interrupts Spark when it is killed.
 
     :param environment: what UDFs need: built first, if its archive is missing; or an archive as a dict, as
@@ -71,7 +71,7 @@ class SparkConnectOperator(BaseOperator):
         with self._hook.session(tag=tag) as spark:
             uri = self._attach(spark, archive, store) if archive is not None else None
             add_py_files(spark, py_files)
-            with told_of_late_failures(uri):
+            with explain_fetch_errors(uri):
                 yield spark
 
     def _archive(self, store: ArchiveStore) -> Archive | None:
@@ -103,7 +103,7 @@ class SparkConnectOperator(BaseOperator):
         attach(spark, archive, payload=lambda: store.fetch(archive), uri=uri)
         self.log.info(
             "Attached environment %s (Python %s, %.1f MB) in %.2f s",
-            archive.digest12,
+            archive.short_digest,
             archive.python,
             archive.size / 1e6,
             time.monotonic() - started,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_provider_sparkdeps.configuration import archive_store, build_timeout, logins_for
-from airflow_provider_sparkdeps.errors import ArchiveError
+from airflow_provider_sparkdeps.exceptions import ArchiveError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

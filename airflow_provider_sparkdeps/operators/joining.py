@@ -8,14 +8,14 @@ from typing import Any, Literal, get_args
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import Environment
-from airflow_provider_sparkdeps.errors import ArchiveError, SessionError, WishError
-from airflow_provider_sparkdeps.spark.shared import SharedSession
+from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError, SessionError
+from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession
 
 OnLost = Literal["fail", "reopen"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenedSession:
+class SharedSessionXCom:
     """A shared session, and how Airflow's tasks get into it; a plain dict in XCom, without credentials.
 
     :param shared: the session.
@@ -35,7 +35,7 @@ class OpenedSession:
         return {**self.shared.to_dict(), **own}
 
     @classmethod
-    def from_dict(cls, data: Any) -> OpenedSession:
+    def from_dict(cls, data: Any) -> SharedSessionXCom:
         """Make the value that `to_dict` described.
 
         :raises SessionError: the data describes none.
@@ -53,7 +53,7 @@ class OpenedSession:
                 f"session describes a shared session without {missing}: give the output of `OpenSparkSessionOperator`"
             ) from None
 
-    def check_fits(self, *, environment: Environment | Mapping[str, Any] | None, spark_conn_id: str | None) -> None:
+    def check_matches(self, *, environment: Environment | Mapping[str, Any] | None, spark_conn_id: str | None) -> None:
         """Check that a task which names an environment or a connection means those of the session.
 
         :raises SessionError: it means others.
@@ -96,8 +96,8 @@ class OpenedSession:
 def check_on_lost(on_lost: Any) -> OnLost:
     """Return `on_lost` if it can be meant.
 
-    :raises WishError: it can't.
+    :raises InvalidArgumentError: it can't.
     """
     if on_lost not in get_args(OnLost):
-        raise WishError(f"on_lost {on_lost!r} is unknown: write one of {', '.join(get_args(OnLost))}")
+        raise InvalidArgumentError(f"on_lost {on_lost!r} is unknown: write one of {', '.join(get_args(OnLost))}")
     return on_lost  # type: ignore[no-any-return]

@@ -10,15 +10,15 @@ from airflow.sdk import BaseOperator, XComArg
 
 from airflow_provider_sparkdeps.configuration import archive_store
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
-from airflow_provider_sparkdeps.operators.base import SparkConnectOperator
-from airflow_provider_sparkdeps.operators.joining import OnLost, OpenedSession, check_on_lost
+from airflow_provider_sparkdeps.operators.base import SparkConnectBaseOperator
+from airflow_provider_sparkdeps.operators.joining import OnLost, SharedSessionXCom, check_on_lost
 from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class OpenSparkSessionOperator(SparkConnectOperator):
+class OpenSparkSessionOperator(SparkConnectBaseOperator):
     """Opens a session with an environment for other tasks to join; returns what they need to know, as a dict.
 
     The session stays until `CloseSparkSessionOperator` closes it, or until nobody has used it for as long as the
@@ -34,7 +34,7 @@ class OpenSparkSessionOperator(SparkConnectOperator):
     :param spark_conn_id: the Airflow connection; `sparkdeps_default` if left out. (templated)
     :param archive_store: directory or URL instead of `[sparkdeps] archive_store`. (templated)
     :param build_timeout: seconds that building the environment may take, instead of `[sparkdeps] build_timeout`.
-    :raises WishError: at DAG parse, when an argument can't be meant.
+    :raises InvalidArgumentError: at DAG parse, when an argument can't be meant.
     """
 
     template_fields: Sequence[str] = ("environment", "py_files", "spark_conn_id", "archive_store")
@@ -52,7 +52,7 @@ class OpenSparkSessionOperator(SparkConnectOperator):
         with self._own_session(spark_conn_id, archive, store, py_files=self.py_files, tag=self._tag(context)) as spark:
             shared = Session.of(spark).share(archive)
         self.log.info("Opened session %s for other tasks", shared)
-        return OpenedSession(
+        return SharedSessionXCom(
             shared=shared, spark_conn_id=spark_conn_id, on_lost=self.on_lost, py_files=tuple(map(str, self.py_files))
         ).to_dict()
 
@@ -71,8 +71,8 @@ class CloseSparkSessionOperator(BaseOperator):
         self.session = session
 
     def execute(self, context: Context) -> None:
-        opened = OpenedSession.from_dict(self.session)
-        was_there = SparkConnectHook(opened.spark_conn_id).end_session(opened.shared)
+        opened = SharedSessionXCom.from_dict(self.session)
+        was_there = SparkConnectHook(opened.spark_conn_id).close_shared_session(opened.shared)
         self.log.info("Session %s %s", opened.shared, "is closed" if was_there else "was gone already")
 
 

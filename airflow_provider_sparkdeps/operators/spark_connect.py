@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.configuration import archive_store
 from airflow_provider_sparkdeps.environments import Environment
-from airflow_provider_sparkdeps.errors import SessionLostError
+from airflow_provider_sparkdeps.exceptions import SessionLostError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
-from airflow_provider_sparkdeps.operators.base import SparkConnectOperator
-from airflow_provider_sparkdeps.operators.callables import bind, call, check_result, check_wish
-from airflow_provider_sparkdeps.operators.joining import OpenedSession
+from airflow_provider_sparkdeps.operators.base import SparkConnectBaseOperator
+from airflow_provider_sparkdeps.operators.joining import SharedSessionXCom
+from airflow_provider_sparkdeps.operators.python_callable import bind, call, check_result, validate_arguments
 from airflow_provider_sparkdeps.spark.accumulators import Accumulators
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_initial_values
-from airflow_provider_sparkdeps.spark.closures import by_value
-from airflow_provider_sparkdeps.spark.closures.check import check_functions
+from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
+from airflow_provider_sparkdeps.spark.closures.check import check_udfs
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 from airflow_provider_sparkdeps.spark.session import Session
 
@@ -31,7 +31,7 @@ _MOST_FINDINGS = 5
 XCOM_ACCUMULATORS = "accumulators"
 
 
-class SparkConnectPythonOperator(SparkConnectOperator):
+class SparkConnectPythonOperator(SparkConnectBaseOperator):
     """Runs a Python callable with a Spark Connect session whose Python workers have their own environment.
 
     The callable runs on the Airflow worker and gets what its signature names: `spark` (the session), `accumulators`
@@ -52,7 +52,7 @@ class SparkConnectPythonOperator(SparkConnectOperator):
     :param spark_conn_id: the Airflow connection; `session`'s, or `sparkdeps_default`, if left out. (templated)
     :param archive_store: directory or URL instead of `[sparkdeps] archive_store`. (templated)
     :param build_timeout: seconds that building the environment may take, instead of `[sparkdeps] build_timeout`.
-    :raises WishError: at DAG parse, when an argument can't be meant.
+    :raises InvalidArgumentError: at DAG parse, when an argument can't be meant.
     """
 
     template_fields: Sequence[str] = (
@@ -88,7 +88,7 @@ class SparkConnectPythonOperator(SparkConnectOperator):
         self.op_kwargs = op_kwargs or {}
         self.session = session
         self._modules = ExecutorModules()
-        check_wish(
+        validate_arguments(
             python_callable,
             environment=environment,
             accumulators=accumulators,
@@ -113,7 +113,7 @@ class SparkConnectPythonOperator(SparkConnectOperator):
                 "broadcast": session.broadcast,
             }
             root = self._sources(ti)
-            with by_value(root):
+            with pickle_by_value(root):
                 self._check_functions(root)
                 result = call(self.python_callable, arguments, injected)
             values = session.accumulator_values
@@ -133,8 +133,8 @@ class SparkConnectPythonOperator(SparkConnectOperator):
             with self._own_session(spark_conn_id, archive, store, py_files=self.py_files, tag=tag) as spark:
                 yield spark
             return
-        opened = OpenedSession.from_dict(self.session)
-        opened.check_fits(environment=self.environment, spark_conn_id=self.spark_conn_id)
+        opened = SharedSessionXCom.from_dict(self.session)
+        opened.check_matches(environment=self.environment, spark_conn_id=self.spark_conn_id)
         self._modules = ExecutorModules.of(None, py_files=opened.py_files)
         with ExitStack() as block:
             try:
@@ -150,7 +150,7 @@ class SparkConnectPythonOperator(SparkConnectOperator):
             yield spark
 
     @contextmanager
-    def _joined_session(self, opened: OpenedSession, *, tag: str) -> Iterator[SparkSession]:
+    def _joined_session(self, opened: SharedSessionXCom, *, tag: str) -> Iterator[SparkSession]:
         started = time.monotonic()
         self._hook = SparkConnectHook(opened.spark_conn_id)
         with self._hook.session(tag=tag, join=opened.shared) as spark:
@@ -160,7 +160,7 @@ class SparkConnectPythonOperator(SparkConnectOperator):
             yield spark
 
     def _check_functions(self, root: Path) -> None:
-        found = check_functions(self.python_callable, replace(self._modules, root=root.resolve()))
+        found = check_udfs(self.python_callable, replace(self._modules, root=root.resolve()))
         for finding in found[:_MOST_FINDINGS]:
             self.log.warning("%s", finding)
         if len(found) > _MOST_FINDINGS:

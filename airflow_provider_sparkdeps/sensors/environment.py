@@ -10,14 +10,14 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from airflow_provider_sparkdeps.configuration import archive_store, default_deferrable
 from airflow_provider_sparkdeps.environments import Environment
-from airflow_provider_sparkdeps.errors import BuildError, WishError
-from airflow_provider_sparkdeps.triggers.environment import BuildWatch, EnvironmentArchiveTrigger
+from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
+from airflow_provider_sparkdeps.triggers.environment import BuildWatch, EnvironmentTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class EnvironmentArchiveSensor(BaseSensorOperator):
+class EnvironmentSensor(BaseSensorOperator):
     """Waits until the archive of an environment is in the store; its XCom is the archive as a dict.
 
     Fails at once, with the builder's own error, when the build fails. Failures from before the DAG run do not count:
@@ -26,7 +26,7 @@ class EnvironmentArchiveSensor(BaseSensorOperator):
     :param environment: what is waited for.
     :param archive_store: directory or URL instead of `[sparkdeps] archive_store`. (templated)
     :param deferrable: wait in the triggerer, without a worker slot.
-    :raises WishError: at DAG parse, when `environment` is none.
+    :raises InvalidArgumentError: at DAG parse, when `environment` is none.
     """
 
     template_fields: Sequence[str] = ("archive_store",)
@@ -42,7 +42,9 @@ class EnvironmentArchiveSensor(BaseSensorOperator):
     ) -> None:
         super().__init__(**kwargs)
         if not isinstance(environment, Environment):
-            raise WishError(f"environment is a {type(environment).__name__}: give an environment, as the builder has")
+            raise InvalidArgumentError(
+                f"environment is a {type(environment).__name__}: give an environment, as the builder has"
+            )
         self.environment = environment
         self.archive_store = archive_store
         self.deferrable = default_deferrable() if deferrable is None else deferrable
@@ -54,7 +56,7 @@ class EnvironmentArchiveSensor(BaseSensorOperator):
         if isinstance(ready, PokeReturnValue):
             return ready.xcom_value
         self.defer(
-            trigger=EnvironmentArchiveTrigger(
+            trigger=EnvironmentTrigger(
                 key=self.environment.key,
                 title=self.environment.title,
                 archive_store=self.archive_store,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark.delivery import PYTHON_CONF, deliver
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
+from airflow_provider_sparkdeps.spark.delivery.deliver import PYTHON_CONF, deliver
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
@@ -70,7 +70,7 @@ def add_py_files(spark: SparkSession, paths: Sequence[str | Path]) -> None:
     """Ship modules and packages to the session's Python workers, as one zip.
 
     :param paths: `.py` files, and directories of packages, each importable by its own name on the executors.
-    :raises WishError: a path is neither, or two have the same name.
+    :raises InvalidArgumentError: a path is neither, or two have the same name.
     """
     if not paths:
         return
@@ -132,13 +132,15 @@ def _zip(paths: list[Path]) -> bytes:
         elif path.is_file() and path.suffix == ".py" and path.stem.isidentifier():
             files = [path]
         else:
-            raise WishError(
+            raise InvalidArgumentError(
                 f"py_files: {str(path)!r} is neither a .py file nor a directory of a package, with a name to import it "
                 "by: give one of these, or add what it holds to the environment's requirements"
             )
         added = {str(file.relative_to(path.parent)): file for file in files}
         if taken := entries.keys() & added.keys():
-            raise WishError(f"py_files: two of them hold {min(taken)}, and only one would be imported: rename one")
+            raise InvalidArgumentError(
+                f"py_files: two of them hold {min(taken)}, and only one would be imported: rename one"
+            )
         entries |= added
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:

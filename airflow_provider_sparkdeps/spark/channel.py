@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pyspark.sql.connect.client import ChannelBuilder
 from pyspark.sql.connect.client.retries import DefaultPolicy, RetryPolicyState
 
-from airflow_provider_sparkdeps.errors import WishError
-from airflow_provider_sparkdeps.spark.closures.shipped import Scales
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.spark.closures.request_size import RequestSizeLimit
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint, read_pem
-from airflow_provider_sparkdeps.spark.faults import cause, reason
+from airflow_provider_sparkdeps.spark.grpc_errors import cause, reason
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Observer(Protocol):
 class EndpointChannelBuilder(ChannelBuilder):
     """PySpark's channel builder over an `Endpoint`: private authorities, mutual TLS and headers included.
 
-    :raises WishError: from `toChannel`, when certificates and key can't be read, or don't belong together.
+    :raises InvalidArgumentError: from `toChannel`, when certificates and key can't be read, or don't belong together.
     """
 
     def __init__(self, endpoint: Endpoint, *, session_id: str, user_agent: str) -> None:
@@ -119,16 +119,22 @@ def _client_identity(endpoint: Endpoint) -> tuple[bytes | None, bytes | None]:
     try:
         private = load_pem_private_key(key, password=None)
     except TypeError:
-        raise WishError("client_key has a passphrase: give the key without one (openssl pkey takes it off)") from None
+        raise InvalidArgumentError(
+            "client_key has a passphrase: give the key without one (openssl pkey takes it off)"
+        ) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise WishError("client_key holds no private key that can be read: give one as PEM, or its file") from None
+        raise InvalidArgumentError(
+            "client_key holds no private key that can be read: give one as PEM, or its file"
+        ) from None
     if private.public_key() != own.public_key():
-        raise WishError(
+        raise InvalidArgumentError(
             "client_key is not the key of client_certificate: give the pair that was issued together, with the "
             "client's own certificate first if there are several"
         )
     if own.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
-        raise WishError(f"client_certificate expired at {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: have it renewed")
+        raise InvalidArgumentError(
+            f"client_certificate expired at {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: have it renewed"
+        )
     return certificate, key
 
 
@@ -136,7 +142,7 @@ def _load_certificates(pem: bytes, name: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise WishError(
+        raise InvalidArgumentError(
             f"{name} holds no certificate that can be read: give the text between and with -----BEGIN CERTIFICATE----- "
             "and -----END CERTIFICATE-----, or its file"
         ) from None
@@ -188,10 +194,10 @@ class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryCli
     :param scales: refuses requests whose functions are too large, before they are sent.
     """
 
-    def __init__(self, observer: Observer, *, tags: Sequence[str] = (), scales: Scales | None = None) -> None:
+    def __init__(self, observer: Observer, *, tags: Sequence[str] = (), scales: RequestSizeLimit | None = None) -> None:
         self._observer = observer
         self._tags = tags
-        self._scales = scales or Scales()
+        self._scales = scales or RequestSizeLimit()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OperationInterceptor:
         # PySpark copies the builder for a cloned session, whose operations belong to the same observer.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from airflow_provider_sparkdeps.archives.addresses import EXPIRATION, EXPIRATION_BOUNDS, check_root
-from airflow_provider_sparkdeps.errors import WishError
+from airflow_provider_sparkdeps.archives.uris import EXPIRATION, EXPIRATION_BOUNDS, validate_store_uri
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 Delivery = Literal["upload", "reference"]
 
@@ -41,7 +41,7 @@ class Endpoint:
         than the worker's.
     :param presigned_url_expiration: with `reference`, seconds for which a presigned URL is good, where the store signs.
     :param request_timeout: seconds that connecting, and retrying one call, may take.
-    :raises WishError: a value can't be meant; the message names the field.
+    :raises InvalidArgumentError: a value can't be meant; the message names the field.
     """
 
     host: str
@@ -62,56 +62,62 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if not self.host or re.search(r"[\s/;]", self.host):
-            raise WishError(
+            raise InvalidArgumentError(
                 f"host {self.host!r} is no host name: write the name or address alone, such as spark.example.org"
             )
         if ":" in self.host and _address(self.host) is None:
-            raise WishError(
+            raise InvalidArgumentError(
                 f"host {self.host!r} is neither a name nor an IPv6 address: write it without port and brackets; the "
                 "port has a field of its own"
             )
         if not 0 < self.port < 65536:
-            raise WishError(f"port {self.port} is not between 1 and 65535; Spark Connect's default is {DEFAULT_PORT}")
+            raise InvalidArgumentError(
+                f"port {self.port} is not between 1 and 65535; Spark Connect's default is {DEFAULT_PORT}"
+            )
         if self.delivery not in get_args(Delivery):
-            raise WishError(f"delivery {self.delivery!r} is unknown: write one of {', '.join(get_args(Delivery))}")
+            raise InvalidArgumentError(
+                f"delivery {self.delivery!r} is unknown: write one of {', '.join(get_args(Delivery))}"
+            )
         if self.archive_store_uri is not None:
-            check_root(self.archive_store_uri, "archive_store_uri")
+            validate_store_uri(self.archive_store_uri, "archive_store_uri")
         shortest, longest = EXPIRATION_BOUNDS
         if not shortest <= self.presigned_url_expiration <= longest:
-            raise WishError(
+            raise InvalidArgumentError(
                 f"presigned_url_expiration is {self.presigned_url_expiration!r}; write a number of seconds from "
                 f"{shortest:.0f} to {longest:.0f} (7 days, the longest that object stores sign)"
             )
         if not self.request_timeout > 0:
-            raise WishError(f"request_timeout is {self.request_timeout!r}; write a number of seconds above 0")
+            raise InvalidArgumentError(
+                f"request_timeout is {self.request_timeout!r}; write a number of seconds above 0"
+            )
         for name, value in self.headers.items():
             reserved = name in _RESERVED_HEADERS or name.endswith("-bin") or name.startswith("grpc-")
             if reserved or not _HEADER.fullmatch(name):
-                raise WishError(
+                raise InvalidArgumentError(
                     f"header {name!r} can't be sent: names are lower-case letters, digits, '-', '_' and '.', "
                     "do not start with 'grpc-' nor end with '-bin', and are none of "
                     f"{', '.join(sorted(_RESERVED_HEADERS))}"
                 )
             if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
-                raise WishError(
+                raise InvalidArgumentError(
                     f"the value of header {name!r} can't be sent: write a text of ASCII characters without line "
                     "breaks, and without blanks at its ends"
                 )
         if self.token is not None and not _VISIBLE.fullmatch(self.token):
-            raise WishError(
+            raise InvalidArgumentError(
                 "the bearer token (the password) holds a character that can't be sent, such as a line break or a "
                 "blank at its end: copy it anew"
             )
         if bool(self.client_certificate) != bool(self.client_key):
-            raise WishError("client_certificate and client_key go together: one of them is missing")
+            raise InvalidArgumentError("client_certificate and client_key go together: one of them is missing")
         if self.tls is False and self.token and not self.is_loopback:
-            raise WishError(
+            raise InvalidArgumentError(
                 f"a bearer token (the password) would go to {self.host} in the clear: switch TLS on, "
                 "or take the token out"
             )
         certificates = self.ca_certificate or self.client_certificate
         if certificates and not self.secure:
-            raise WishError("certificates are given, but TLS is off: switch TLS on, or take them out")
+            raise InvalidArgumentError("certificates are given, but TLS is off: switch TLS on, or take them out")
 
     @property
     def is_loopback(self) -> bool:
@@ -140,7 +146,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def read_pem(value: str | None, name: str) -> bytes | None:
     """Return the PEM bytes of a field that holds either the text or the path of a file.
 
-    :raises WishError: the file can't be read, or holds no PEM; the message does not repeat a key.
+    :raises InvalidArgumentError: the file can't be read, or holds no PEM; the message does not repeat a key.
     """
     if not value:
         return None
@@ -152,7 +158,7 @@ def read_pem(value: str | None, name: str) -> bytes | None:
         content = Path(value).expanduser().read_bytes()
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "that is no path"
-        raise WishError(f"{name}: can't read {shown} ({reason}): give a PEM file, or its text") from None
+        raise InvalidArgumentError(f"{name}: can't read {shown} ({reason}): give a PEM file, or its text") from None
     if b"-----BEGIN" not in content:
-        raise WishError(f"{name}: {shown} holds no PEM: its text should start with -----BEGIN")
+        raise InvalidArgumentError(f"{name}: {shown} holds no PEM: its text should start with -----BEGIN")
     return content

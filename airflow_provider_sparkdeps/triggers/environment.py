@@ -10,7 +10,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.configuration import archive_store
-from airflow_provider_sparkdeps.errors import BuildError, SparkDepsError
+from airflow_provider_sparkdeps.exceptions import BuildError, SparkDepsError
 
 
 class BuildWatch:
@@ -33,7 +33,7 @@ class BuildWatch:
         :raises BuildError: the build failed; the message is the builder's.
         """
         if archive := self._store.find(self._key):
-            return archive.to_dict(), f"{self._title}: archive {archive.digest12} is there"
+            return archive.to_dict(), f"{self._title}: archive {archive.short_digest} is there"
         status = self._store.status(self._key)
         if status is None or (status.state == "failed" and status.heartbeat < since):
             return None, f"{self._title}: nobody builds it yet"
@@ -42,7 +42,7 @@ class BuildWatch:
         return None, f"{self._title}: {status}"
 
 
-class EnvironmentArchiveTrigger(BaseTrigger):
+class EnvironmentTrigger(BaseTrigger):
     """Fires when an environment's archive is in the store, or its build has failed.
 
     :param key: the environment's key.

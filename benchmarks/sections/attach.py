@@ -106,7 +106,7 @@ def _use(spark: Any, way: Attach, *, inside: Archive | None) -> None:
     # More partitions than cores, so that each executor starts its Python.
     found = {row[0] for row in spark.range(0, 8, 1, 4).select(prefix("id")).collect()}
     if inside:
-        _expect(all(inside.digest12 in place for place in found), f"UDFs ran in {found}")
+        _expect(all(inside.short_digest in place for place in found), f"UDFs ran in {found}")
 
 
 def _expect(truth: bool, otherwise: str) -> None:

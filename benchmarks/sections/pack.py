@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airflow_provider_sparkdeps.archives.pack import pack
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, VenvEnvironment
-from airflow_provider_sparkdeps.environments.process import Deadline
+from airflow_provider_sparkdeps.utils.deadline import Deadline
 from benchmarks import recipe
 from benchmarks.measure import Claim, Outcome, in_turns, tell, timed
 from benchmarks.setting import conda_prefix, plain_venv, room, seconds_of

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.errors import SparkDepsError
+from airflow_provider_sparkdeps.exceptions import SparkDepsError
 from airflow_provider_sparkdeps.local_airflow import LocalAirflow
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from benchmarks import recipe

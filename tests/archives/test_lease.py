@@ -14,8 +14,8 @@ import pytest
 from upath import UPath
 
 from airflow_provider_sparkdeps.archives import lease as lease_module
-from airflow_provider_sparkdeps.archives.lease import read_status, take_lease
-from airflow_provider_sparkdeps.errors import BuildError
+from airflow_provider_sparkdeps.archives.lease import acquire_lease, read_status
+from airflow_provider_sparkdeps.exceptions import BuildError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -29,7 +29,7 @@ def of_another_host(path: Path, *, age: float, **facts: object) -> None:
     now = time.time()
     known = {
         "state": "building", "host": "elsewhere", "pid": 1, "phase": "install", "progress": "12 packages",
-        "started_at": now - 100, "heartbeat": now - age, "error": "", "token": "theirs", "process_space": "theirs",
+        "started_at": now - 100, "heartbeat": now - age, "error": "", "token": "theirs", "pid_namespace": "theirs",
     }  # fmt: skip
     path.write_text(json.dumps({**known, **facts}))
 
@@ -39,7 +39,7 @@ def test_only_one_of_many_gets_it(path: Path) -> None:
 
     def attempt() -> None:
         barrier.wait()
-        if lease := take_lease(path):
+        if lease := acquire_lease(path):
             got.append(lease)
 
     threads = [threading.Thread(target=attempt) for _ in range(8)]
@@ -52,10 +52,10 @@ def test_only_one_of_many_gets_it(path: Path) -> None:
 
 def test_while_it_is_held_it_tells_who_and_how_far(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
-    lease = take_lease(path)
+    lease = acquire_lease(path)
     assert lease
     with lease:
-        assert take_lease(path) is None
+        assert acquire_lease(path) is None
         lease.report("install", "from https://me:hunter2@example.com")
         deadline = time.monotonic() + 10
         while (status := read_status(path)) is None or status.phase != "install":
@@ -69,7 +69,7 @@ def test_while_it_is_held_it_tells_who_and_how_far(path: Path, monkeypatch: pyte
 
 
 def test_after_an_error_it_tells_the_error_and_the_next_builder_gets_it(path: Path) -> None:
-    lease = take_lease(path)
+    lease = acquire_lease(path)
     assert lease
     with contextlib.suppress(BuildError), lease:
         raise BuildError("no such package at https://me:hunter2@example.com" + 10_000 * "x" + "the end")
@@ -79,11 +79,11 @@ def test_after_an_error_it_tells_the_error_and_the_next_builder_gets_it(path: Pa
     assert status.error.startswith("no such package at https://***@example.com")
     assert status.error.endswith("the end")
     assert len(status.error) <= 4096
-    assert take_lease(path)
+    assert acquire_lease(path)
 
 
 def test_after_an_interrupt_nothing_stays(path: Path) -> None:
-    lease = take_lease(path)
+    lease = acquire_lease(path)
     assert lease
     with contextlib.suppress(KeyboardInterrupt), lease:
         raise KeyboardInterrupt
@@ -92,43 +92,43 @@ def test_after_an_interrupt_nothing_stays(path: Path) -> None:
 
 def test_a_live_builder_elsewhere_is_left_alone(path: Path) -> None:
     of_another_host(path, age=30)
-    assert take_lease(path) is None
+    assert acquire_lease(path) is None
 
 
 def test_a_silent_builder_elsewhere_is_superseded(path: Path) -> None:
     of_another_host(path, age=61)
-    assert take_lease(path)
+    assert acquire_lease(path)
 
 
 def test_a_builder_whose_clock_is_ahead_is_superseded_by_who_saw_it_silent(path: Path) -> None:
     of_another_host(path, age=-1000)
-    assert take_lease(path) is None
-    assert take_lease(path, over="theirs")
+    assert acquire_lease(path) is None
+    assert acquire_lease(path, over="theirs")
 
 
 def test_a_dead_builder_on_this_machine_is_superseded_at_once(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from airflow_provider_sparkdeps.archives.lease import take_lease\n"
-        "take_lease(Path(sys.argv[1])).__enter__(); os._exit(1)"
+        "from airflow_provider_sparkdeps.archives.lease import acquire_lease\n"
+        "acquire_lease(Path(sys.argv[1])).__enter__(); os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "build.json"], check=False)
     status = read_status(tmp_path / "build.json")
     assert status
     assert status.abandoned
-    assert take_lease(tmp_path / "build.json")
+    assert acquire_lease(tmp_path / "build.json")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"state": "building"}'])
 def test_a_lease_that_cannot_be_read_is_in_nobodys_way(path: Path, content: str) -> None:
     path.write_text(content)
     assert read_status(path) is None
-    assert take_lease(path)
+    assert acquire_lease(path)
 
 
 def test_who_lost_it_neither_beats_nor_removes_the_new_holders(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
-    lease = take_lease(path)
+    lease = acquire_lease(path)
     assert lease
     with lease:
         of_another_host(path, age=0)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sparkdeps.archives.pack import pack
-from airflow_provider_sparkdeps.archives.tar_stream import TarStream
-from airflow_provider_sparkdeps.environments.process import Deadline
-from airflow_provider_sparkdeps.errors import ArchiveError, BuildError
+from airflow_provider_sparkdeps.archives.tar import TarStream
+from airflow_provider_sparkdeps.exceptions import ArchiveError, BuildError
+from airflow_provider_sparkdeps.utils.deadline import Deadline
 
 
 def deadline(seconds: float = 60) -> Deadline:

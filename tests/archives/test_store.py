@@ -20,9 +20,9 @@ import pytest
 from upath import UPath
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
-from airflow_provider_sparkdeps.archives.lease import take_lease
+from airflow_provider_sparkdeps.archives.lease import acquire_lease
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.errors import ArchiveError, BuildError, WishError
+from airflow_provider_sparkdeps.exceptions import ArchiveError, BuildError, InvalidArgumentError
 
 # Small and quick: the interpreter is left out wherever a test isn't about it.
 SIX = VenvEnvironment(["six"], bundle_python=False)
@@ -107,7 +107,7 @@ def test_what_is_built_is_found_fetched_and_listed(store: ArchiveStore) -> None:
 def test_what_is_there_is_not_built_again(copied: tuple[Path, Archive]) -> None:
     lines: list[str] = []
     assert ArchiveStore(copied[0]).build(SIX, timeout=60, progress=lines.append) == copied[1]
-    assert lines == [f"store: archive {copied[1].digest12} is there, of {copied[1].created_at}: nothing to build"]
+    assert lines == [f"store: archive {copied[1].short_digest} is there, of {copied[1].created_at}: nothing to build"]
 
 
 def test_roots_may_be_written_in_any_way(
@@ -121,7 +121,7 @@ def test_roots_may_be_written_in_any_way(
 
 @pytest.mark.parametrize("root", ["nosuch://bucket/folder", "hdfsx://x"])
 def test_a_root_without_a_file_system_is_refused(root: str) -> None:
-    with pytest.raises(WishError, match="no file system for an archive store at"):
+    with pytest.raises(InvalidArgumentError, match="no file system for an archive store at"):
         ArchiveStore(root)
 
 
@@ -158,7 +158,8 @@ def test_builders_of_one_key_at_once_build_it_once(tmp_path: Path) -> None:
 def test_two_builders_that_know_nothing_of_each_other_do_no_harm(tmp_path: Path) -> None:
     code = (
         "from airflow_provider_sparkdeps.archives import store, lease\nimport os\n"
-        "store.take_lease = lambda path, over=None: lease.take_lease(path.with_name(f'build-{os.getpid()}.json'))\n"
+        "store.acquire_lease = lambda path, over=None: "
+        "lease.acquire_lease(path.with_name(f'build-{os.getpid()}.json'))\n"
     ) + BUILDER
     processes = [builder(tmp_path / "store", tmp=tmp_path / f"tmp{number}", code=code) for number in range(2)]
     outputs = [process.communicate()[0] for process in processes]
@@ -216,16 +217,16 @@ class TestAKilledBuild:
     @pytest.mark.parametrize(
         "moment",
         [
-            "files.upload = lambda source, target: (target.write_bytes(source.read_bytes()[:1000]), die())",
+            "filesystem.upload = lambda source, target: (target.write_bytes(source.read_bytes()[:1000]), die())",
             "pack.pack = lambda prefix, target, deadline: (target.write_bytes(bytes(1000)), die())",
-            "files.write = lambda path, data: die() if path.name == 'manifest.json' else write(path, data)",
+            "filesystem.write = lambda path, data: die() if path.name == 'manifest.json' else write(path, data)",
         ],
         ids=["half a payload in place", "half a payload aside", "payload without manifest"],
     )
     def test_while_publishing(self, moment: str, tmp_path: Path) -> None:
         code = (
-            "import os, signal\nfrom airflow_provider_sparkdeps.archives import files, pack\n"
-            f"die, write = (lambda: os.kill(os.getpid(), signal.SIGKILL)), files.write\n{moment}\n"
+            "import os, signal\nfrom airflow_provider_sparkdeps.archives import filesystem, pack\n"
+            f"die, write = (lambda: os.kill(os.getpid(), signal.SIGKILL)), filesystem.write\n{moment}\n"
         ) + BUILDER
         with builder(tmp_path / "store", tmp=tmp_path / "tmp", code=code) as process:
             output = process.communicate()[0]
@@ -268,7 +269,7 @@ def test_another_hosts_dead_lease_is_taken_over(tmp_path: Path) -> None:
     long_ago = time.time() - 100
     facts = {
         "state": "building", "host": "elsewhere", "pid": 1, "phase": "install", "progress": "", "error": "",
-        "started_at": long_ago, "heartbeat": long_ago, "token": "theirs", "process_space": "theirs",
+        "started_at": long_ago, "heartbeat": long_ago, "token": "theirs", "pid_namespace": "theirs",
     }  # fmt: skip
     (folder / "build.json").write_text(json.dumps(facts))
     store = ArchiveStore(tmp_path)
@@ -281,7 +282,7 @@ def test_another_hosts_dead_lease_is_taken_over(tmp_path: Path) -> None:
 def test_who_waits_says_for_whom_and_gets_the_other_builders_error_at_once(tmp_path: Path) -> None:
     store = ArchiveStore(tmp_path)
     (tmp_path / SIX.key).mkdir()
-    lease = take_lease(tmp_path / SIX.key / "build.json")
+    lease = acquire_lease(tmp_path / SIX.key / "build.json")
     assert lease
 
     def fail() -> None:
@@ -302,7 +303,7 @@ def test_who_waits_says_for_whom_and_gets_the_other_builders_error_at_once(tmp_p
 
 def test_waiting_is_bounded_and_the_error_says_for_whom(tmp_path: Path) -> None:
     (tmp_path / SIX.key).mkdir()
-    lease = take_lease(tmp_path / SIX.key / "build.json")
+    lease = acquire_lease(tmp_path / SIX.key / "build.json")
     assert lease
     with lease, pytest.raises(BuildError, match=rf"waiting for another builder \(\S+:{os.getpid()} is building"):
         ArchiveStore(tmp_path).build(SIX, timeout=1)

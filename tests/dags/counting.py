@@ -2,7 +2,7 @@
 
 from airflow.sdk import dag, task
 
-from airflow_provider_sparkdeps.spark.accumulators import Max, SetOf
+from airflow_provider_sparkdeps.spark.accumulators.accumulator import Max, SetOf
 
 INITIAL = {"rows": 0, "digits": SetOf(["start"], limit=20), "largest": Max()}
 

@@ -4,7 +4,7 @@ from airflow.sdk import dag, task
 
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.operators.environment import BuildEnvironmentOperator
-from airflow_provider_sparkdeps.sensors.environment import EnvironmentArchiveSensor
+from airflow_provider_sparkdeps.sensors.environment import EnvironmentSensor
 
 impossible = VenvEnvironment(["sparkdeps-no-such-package==1.0"])
 
@@ -40,8 +40,8 @@ def failing():
 
     returns_a_frame(), returns_an_object(), unreachable(), wrong_token(), right_token(), no_number()
     BuildEnvironmentOperator(task_id="build", environment=impossible)
-    EnvironmentArchiveSensor(task_id="wait", environment=impossible, deferrable=True, poke_interval=0.5, timeout=120)
-    EnvironmentArchiveSensor(task_id="poke", environment=impossible, deferrable=False, poke_interval=1, timeout=120)
+    EnvironmentSensor(task_id="wait", environment=impossible, deferrable=True, poke_interval=0.5, timeout=120)
+    EnvironmentSensor(task_id="poke", environment=impossible, deferrable=False, poke_interval=1, timeout=120)
 
 
 failing()

@@ -6,7 +6,7 @@ from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.operators.session import spark_session
 from airflow_provider_sparkdeps.spark.session import Session
-from airflow_provider_sparkdeps.spark.shared import SharedSession
+from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession
 
 old_six = VenvEnvironment(["six==1.15.0", "pyarrow"])
 
@@ -46,7 +46,7 @@ def sharing():
 
         @task
         def lose(opened):
-            SparkConnectHook("sparkdeps_default").end_session(SharedSession.from_dict(opened))
+            SparkConnectHook("sparkdeps_default").close_shared_session(SharedSession.from_dict(opened))
 
         @task.spark_connect(session=fragile)
         def goes_on(spark):

@@ -9,8 +9,8 @@ import pytest
 from airflow.sdk import Connection
 from airflow.sdk.log import redact
 
-from airflow_provider_sparkdeps.errors import WishError
-from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook, endpoint_of
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook, endpoint_from_connection
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.session import Session
 
@@ -34,7 +34,7 @@ def hook_for(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_each_field_of_the_form_has_its_place() -> None:
-    endpoint = endpoint_of(
+    endpoint = endpoint_from_connection(
         connection(
             port=443,
             login="jo",
@@ -69,26 +69,26 @@ def test_fields_that_nobody_touched_are_as_if_absent() -> None:
     names = ("use_tls", "ca_certificate", "client_certificate", "client_private_key", "headers", "session_conf")
     more = ("ui_url", "delivery", "archive_store_uri", "presigned_url_expiration", "request_timeout")
     untouched = dict.fromkeys((*names, *more))
-    assert endpoint_of(connection(extra=untouched)) == endpoint_of(connection())
+    assert endpoint_from_connection(connection(extra=untouched)) == endpoint_from_connection(connection())
 
 
 def test_a_connection_given_as_a_uri_has_texts_only() -> None:
     uri = (
         "sparkdeps://jo:secret@spark.example.org:443/?use_tls=true&request_timeout=5&headers=%7B%22x-a%22%3A%22b%22%7D"
     )
-    endpoint = endpoint_of(Connection.from_uri(uri, conn_id="spark"))
+    endpoint = endpoint_from_connection(Connection.from_uri(uri, conn_id="spark"))
     assert (endpoint.tls, endpoint.request_timeout, endpoint.headers) == (True, 5.0, {"x-a": "b"})
 
 
 def test_a_connection_of_sparks_own_provider_is_taken() -> None:
-    endpoint = endpoint_of(
+    endpoint = endpoint_from_connection(
         connection(conn_type="spark_connect", host="sc://spark.example.org", port=443, extra={"use_ssl": True, "x": 1})
     )
     assert (endpoint.target, endpoint.tls) == ("spark.example.org:443", True)
 
 
 def test_a_token_in_the_stores_address_is_masked_in_logs() -> None:
-    endpoint = endpoint_of(
+    endpoint = endpoint_from_connection(
         connection(extra={"archive_store_uri": "https://mirror.example.org/a?sig=5ec7e7-of-the-mirror"})
     )
     assert endpoint.archive_store_uri
@@ -97,8 +97,8 @@ def test_a_token_in_the_stores_address_is_masked_in_logs() -> None:
 
 
 def test_a_token_for_another_machine_switches_tls_on() -> None:
-    assert endpoint_of(connection(password="secret")).secure
-    assert not endpoint_of(connection(host="localhost", password="secret")).secure
+    assert endpoint_from_connection(connection(password="secret")).secure
+    assert not endpoint_from_connection(connection(host="localhost", password="secret")).secure
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_a_token_for_another_machine_switches_tls_on() -> None:
     ],
 )
 def test_a_field_that_can_not_be_meant_is_named(fields: dict[str, Any], fault: str) -> None:
-    with pytest.raises(WishError, match=fault) as refused:
-        endpoint_of(connection(**fields))
+    with pytest.raises(InvalidArgumentError, match=fault) as refused:
+        endpoint_from_connection(connection(**fields))
     assert str(refused.value).startswith("connection 'spark': ")
     assert "secret" not in str(refused.value)
 

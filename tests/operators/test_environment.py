@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 
 import pytest
-from indexes import PASSWORD, Index, make_wheel
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import Login, VenvEnvironment
-from airflow_provider_sparkdeps.errors import BuildError
+from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.operators.environment import BuildEnvironmentOperator
+
+from ..support.package_index import PASSWORD, Index, make_wheel
 
 
 def test_the_password_is_in_no_file_no_line_and_no_error(

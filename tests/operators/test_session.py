@@ -9,18 +9,18 @@ import pytest
 from airflow.sdk import dag, task
 
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.errors import SessionError, SessionLostError, WishError
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError, SessionLostError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.local_airflow import DagRunReport, LocalAirflow
-from airflow_provider_sparkdeps.operators.joining import OpenedSession
+from airflow_provider_sparkdeps.operators.joining import SharedSessionXCom
 from airflow_provider_sparkdeps.operators.session import OpenSparkSessionOperator, spark_session
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
-from airflow_provider_sparkdeps.spark.shared import SharedSession
+from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession
 
 environment = VenvEnvironment(["six==1.15.0"])
-OPENED = OpenedSession(
+OPENED = SharedSessionXCom(
     shared=SharedSession(id="a", server_side_id="b", target="spark:15002", environment_key=environment.key),
     spark_conn_id="spark",
     on_lost="fail",
@@ -91,7 +91,7 @@ def add(spark, number):
 
 
 def test_what_goes_through_xcom_is_plain_data() -> None:
-    assert OpenedSession.from_dict(json.loads(json.dumps(OPENED.to_dict()))) == OPENED
+    assert SharedSessionXCom.from_dict(json.loads(json.dumps(OPENED.to_dict()))) == OPENED
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_what_goes_through_xcom_is_plain_data() -> None:
 def test_what_a_task_can_not_have_in_a_shared_session_is_said_at_dag_parse(fields: dict[str, Any], words: str) -> None:
     def counting(spark, accumulators): ...
 
-    with pytest.raises(WishError, match=words):
+    with pytest.raises(InvalidArgumentError, match=words):
         task.spark_connect(session=OPENED.to_dict(), **fields)(counting)()
 
 
@@ -117,16 +117,16 @@ def test_what_a_task_can_not_have_in_a_shared_session_is_said_at_dag_parse(field
 )
 def test_a_task_that_means_another_session_is_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(SessionError, match=words):
-        OPENED.check_fits(**{"environment": environment, "spark_conn_id": None, **fields})
-    OPENED.check_fits(environment=environment, spark_conn_id="spark")
+        OPENED.check_matches(**{"environment": environment, "spark_conn_id": None, **fields})
+    OPENED.check_matches(environment=environment, spark_conn_id="spark")
 
 
 def test_an_on_lost_that_can_not_be_meant_is_said_at_dag_parse() -> None:
-    with pytest.raises(WishError, match="write one of fail, reopen"):
+    with pytest.raises(InvalidArgumentError, match="write one of fail, reopen"):
         OpenSparkSessionOperator(task_id="open", on_lost="retry")
 
 
 def test_a_session_whose_server_ends_with_it_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SPARK", '{"conn_type": "sparkdeps", "host": "local[1]"}')
-    with pytest.raises(WishError, match="stops it with the session"):
+    with pytest.raises(InvalidArgumentError, match="stops it with the session"):
         SparkConnectHook("spark").check_shareable()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_sparkdeps.local_airflow import DagRunReport, DagRunTimeout, LocalAirflow
+from airflow_provider_sparkdeps.local_airflow import DagRunReport, DagRunTimeoutError, LocalAirflow
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 
 
@@ -67,7 +67,7 @@ def test_accumulators_go_on_from_task_to_task(airflow: LocalAirflow) -> None:
 
 def test_a_killed_task_interrupts_what_spark_does_for_it(airflow: LocalAirflow, tmp_path: Path) -> None:
     marker = tmp_path / "running"
-    with pytest.raises(DagRunTimeout):
+    with pytest.raises(DagRunTimeoutError):
         airflow.run("slow", conf={"marker": str(marker)}, timeout=25)
     worker = Path(f"/proc/{marker.read_text()}")
     deadline = time.monotonic() + 15

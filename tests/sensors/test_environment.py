@@ -11,9 +11,9 @@ import pytest
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.errors import BuildError, WishError
-from airflow_provider_sparkdeps.sensors.environment import EnvironmentArchiveSensor
-from airflow_provider_sparkdeps.triggers.environment import BuildWatch, EnvironmentArchiveTrigger
+from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
+from airflow_provider_sparkdeps.sensors.environment import EnvironmentSensor
+from airflow_provider_sparkdeps.triggers.environment import BuildWatch, EnvironmentTrigger
 
 SMALL = VenvEnvironment(["six==1.16.0"])
 IMPOSSIBLE = VenvEnvironment(["sparkdeps-no-such-package==1.0"])
@@ -56,18 +56,18 @@ def test_a_failed_build_counts_if_it_failed_in_this_dag_run(store: ArchiveStore)
 def test_the_trigger_survives_being_stored_and_tells_a_failure(store: ArchiveStore, tmp_path: Path) -> None:
     with pytest.raises(BuildError):
         store.build(IMPOSSIBLE, timeout=300)
-    path, fields = EnvironmentArchiveTrigger(
+    path, fields = EnvironmentTrigger(
         key=IMPOSSIBLE.key, title=IMPOSSIBLE.title, archive_store=str(tmp_path), poke_interval=0.1
     ).serialize()
-    assert path == "airflow_provider_sparkdeps.triggers.environment.EnvironmentArchiveTrigger"
+    assert path == "airflow_provider_sparkdeps.triggers.environment.EnvironmentTrigger"
 
     async def first_event():
-        async for event in EnvironmentArchiveTrigger(**fields).run():
+        async for event in EnvironmentTrigger(**fields).run():
             return event.payload
 
     assert "sparkdeps-no-such-package was not found" in asyncio.run(first_event())["error"]
 
 
 def test_what_is_no_environment_is_refused_when_the_dag_is_parsed() -> None:
-    with pytest.raises(WishError, match="environment is a str"):
-        EnvironmentArchiveSensor(task_id="wait", environment="pandas")
+    with pytest.raises(InvalidArgumentError, match="environment is a str"):
+        EnvironmentSensor(task_id="wait", environment="pandas")

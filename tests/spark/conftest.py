@@ -10,13 +10,7 @@ from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 
-
-class OwnServer(EmbeddedServer):
-    """A server that a test may break."""
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(host=self.host, port=self.port, request_timeout=10)
+from ..support.servers import OwnServer
 
 
 @pytest.fixture

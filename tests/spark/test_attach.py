@@ -15,7 +15,25 @@ from typing import Any
 import pandas as pd
 import pyspark
 import pytest
-from executors import (
+from pyspark.errors import PySparkException
+from pyspark.sql.functions import lit, pandas_udf, udf, udtf
+from pyspark.util import PythonEvalType
+
+from airflow_provider_sparkdeps.archives import ArchiveStore
+from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
+from airflow_provider_sparkdeps.spark.attach import (
+    ARROW_CONFS,
+    ATTACHED_CONF,
+    PYTHON_CONF,
+    add_py_files,
+    attach,
+    detach,
+)
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+from airflow_provider_sparkdeps.spark.session import Session
+
+from ..support.executors import (
     Built,
     commands,
     flip_a_bit,
@@ -27,23 +45,6 @@ from executors import (
     six_on_executors,
     wait_for,
 )
-from pyspark.errors import PySparkException
-from pyspark.sql.functions import lit, pandas_udf, udf, udtf
-from pyspark.util import PythonEvalType
-
-from airflow_provider_sparkdeps.archives import ArchiveStore
-from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark.attach import (
-    ARROW_CONFS,
-    ATTACHED_CONF,
-    PYTHON_CONF,
-    add_py_files,
-    attach,
-    detach,
-)
-from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
-from airflow_provider_sparkdeps.spark.session import Session
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -372,11 +373,11 @@ def test_py_files_that_could_not_be_imported_are_refused(session: Session, tmp_p
     (tmp_path / "my-module.py").touch()
     (tmp_path / "my-package").mkdir()
     for name in ("notes.txt", "my-module.py", "my-package", "missing"):
-        with pytest.raises(WishError, match=rf"{name}' is neither a .py file nor a directory of a package"):
+        with pytest.raises(InvalidArgumentError, match=rf"{name}' is neither a .py file nor a directory of a package"):
             add_py_files(session.spark, [tmp_path / name])
     twins = [tmp_path / "a" / "twin.py", tmp_path / "b" / "twin.py"]
     for twin in twins:
         twin.parent.mkdir()
         twin.touch()
-    with pytest.raises(WishError, match=r"two of them hold twin\.py"):
+    with pytest.raises(InvalidArgumentError, match=r"two of them hold twin\.py"):
         add_py_files(session.spark, twins)

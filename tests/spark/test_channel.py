@@ -15,13 +15,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from pyspark.errors import PySparkException
 from pyspark.sql.functions import udf
-from relays import Authority, Certificate, Recorder, Relay
 
-from airflow_provider_sparkdeps.errors import ConnectError, SessionError, WishError
-from airflow_provider_sparkdeps.spark.control import check_server
+from airflow_provider_sparkdeps.exceptions import ConnectError, InvalidArgumentError, SessionError
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+from airflow_provider_sparkdeps.spark.rpc import check_server
 from airflow_provider_sparkdeps.spark.session import Session
+
+from ..support.relays import Authority, Certificate, Recorder, Relay
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_certificates_and_keys_that_can_not_work_are_named_before_a_call(authori
         ({"ca_certificate": client.key}, "ca_certificate holds no certificate"),
     ]
     for fields, fault in faulty:
-        with pytest.raises(WishError, match=fault) as refused:
+        with pytest.raises(InvalidArgumentError, match=fault) as refused:
             check_server(Endpoint(host="localhost", port=1, tls=True, **fields))
         assert bare_key[:20] not in str(refused.value)
 
@@ -168,7 +169,7 @@ def test_headers_and_the_user_go_with_every_kind_of_call(
     ],
 )
 def test_what_grpc_could_not_send_is_refused_at_once(fields: dict[str, object], fault: str) -> None:
-    with pytest.raises(WishError, match=fault) as refused:
+    with pytest.raises(InvalidArgumentError, match=fault) as refused:
         Endpoint(**{"host": "spark", "tls": True, **fields})
     assert "secret" not in str(refused.value)
 

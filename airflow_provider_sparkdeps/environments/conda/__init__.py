@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment, Login, Report, this_platform
-from airflow_provider_sparkdeps.errors import BuildError, WishError
+from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment, Login, Report, current_platform
+from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 
 _INSTALL = "pip install 'airflow-provider-sparkdeps[conda]'"
 
@@ -39,7 +39,7 @@ class CondaEnvironment(Environment):
     :param index_conn_id: Airflow connection with the login of a private Python index, for `pip`.
     :param python: minor version such as "3.12"; by default the worker's own, with which UDFs are pickled.
     :param platform: what it is built for; by default this machine's.
-    :raises WishError: when a value can't be meant as written.
+    :raises InvalidArgumentError: when a value can't be meant as written.
     """
 
     dependencies: Sequence[str] = ()
@@ -55,29 +55,35 @@ class CondaEnvironment(Environment):
     kind: ClassVar[str] = "conda"
 
     def __post_init__(self) -> None:
-        from airflow_provider_sparkdeps.environments.conda import wish
-        from airflow_provider_sparkdeps.environments.requirements import normalise
+        from airflow_provider_sparkdeps.environments.conda import specs
+        from airflow_provider_sparkdeps.environments.requirements.pep508 import normalize_requirements
 
         super().__post_init__()
         own = object.__setattr__
-        own(self, "dependencies", wish.specs(self.dependencies))
-        own(self, "channels", wish.channels(self.channels))
-        own(self, "locked", wish.urls(self.locked))
-        own(self, "channel_conn_ids", tuple(wish.strings(self.channel_conn_ids, "channel_conn_ids", '["conda"]')))
-        pip = wish.strings(self.pip, "pip", '["requests>=2"]')
-        own(self, "pip", normalise(pip, paths=False) if pip else ())
+        own(self, "dependencies", specs.specs(self.dependencies))
+        own(self, "channels", specs.channels(self.channels))
+        own(self, "locked", specs.urls(self.locked))
+        own(self, "channel_conn_ids", tuple(specs.strings(self.channel_conn_ids, "channel_conn_ids", '["conda"]')))
+        pip = specs.strings(self.pip, "pip", '["requests>=2"]')
+        own(self, "pip", normalize_requirements(pip, paths=False) if pip else ())
         if sum(map(bool, (self.dependencies, self.locked, self.prefix))) != 1:
-            raise WishError(
+            raise InvalidArgumentError(
                 'Say what is to be in it, in one way: CondaEnvironment(["pandas <3"], channels=["conda-forge"]),'
                 " or from_file, from_lock, from_prefix or from_name."
             )
         if self.dependencies and not self.channels:
-            raise WishError('channels is empty. Name where the packages come from, such as channels=["conda-forge"].')
+            raise InvalidArgumentError(
+                'channels is empty. Name where the packages come from, such as channels=["conda-forge"].'
+            )
         if self.prefix and not (self.contents and Path(self.prefix).is_absolute() and self.python):
-            raise WishError(f"prefix={self.prefix!r} is not described. Use CondaEnvironment.from_prefix(...).")
+            raise InvalidArgumentError(
+                f"prefix={self.prefix!r} is not described. Use CondaEnvironment.from_prefix(...)."
+            )
         if self.prefix and self.pip:
-            raise WishError("pip can't be added to an environment that exists: install it there, and pack it then.")
-        wish.check_python(self.dependencies, self.python_minor)
+            raise InvalidArgumentError(
+                "pip can't be added to an environment that exists: install it there, and pack it then."
+            )
+        specs.check_python(self.dependencies, self.python_minor)
 
     @classmethod
     def from_file(cls, path: str | Path, **options: Any) -> CondaEnvironment:
@@ -85,11 +91,11 @@ class CondaEnvironment(Environment):
 
         :param path: of the file.
         :param options: arguments of the environment besides; `channels` is used where the file names none.
-        :raises WishError: when it can't be read or meant as written.
+        :raises InvalidArgumentError: when it can't be read or meant as written.
         """
-        from airflow_provider_sparkdeps.environments.conda import wish
+        from airflow_provider_sparkdeps.environments.conda import specs
 
-        arguments = wish.environment_yml(wish.read(path, str(path)), str(path))
+        arguments = specs.environment_yml(specs.read(path, str(path)), str(path))
         given = {name: options.pop(name) for name in ("channels",) if name in options and not arguments["channels"]}
         return cls(**{**arguments, **given, **options})
 
@@ -102,13 +108,13 @@ class CondaEnvironment(Environment):
         :param path: of the file.
         :param environment: which of the environments of a pixi.lock.
         :param options: arguments of the environment besides.
-        :raises WishError: when it can't be read or meant as written.
+        :raises InvalidArgumentError: when it can't be read or meant as written.
         """
-        from airflow_provider_sparkdeps.environments.conda import wish
+        from airflow_provider_sparkdeps.environments.conda import specs
 
-        platform = options.get("platform") or this_platform()
-        text = wish.read(path, str(path))
-        arguments = wish.locked_packages(text, str(path), platform=platform, environment=environment)
+        platform = options.get("platform") or current_platform()
+        text = specs.read(path, str(path))
+        arguments = specs.locked_packages(text, str(path), platform=platform, environment=environment)
         return cls(**{**arguments, **options})
 
     @classmethod
@@ -119,12 +125,12 @@ class CondaEnvironment(Environment):
 
         :param path: of the environment.
         :param options: arguments of the environment besides, such as `ignore_missing_files=True`.
-        :raises WishError: when it is no conda environment with a Python.
+        :raises InvalidArgumentError: when it is no conda environment with a Python.
         """
-        from airflow_provider_sparkdeps.environments.conda import installed
+        from airflow_provider_sparkdeps.environments.conda import existing
 
         prefix = Path(path).expanduser().absolute()
-        python, contents = installed.describe(prefix)
+        python, contents = existing.describe(prefix)
         return cls(prefix=str(prefix), contents=contents, python=python, **options)
 
     @classmethod
@@ -133,11 +139,11 @@ class CondaEnvironment(Environment):
 
         :param name: of the environment.
         :param options: as of `from_prefix`.
-        :raises WishError: when it can't be found; says where it was looked for.
+        :raises InvalidArgumentError: when it can't be found; says where it was looked for.
         """
-        from airflow_provider_sparkdeps.environments.conda import installed
+        from airflow_provider_sparkdeps.environments.conda import existing
 
-        return cls.from_prefix(installed.find(name), **options)
+        return cls.from_prefix(existing.find(name), **options)
 
     @property
     def title(self) -> str:
@@ -186,11 +192,11 @@ class CondaEnvironment(Environment):
         :param logins: by connection id, for each of `connections`.
         :raises BuildError: with rattler's, uv's or conda-pack's own words.
         """
-        from airflow_provider_sparkdeps.environments.process import Deadline
+        from airflow_provider_sparkdeps.utils.deadline import Deadline
 
-        if self.platform != this_platform():
+        if self.platform != current_platform():
             raise BuildError(
-                f"This machine is {this_platform()} and can't build for {self.platform}."
+                f"This machine is {current_platform()} and can't build for {self.platform}."
                 " Build on a worker of that platform, or leave platform out."
             )
         try:

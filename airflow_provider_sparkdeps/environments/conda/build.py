@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_sparkdeps.environments import site_packages
 from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Login, Report
-from airflow_provider_sparkdeps.environments.conda import installed, solve, tree
-from airflow_provider_sparkdeps.environments.process import Deadline
+from airflow_provider_sparkdeps.environments.conda import conda_pack, existing, rattler
+from airflow_provider_sparkdeps.environments.prefix import site_packages
 from airflow_provider_sparkdeps.environments.uv import Uv
-from airflow_provider_sparkdeps.errors import BuildError
+from airflow_provider_sparkdeps.exceptions import BuildError
+from airflow_provider_sparkdeps.utils.deadline import Deadline
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
@@ -30,7 +30,7 @@ def build(
     with tempfile.TemporaryDirectory(prefix="conda-", dir=prefix.parent) as scratch:
         if wish.prefix:
             environment = Path(wish.prefix)
-            if installed.describe(environment)[1] != wish.contents:
+            if existing.describe(environment)[1] != wish.contents:
                 raise BuildError(
                     f"{environment} is not what it was when it was described: packages came or went since. Describe"
                     " it again with from_prefix, where it lies."
@@ -39,9 +39,9 @@ def build(
         else:
             environment = Path(scratch) / "environment"
             lock = _install(wish, environment, Path(scratch), report=report, deadline=deadline, logins=logins)
-        version = tree.python_version(environment)
+        version = conda_pack.python_version(environment)
         report("relocate", f"Python {version} of {environment if wish.prefix else 'conda'}")
-        after_unpack = tree.make_relocatable(
+        post_unpack_script = conda_pack.make_relocatable(
             environment,
             prefix,
             ignore_missing_files=wish.ignore_missing_files,
@@ -52,7 +52,7 @@ def build(
         interpreter="bin/python",
         packages=site_packages.installed(prefix),
         lock=lock,
-        after_unpack=after_unpack,
+        post_unpack_script=post_unpack_script,
     )
 
 
@@ -67,19 +67,19 @@ def _install(
 ) -> tuple[str, ...]:
     channel_logins = [logins[name] for name in wish.channel_conn_ids]
     if wish.locked:
-        packages = solve.records(wish.locked)
+        packages = rattler.records(wish.locked)
         if not any(record.name.normalized == "python" for record in packages):
             raise BuildError("The lock has no python, which executors need: lock an environment with python in it.")
     else:
         report("resolve", f"{wish.title}, from {', '.join(wish.channels)}")
         specs = [*wish.dependencies, f"python {wish.python_minor}.*"]
-        packages = solve.solve(
+        packages = rattler.solve(
             specs, wish.channels, platform=wish.platform, logins=channel_logins, deadline=deadline, report=report
         )
-    solve.install(
+    rattler.install(
         packages, environment, platform=wish.platform, logins=channel_logins, deadline=deadline, report=report
     )
-    version = tree.python_version(environment)
+    version = conda_pack.python_version(environment)
     if not version.startswith(f"{wish.python_minor}."):
         raise BuildError(
             f"The lock has Python {version}, and Python {wish.python_minor} is wished for, by which UDFs are pickled:"

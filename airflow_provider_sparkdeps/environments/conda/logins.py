@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_sparkdeps.environments.base import Login
-from airflow_provider_sparkdeps.errors import BuildError
+from airflow_provider_sparkdeps.exceptions import BuildError
 
 CONDA_TOKEN = "conda-token"  # noqa: S105 - a user name
 """As the login of a connection: its password is a token that stands in the URL, as `/t/<token>/`."""

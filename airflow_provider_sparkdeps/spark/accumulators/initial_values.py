@@ -8,12 +8,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_sparkdeps.errors import WishError
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.spark.accumulators.codec import decode
 from airflow_provider_sparkdeps.spark.accumulators.kinds import (
     NUMBERS,
-    ApproxDistinct,
+    ApproxCountDistinct,
     CounterOf,
-    Estimate,
+    DistinctCount,
     Kind,
     ListOf,
     Max,
@@ -21,63 +22,62 @@ from airflow_provider_sparkdeps.spark.accumulators.kinds import (
     SetOf,
     Sum,
 )
-from airflow_provider_sparkdeps.spark.accumulators.param import ParamOf
-from airflow_provider_sparkdeps.spark.accumulators.plain import decode
+from airflow_provider_sparkdeps.spark.accumulators.param import WithParam
 
 
 def check_initial_values(values: Any) -> dict[str, Kind]:
     """Return accumulators' initial values, by name, as kinds.
 
     :param values: name -> a number, a kind, what XCom keeps of one, or the text of these (templates render to text).
-    :raises WishError: it is no mapping, a name is no identifier, a value can't be meant.
+    :raises InvalidArgumentError: it is no mapping, a name is no identifier, a value can't be meant.
     """
     if not isinstance(values, Mapping):
-        raise WishError(
+        raise InvalidArgumentError(
             f"accumulators is a {type(values).__name__}; write a dict of names and initial values, "
             'such as {"bad_rows": 0}'
         )
-    return {check_name(name): as_kind(name, value) for name, value in values.items()}
+    return {check_name(name): to_kind(name, value) for name, value in values.items()}
 
 
 def check_name(name: Any) -> str:
     """Return `name` if it can name an accumulator.
 
-    :raises WishError: it is no identifier.
+    :raises InvalidArgumentError: it is no identifier.
     """
     if not isinstance(name, str) or not name.isidentifier():
-        raise WishError(
+        raise InvalidArgumentError(
             f"accumulator name {name!r} is no identifier: use letters, digits and '_', not starting with a digit"
         )
     return name
 
 
-def as_kind(name: str, value: Any) -> Kind:
+def to_kind(name: str, value: Any) -> Kind:
     """Return the kind of accumulator that an initial value means.
 
-    :raises WishError: it means none.
+    :raises InvalidArgumentError: it means none.
     """
     if isinstance(value, Kind):
         return value
-    if isinstance(value, Estimate):
-        return ApproxDistinct(value)
+    if isinstance(value, DistinctCount):
+        return ApproxCountDistinct(value)
     if isinstance(value, str):
         value = _parsed(value)
     if isinstance(value, Mapping):
         with contextlib.suppress(KeyError):
             return _of_xcom(name, value)
     if isinstance(value, bool) or not isinstance(value, NUMBERS):
-        raise WishError(
+        raise InvalidArgumentError(
             f"accumulator {name!r} starts from {value!r} ({type(value).__name__}): write an int or a float to sum up, "
-            "a kind such as Max(), SetOf() or CounterOf(), or ParamOf(YourAccumulatorParam(), value)"
+            "a kind such as Max(), SetOf() or CounterOf(), or WithParam(YourAccumulatorParam(), value)"
         )
     return Sum(value)
 
 
-def values_of(accumulators: Mapping[str, Any]) -> dict[str, Any]:
+def decode_accumulators(accumulators: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an upstream task's `accumulators` in XCom say, by name, as Python's own sets, Counters, ...
 
     :param accumulators: the XCom.
-    :raises WishError: it is no such thing.
+    :raises InvalidArgumentError: it is no such thing.
     """
     return {name: kind.value for name, kind in check_initial_values(accumulators).items()}
 
@@ -94,12 +94,12 @@ def _of_xcom(name: str, data: Mapping[str, Any]) -> Kind:
         if word == "counter":
             return CounterOf(decode(data["value"]), **limits)
         if word == "approx_distinct":
-            return ApproxDistinct(Estimate(data["value"], bytes.fromhex(data["sketch"])), lg_k=data["lg_k"])
+            return ApproxCountDistinct(DistinctCount(data["value"], bytes.fromhex(data["sketch"])), lg_k=data["lg_k"])
         if word == "param":
-            return ParamOf(None, decode(data["value"]))
+            return WithParam(None, decode(data["value"]))
         return Sum(decode(dict(data)))
     except (KeyError, TypeError, ValueError) as error:
-        raise WishError(
+        raise InvalidArgumentError(
             f"accumulator {name!r} starts from a dict that no upstream task's `accumulators` holds ({error}): "
             "write a kind such as Max() or CounterOf()"
         ) from None

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Self
 
-from airflow_provider_sparkdeps.errors import WishError
-from airflow_provider_sparkdeps.spark import executor_side
-from airflow_provider_sparkdeps.spark.executor_side import encode
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.spark.accumulators import executor
+from airflow_provider_sparkdeps.spark.accumulators.executor import encode
 
 NUMBERS = (int, float, complex, Decimal)
 
@@ -47,7 +47,7 @@ class Kind:
         return self.merge(value, tally.result())
 
     def to_xcom(self, value: Any) -> Any:
-        """Return a value as plain data that `as_kind` makes this kind of, which starts from it."""
+        """Return a value as plain data that `to_kind` makes this kind of, which starts from it."""
         raise NotImplementedError
 
     def starting(self, value: Any) -> Self:
@@ -66,10 +66,12 @@ class Sum(Kind):
 
     def __post_init__(self) -> None:
         if isinstance(self.initial, bool) or not isinstance(self.initial, NUMBERS):
-            raise WishError(f"a sum starts from {self.initial!r} ({type(self.initial).__name__}): write a number")
+            raise InvalidArgumentError(
+                f"a sum starts from {self.initial!r} ({type(self.initial).__name__}): write a number"
+            )
 
     def tally(self) -> tuple[Any, ...]:
-        return executor_side.Tally, type(self.initial)(0)
+        return executor.ExecutorSum, type(self.initial)(0)
 
     def check(self, update: Any) -> None:
         if isinstance(update, bool) or not isinstance(update, NUMBERS):
@@ -83,7 +85,7 @@ class Sum(Kind):
 
 
 class _Extreme(Kind):
-    _tally: type[executor_side.Tally]
+    _tally: type[executor.ExecutorSum]
     _name: str
 
     def tally(self) -> tuple[Any, ...]:
@@ -106,7 +108,7 @@ class Min(_Extreme):
     """
 
     initial: Any = None
-    _tally = executor_side.Least
+    _tally = executor.ExecutorMin
     _name = "min"
 
 
@@ -118,7 +120,7 @@ class Max(_Extreme):
     """
 
     initial: Any = None
-    _tally = executor_side.Greatest
+    _tally = executor.ExecutorMax
     _name = "max"
 
 
@@ -144,7 +146,7 @@ class SetOf(Kind):
         return set(self.initial)
 
     def tally(self) -> tuple[Any, ...]:
-        return executor_side.Elements, set(), self.limit
+        return executor.ExecutorSet, set(), self.limit
 
     def check(self, update: Any) -> None:
         _check_type(update, set)
@@ -176,7 +178,7 @@ class ListOf(Kind):
         return list(self.initial)
 
     def tally(self) -> tuple[Any, ...]:
-        return executor_side.Items, [], self.limit
+        return executor.ExecutorList, [], self.limit
 
     def check(self, update: Any) -> None:
         _check_type(update, list)
@@ -201,7 +203,9 @@ class CounterOf(Kind):
 
     def __post_init__(self) -> None:
         if not isinstance(self.initial, Mapping):
-            raise WishError(f"CounterOf starts from {self.initial!r}: write a dict of numbers, such as {{'E42': 0}}")
+            raise InvalidArgumentError(
+                f"CounterOf starts from {self.initial!r}: write a dict of numbers, such as {{'E42': 0}}"
+            )
         for amount in self.initial.values():
             Sum(amount)
         _check_limit(self)
@@ -212,7 +216,7 @@ class CounterOf(Kind):
         return Counter(self.initial)
 
     def tally(self) -> tuple[Any, ...]:
-        return executor_side.Counts, {}, self.limit
+        return executor.ExecutorCounter, {}, self.limit
 
     def check(self, update: Any) -> None:
         _check_type(update, dict)
@@ -228,7 +232,7 @@ class CounterOf(Kind):
         return {"kind": "counter", "value": encode(dict(value)), "limit": self.limit}
 
 
-class Estimate(int):
+class DistinctCount(int):
     """About how many different values were added: an int, with the sketch that it was read from.
 
     :param count: the estimate.
@@ -244,7 +248,7 @@ class Estimate(int):
 
 
 @dataclass(frozen=True)
-class ApproxDistinct(Kind):
+class ApproxCountDistinct(Kind):
     """About how many different values were added, of any number of them; None doesn't count.
 
     It is an HLL sketch of 2**lg_k bytes, whose estimate is within 1.04 / sqrt(2**lg_k) of the truth in two cases of
@@ -254,21 +258,22 @@ class ApproxDistinct(Kind):
     :param lg_k: from 4 to 18.
     """
 
-    initial: Estimate = field(default_factory=Estimate)
+    initial: DistinctCount = field(default_factory=DistinctCount)
     lg_k: int = field(default=12, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.initial, Estimate):
-            raise WishError(
-                f"ApproxDistinct starts from {self.initial!r}: which values that counts can't be known. Leave it out, "
-                "or give it what an upstream task's ApproxDistinct left in XCom"
+        if not isinstance(self.initial, DistinctCount):
+            raise InvalidArgumentError(
+                f"ApproxCountDistinct starts from {self.initial!r}: which values that counts can't be known. Leave "
+                "it out, "
+                "or give it what an upstream task's ApproxCountDistinct left in XCom"
             )
         if isinstance(self.lg_k, bool) or self.lg_k not in range(4, 19):
-            raise WishError(f"ApproxDistinct has lg_k={self.lg_k!r}: write a whole number from 4 to 18")
+            raise InvalidArgumentError(f"ApproxCountDistinct has lg_k={self.lg_k!r}: write a whole number from 4 to 18")
 
     def tally(self) -> tuple[Any, ...]:
         _datasketches()
-        return executor_side.Sketch, self.lg_k
+        return executor.ExecutorSketch, self.lg_k
 
     def check(self, update: Any) -> None:
         _check_type(update, bytes)
@@ -282,7 +287,7 @@ class ApproxDistinct(Kind):
         for sketch in sketches:
             union.update(sketch)
         united = union.get_result(library.tgt_hll_type.HLL_8)
-        return Estimate(round(united.get_estimate()), united.serialize_compact())
+        return DistinctCount(round(united.get_estimate()), united.serialize_compact())
 
     def to_xcom(self, value: Any) -> Any:
         return {"kind": "approx_distinct", "value": int(value), "sketch": value.sketch.hex(), "lg_k": self.lg_k}
@@ -292,8 +297,8 @@ def _datasketches() -> Any:
     try:
         import datasketches
     except ImportError:
-        raise WishError(
-            "ApproxDistinct needs the package datasketches, which this worker's Python doesn't have."
+        raise InvalidArgumentError(
+            "ApproxCountDistinct needs the package datasketches, which this worker's Python doesn't have."
             " Install it: pip install 'airflow-provider-sparkdeps[sketches]'"
         ) from None
     return datasketches
@@ -309,13 +314,15 @@ def _read(sketch: bytes) -> Any:
 def _collected(kind: SetOf | ListOf) -> Collection[Any]:
     _check_limit(kind)
     if isinstance(kind.initial, (str, bytes, Mapping)) or not isinstance(kind.initial, Iterable):
-        raise WishError(f"{type(kind).__name__} starts from {kind.initial!r}: write a list of values")
+        raise InvalidArgumentError(f"{type(kind).__name__} starts from {kind.initial!r}: write a list of values")
     return kind.initial
 
 
 def _check_limit(kind: SetOf | ListOf | CounterOf) -> None:
     if isinstance(kind.limit, bool) or not isinstance(kind.limit, int) or kind.limit < 1:
-        raise WishError(f"{type(kind).__name__} has the limit {kind.limit!r}: write a whole number, 1 or more")
+        raise InvalidArgumentError(
+            f"{type(kind).__name__} has the limit {kind.limit!r}: write a whole number, 1 or more"
+        )
 
 
 def _check_type(update: Any, wanted: type) -> None:

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_sparkdeps.errors import SessionError, WishError
-from airflow_provider_sparkdeps.spark import executor_side
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
+from airflow_provider_sparkdeps.spark.accumulators import executor
+from airflow_provider_sparkdeps.spark.accumulators.codec import decode
+from airflow_provider_sparkdeps.spark.accumulators.executor import encode
 from airflow_provider_sparkdeps.spark.accumulators.kinds import Kind
-from airflow_provider_sparkdeps.spark.accumulators.plain import decode
-from airflow_provider_sparkdeps.spark.executor_side import encode
 
 
 @dataclass(frozen=True, repr=False)
-class ParamOf(Kind):
+class WithParam(Kind):
     """What an `AccumulatorParam` makes of the terms, in the callable and on executors.
 
     :param param: PySpark's `AccumulatorParam`, or anything with its `zero(value)` and `addInPlace(value1, value2)`.
@@ -29,17 +29,19 @@ class ParamOf(Kind):
 
     def __post_init__(self) -> None:
         if isinstance(self.param, type):
-            raise WishError(f"{self.param.__name__} is a class: write {self.param.__name__}()")
+            raise InvalidArgumentError(f"{self.param.__name__} is a class: write {self.param.__name__}()")
         lacks = [name for name in ("zero", "addInPlace") if not callable(getattr(self.param, name, None))]
         if self.param is not None and lacks:
-            raise WishError(f"{type(self.param).__name__} is no AccumulatorParam: it lacks the method {lacks[0]}")
+            raise InvalidArgumentError(
+                f"{type(self.param).__name__} is no AccumulatorParam: it lacks the method {lacks[0]}"
+            )
         if isinstance(self.initial, Mapping) and self.initial.get("kind") == "param":
             object.__setattr__(self, "initial", decode(self.initial.get("value")))
         self._encoded(self.initial, "starts from")
 
     def __repr__(self) -> str:
         # An address in it would make Airflow think that the DAG changes all the time.
-        return f"ParamOf({type(self.param).__name__}(), {self.initial!r})"
+        return f"WithParam({type(self.param).__name__}(), {self.initial!r})"
 
     @property
     def value(self) -> Any:
@@ -48,7 +50,7 @@ class ParamOf(Kind):
     def tally(self) -> tuple[Any, ...]:
         zero = self._told().zero(self.value)
         self._encoded(zero, "has the zero")
-        return executor_side.ByParam, _pickled_by_value((self.param, zero), type(self.param))
+        return executor.ExecutorParam, _pickled_by_value((self.param, zero), type(self.param))
 
     def merge(self, value: Any, update: Any) -> Any:
         # addInPlace may keep what it is given, so that it gets a copy.
@@ -72,7 +74,7 @@ class ParamOf(Kind):
         try:
             return encode(value)
         except TypeError as error:
-            raise WishError(
+            raise InvalidArgumentError(
                 f"an accumulator with {type(self.param).__name__} {what} {value!r}; its values travel and must be "
                 f"plain data, yet {error}"
             ) from None

@@ -8,8 +8,8 @@ import pickletools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from airflow_provider_sparkdeps.errors import SessionError
-from airflow_provider_sparkdeps.spark.accumulators.plain import decode
+from airflow_provider_sparkdeps.exceptions import SessionError
+from airflow_provider_sparkdeps.spark.accumulators.codec import decode
 
 PREFIX = "sparkdeps-accumulator"
 METRIC = "__python_accumulator__"
@@ -44,7 +44,7 @@ class Update(NamedTuple):
     value: Any
 
 
-def token_of(owner: str, nonce: str) -> str:
+def make_token(owner: str, nonce: str) -> str:
     """Return the text that stands for a use, where it is pickled."""
     return f"{PREFIX}:{owner}:{nonce}"
 

@@ -8,27 +8,23 @@ from dataclasses import replace
 from types import CodeType, FunctionType
 from typing import Any
 
-from airflow_provider_sparkdeps.errors import SessionError
+from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.closures.bytecode import read_code
-from airflow_provider_sparkdeps.spark.closures.captures import Walk, is_udf, unwrap
-from airflow_provider_sparkdeps.spark.closures.executor_functions import (
-    ExecutorFunction,
-    closure_of,
-    executor_functions,
-)
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
-from airflow_provider_sparkdeps.spark.closures.findings import LARGE, Finding, Setters
+from airflow_provider_sparkdeps.spark.closures.findings import LARGE, Finding, GlobalWriters
 from airflow_provider_sparkdeps.spark.closures.report import make_report
+from airflow_provider_sparkdeps.spark.closures.udf_calls import ExecutorFunction, closure_of, executor_functions
+from airflow_provider_sparkdeps.spark.closures.walker import ClosureWalker, is_udf, unwrap
 
 log = logging.getLogger(__name__)
 
 # Bytes. What is larger is refused when it is sent.
 _LIMIT = 128 << 20
 # With these, a callable gives executors more than is known beforehand.
-_GIVERS = frozenset(("addArtifact", "addArtifacts", "addPyFile", "add_py_files", "attach", "detach"))
+_DELIVERY_CALLS = frozenset(("addArtifact", "addArtifacts", "addPyFile", "add_py_files", "attach", "detach"))
 
 
-def check_functions(function: Callable[..., Any], modules: ExecutorModules) -> list[Finding]:
+def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[Finding]:
     """Look through what a task's callable will have executors run, as far as that can be told before it is called.
 
     :param function: the callable. What it runs itself, on the worker, is not looked at.
@@ -49,7 +45,7 @@ def check_functions(function: Callable[..., Any], modules: ExecutorModules) -> l
 
 
 def _check(function: FunctionType, modules: ExecutorModules) -> list[Finding]:
-    if _GIVERS & _names(function.__code__):
+    if _DELIVERY_CALLS & _names(function.__code__):
         modules = ExecutorModules()
     found: dict[tuple[str, str], Finding] = {}
     for each in [*executor_functions(function), *_made_before(function)]:
@@ -68,13 +64,13 @@ def _made_before(function: FunctionType) -> list[ExecutorFunction]:
 
 
 def _findings(each: ExecutorFunction, function: FunctionType, modules: ExecutorModules) -> list[Finding]:
-    walk = Walk()
+    walk = ClosureWalker()
     if each.code is None:
         walk.start(each.function)
     else:
         walk.start_code(each.code, function.__globals__, closure_of(function))
     report = make_report(None, walk, modules, name=each.name, large=LARGE, limit=_LIMIT)
-    setters = Setters()
+    setters = GlobalWriters()
     own = read_code(function.__code__).stores
     kept = []
     for finding in report.findings:

@@ -71,7 +71,7 @@ class ExecutorModules:
         """Whether a module is a file of the DAG's own, which only the machine has that runs the task."""
         if self.root is None:
             return False
-        from airflow_provider_sparkdeps.spark.closures import is_below
+        from airflow_provider_sparkdeps.spark.closures.by_value import is_below
 
         loaded = sys.modules.get(module) or sys.modules.get(module.partition(".")[0])
         if loaded is not None:

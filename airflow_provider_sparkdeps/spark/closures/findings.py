@@ -9,9 +9,9 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, Literal
 
 from airflow_provider_sparkdeps.spark.closures.bytecode import read_code
-from airflow_provider_sparkdeps.spark.closures.captures import Captured, Walk, Walked
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 from airflow_provider_sparkdeps.spark.closures.pickled_size import Size, resource_of
+from airflow_provider_sparkdeps.spark.closures.walker import CapturedValue, ClosureWalker, WalkedFunction
 
 Level = Literal["error", "warning", "note"]
 
@@ -63,7 +63,7 @@ def broadcast_remedy(name: str | None) -> str:
 
 
 def find(
-    walk: Walk, sizes: Sequence[tuple[Captured, Size]], modules: ExecutorModules, *, large: int
+    walk: ClosureWalker, sizes: Sequence[tuple[CapturedValue, Size]], modules: ExecutorModules, *, large: int
 ) -> Iterator[Finding]:
     """Look through what was captured; each thing is found once, where it is.
 
@@ -83,7 +83,7 @@ def find(
         faulty.add(holder)
         found.append((each.value, finding))
     found.reverse()
-    setters = Setters()
+    setters = GlobalWriters()
     for walked in walk.functions:
         found += [(None, finding) for finding in _imports(walked, modules)]
         found += [(None, finding) for finding in _rebound(walked, walk, setters)]
@@ -104,7 +104,7 @@ def _is_inside(inner: tuple[tuple[str, ...], str], holder: tuple[tuple[str, ...]
 
 
 def _of_value(
-    each: Captured, size: Size, modules: ExecutorModules, *, large: int, facts: Walked | None
+    each: CapturedValue, size: Size, modules: ExecutorModules, *, large: int, facts: WalkedFunction | None
 ) -> Finding | None:
     owner = " -> ".join(each.owner)
     whole = isinstance(each.value, ModuleType) and not each.by_reference
@@ -140,14 +140,14 @@ def _of_value(
     return None
 
 
-def _how(each: Captured, module: str) -> str:
+def _how(each: CapturedValue, module: str) -> str:
     """Say how a value comes to need a module, in words that go on with who lacks it."""
     if isinstance(each.value, ModuleType):
         return "is a module that" if each.by_reference else f"is a module that travels whole, with `{module}`, which"
     return f"{'is' if each.by_reference else 'holds something'} of `{module}`, which"
 
 
-def _imports(walked: Walked, modules: ExecutorModules) -> Iterator[Finding]:
+def _imports(walked: WalkedFunction, modules: ExecutorModules) -> Iterator[Finding]:
     for one in walked.facts.imports:
         if one.guarded or modules.has(one.module) is not False:
             continue
@@ -156,7 +156,7 @@ def _imports(walked: Walked, modules: ExecutorModules) -> Iterator[Finding]:
         yield Finding(level, one.module, " -> ".join(walked.path), fault, modules.remedy(one.module))
 
 
-def _rebound(walked: Walked, walk: Walk, setters: Setters) -> Iterator[Finding]:
+def _rebound(walked: WalkedFunction, walk: ClosureWalker, setters: GlobalWriters) -> Iterator[Finding]:
     """Globals that functions set, which others take along as they are when an action runs."""
     along = {each.code for each in walk.functions}
     for name in walked.facts.globals:
@@ -173,7 +173,7 @@ def _rebound(walked: Walked, walk: Walk, setters: Setters) -> Iterator[Finding]:
         yield Finding("warning" if value is None else "note", name, " -> ".join(walked.path), fault, remedy)
 
 
-class Setters:
+class GlobalWriters:
     """The functions of modules that set globals of theirs (`global x`)."""
 
     def __init__(self) -> None:

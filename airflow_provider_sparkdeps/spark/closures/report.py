@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from airflow_provider_sparkdeps.errors import WishError
-from airflow_provider_sparkdeps.spark.closures import by_value
-from airflow_provider_sparkdeps.spark.closures.captures import Captured, Walk, name_of, unwrap
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 from airflow_provider_sparkdeps.spark.closures.findings import LARGE, Finding, Level, find
 from airflow_provider_sparkdeps.spark.closures.pickled_size import MAX_MEASURED, Size, measure
+from airflow_provider_sparkdeps.spark.closures.walker import CapturedValue, ClosureWalker, name_of, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,20 +135,22 @@ def inspect_closure(
     :param root: a directory whose modules travel by value, such as the DAG bundle; as things are, if left out.
     :param py_files: what executors are sent beside the environment.
     :param large: bytes from which a value should be broadcast.
-    :raises WishError: it can't be called.
+    :raises InvalidArgumentError: it can't be called.
     """
     function = unwrap(function)
     if not callable(function):
-        raise WishError(f"inspect_closure: a {type(function).__name__} can't be called: give a function or a UDF")
+        raise InvalidArgumentError(
+            f"inspect_closure: a {type(function).__name__} can't be called: give a function or a UDF"
+        )
     modules = ExecutorModules.of(archive, py_files=py_files, root=root)
-    with by_value(root) if root else nullcontext():
-        walk = Walk()
+    with pickle_by_value(root) if root else nullcontext():
+        walk = ClosureWalker()
         walk.start(function)
         return make_report(function, walk, modules, name=name_of(function), large=large)
 
 
 def make_report(
-    function: Any, walk: Walk, modules: ExecutorModules, *, name: str, large: int, limit: int | None = None
+    function: Any, walk: ClosureWalker, modules: ExecutorModules, *, name: str, large: int, limit: int | None = None
 ) -> ClosureReport:
     """Measure what a walk came by, and look for what is wrong with it.
 
@@ -165,7 +167,7 @@ def make_report(
     return ClosureReport(name, None if broken else whole.bytes, whole.more, captures, found, walk.complete)
 
 
-def _measure_all(walk: Walk, limit: int) -> list[tuple[Captured, Size]]:
+def _measure_all(walk: ClosureWalker, limit: int) -> list[tuple[CapturedValue, Size]]:
     by_id: dict[int, Size] = {}
     known: dict[int, Size] = {}
     # What is captured further in comes later, and is not measured again with what holds it.
@@ -179,12 +181,12 @@ def _measure_all(walk: Walk, limit: int) -> list[tuple[Captured, Size]]:
     return [(each, by_id[id(each.value)]) for each in walk.captures]
 
 
-def _is_worth_reusing(each: Captured, size: Size) -> bool:
+def _is_worth_reusing(each: CapturedValue, size: Size) -> bool:
     # Functions hold one another, so that their sizes can't be added up.
     return not isinstance(each.value, (FunctionType, type)) and size.bytes is not None and size.bytes >= _REUSED
 
 
-def _capture(each: Captured, size: Size, modules: ExecutorModules) -> Capture:
+def _capture(each: CapturedValue, size: Size, modules: ExecutorModules) -> Capture:
     kind = type(each.value)
     needed = [module for module in size.references if not modules.is_everywhere(module)]
     answers = {modules.has(module) for module in needed}

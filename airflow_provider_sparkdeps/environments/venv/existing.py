@@ -1,0 +1,241 @@
+"""Virtualenvs that exist: what is in them, and how they become self-contained."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from airflow_provider_sparkdeps.environments import input_files
+from airflow_provider_sparkdeps.environments.prefix import site_packages
+from airflow_provider_sparkdeps.environments.requirements.local_projects import Local, build_wheels, with_path_dependencies
+from airflow_provider_sparkdeps.utils.deadline import Deadline
+from airflow_provider_sparkdeps.environments.pythons import BasePython, probe
+from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script
+from airflow_provider_sparkdeps.environments.uv import Uv
+from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
+
+# A venv's own, which a new one has as well, and the files that its installers rewrite at each visit.
+_OWN = re.compile(r"(python|pythonw|activate|deactivate|pydoc)(\d|\.|$).*|.*\.bat|_virtualenv\.(py|pth)")
+_UNHASHED = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
+_SHARED = ("share", "etc")
+
+
+@dataclass(frozen=True)
+class _Distribution:
+    name: str
+    version: str
+    info: Path
+    origin: dict[str, Any]
+
+    @property
+    def editable(self) -> Path | None:
+        """The project's directory, if it was installed editable."""
+        if not self.origin.get("dir_info", {}).get("editable"):
+            return None
+        return Path(unquote(urlsplit(str(self.origin.get("url", ""))).path))
+
+
+@dataclass(frozen=True)
+class Virtualenv:
+    """A virtualenv on this machine, checked to be one that can be packed.
+
+    :param prefix: where it is.
+    :param minor: its Python's minor version.
+    """
+
+    prefix: Path
+    minor: str
+
+    @staticmethod
+    def at(prefix: Path) -> Virtualenv:
+        """Look at a virtualenv.
+
+        :raises InvalidArgumentError: when there is none, or none that can be packed.
+        """
+        if (prefix / "conda-meta").is_dir():
+            raise InvalidArgumentError(f"{prefix} is a conda environment. Write CondaEnvironment.from_prefix({str(prefix)!r}).")
+        if not (prefix / "pyvenv.cfg").is_file():
+            raise InvalidArgumentError(f"{prefix} is no virtualenv: it has no pyvenv.cfg. Name the directory that `venv` made.")
+        settings = input_files.read_text(prefix / "pyvenv.cfg")
+        if re.search(r"^include-system-site-packages\s*=\s*true", settings, re.MULTILINE | re.IGNORECASE):
+            raise InvalidArgumentError(
+                f"{prefix} uses packages of the system's Python, which wouldn't come along. Make it anew without"
+                " --system-site-packages, and install into it what it needs."
+            )
+        found = sorted(prefix.glob("lib/python3.*/site-packages"))
+        if len(found) != 1:
+            raise InvalidArgumentError(f"{prefix} has {len(found)} lib/python3.X/site-packages instead of one. Make it anew.")
+        return Virtualenv(prefix, found[0].parent.name.removeprefix("python"))
+
+    @property
+    def _site(self) -> Path:
+        return self.prefix / "lib" / f"python{self.minor}" / "site-packages"
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what a key depends on: what is installed, by the installers' records, and all other files."""
+        recorded: dict[str, str] = {}
+        distributions = []
+        for each in self._distributions():
+            local = each.editable
+            what = f"{each.name}=={each.version}"
+            distributions.append(f"{what} {Local(self._project(each, local)).digest}" if local else what)
+            for path, digest, *rest in site_packages.read_record(each.info):
+                if local and not path.startswith(".."):
+                    recorded[path] = ""  # what stands in for the project, which counts by its own content
+                elif digest and rest and _size(self._site / path) == rest[0]:
+                    recorded[path] = digest
+        contents = {}
+        for name, file in self._members():
+            if not _is_notes(name):
+                contents[name] = recorded[name] if name in recorded else input_files.sha256_of(file)
+        shared = {
+            f"{folder}/{name}": input_files.sha256_of(path)
+            for folder in _SHARED
+            for name, path in input_files.project_files(self.prefix / folder)
+        }
+        return {
+            "distributions": sorted(distributions),
+            "files": {name: digest for name, digest in sorted(contents.items()) if digest},
+            "shared": shared,
+        }
+
+    def lock(self) -> tuple[str, ...]:
+        """Return the installed distributions, sorted; those of local projects by content."""
+        lines = []
+        for each in self._distributions():
+            line = f"{each.name}=={each.version}"
+            local = each.editable
+            lines.append(f"{line} (sha256 {Local(self._project(each, local)).digest})" if local else line)
+        return tuple(sorted(lines))
+
+    def base(self, deadline: Deadline) -> BasePython:
+        """Return the interpreter that it was made with.
+
+        :raises BuildError: when it doesn't start.
+        """
+        python = probe(self.prefix / "bin" / "python", deadline=deadline)
+        if python is None or python.minor != self.minor:
+            raise BuildError(
+                f"{self.prefix}/bin/python is no CPython {self.minor} that starts: its base may have been removed or"
+                " upgraded. Make the virtualenv anew, or name its requirements instead."
+            )
+        return python
+
+    def copy_to(self, prefix: Path, *, uv: Uv, base: BasePython) -> None:
+        """Make a copy that runs from anywhere once an interpreter is in it; editable projects as wheels.
+
+        :raises BuildError: when something in it leads out of it.
+        """
+        editable = [each for each in self._distributions() if each.editable]
+        left_out = {row[0] for each in editable for row in site_packages.read_record(each.info)}
+        self._refuse_ways_out(left_out)
+        uv.install((), prefix=prefix, python=base.executable)
+        site = prefix / "lib" / f"python{self.minor}" / "site-packages"
+        # An installer's note on where a package came from may name a path, or hold a token.
+        left_out |= {name for name, _ in self._members() if _is_notes(name) and name.endswith(site_packages.ORIGINS)}
+        members = [(name, path) for name, path in self._members() if name not in left_out]
+        for name, path in members:
+            target = site / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy(path, target, within=self._site)
+        scripts = {os.path.normpath(self._site / name) for name in left_out if name.startswith("..")}
+        for script in sorted((self.prefix / "bin").iterdir()):
+            if script.is_file() and not _OWN.fullmatch(script.name) and str(script) not in scripts:
+                relocate_script(script, prefix / "bin" / script.name)
+        for folder in _SHARED:
+            for name, path in input_files.project_files(self.prefix / folder):
+                (prefix / folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, prefix / folder / name)
+        for info in site.glob("*.dist-info"):
+            # Scripts were rewritten, bytecode and notes stay behind.
+            site_packages.remove_from_record(info, _goes_stale)
+        projects = [Local(self._project(each, each.editable)) for each in editable if each.editable]
+        wheels = build_wheels(with_path_dependencies(projects), uv=uv, scratch=uv.scratch, python=base.executable)
+        wanted = [wheel for wheel in wheels if wheel.name in {each.name for each in editable}]
+        if wanted:
+            uv.add([wheel.requirement for wheel in wanted], python=prefix / "bin" / "python")
+            site_packages.remove_install_metadata(prefix, [wheel.name for wheel in wanted])
+
+    def _project(self, each: _Distribution, directory: Path | None) -> Path:
+        if directory is None or not directory.is_dir():
+            raise InvalidArgumentError(
+                f"{each.name} is installed editable in {self.prefix}, and its project is no more at {directory}."
+                " Install it anew, without --editable."
+            )
+        return directory
+
+    def _distributions(self) -> list[_Distribution]:
+        from packaging.utils import canonicalize_name
+
+        found = []
+        for info in sorted(self._site.glob("*.dist-info")):
+            name, _, version = info.name.removesuffix(".dist-info").partition("-")
+            try:
+                origin = json.loads((info / "direct_url.json").read_bytes())
+            except FileNotFoundError:
+                origin = {}
+            found.append(_Distribution(canonicalize_name(name), version, info, origin))
+        return found
+
+    def _members(self) -> Iterator[tuple[str, Path]]:
+        for directory, names, entries in os.walk(self._site, followlinks=True):
+            names[:] = sorted(name for name in names if name != "__pycache__")
+            for entry in sorted(entries):
+                path = Path(directory) / entry
+                name = path.relative_to(self._site).as_posix()
+                if not entry.endswith(".pyc") and not _OWN.fullmatch(name):
+                    yield name, path
+
+    def _refuse_ways_out(self, left_out: set[str]) -> None:
+        outside = []
+        for path in sorted(self._site.glob("*.pth")):
+            if path.name in left_out:
+                continue
+            for line in input_files.read_text(path).splitlines():
+                entry = line.strip()
+                if entry and not entry.startswith(("#", "import ", "import\t")):
+                    target = Path(os.path.normpath(self._site / entry))
+                    if Path(entry).is_absolute() or not target.is_relative_to(self.prefix):
+                        outside.append(f"{path.name} to {entry}")
+        links = sorted(self._site.glob("*.egg-link"))
+        if outside or links:
+            named = [*outside, *(link.name for link in links)]
+            raise InvalidArgumentError(
+                f"{self.prefix} leads to places that wouldn't come along: {', '.join(named[:5])}. Install what is"
+                " there as packages (`pip install /path`, not --editable), and remove these files."
+            )
+
+
+def _is_notes(name: str) -> bool:
+    folder, _, last = name.rpartition("/")
+    return folder.endswith(".dist-info") and last in _UNHASHED
+
+
+def _goes_stale(path: str) -> bool:
+    return path.startswith("../") or path.endswith(".pyc") or path.endswith(site_packages.ORIGINS)
+
+
+def _size(path: Path) -> str | None:
+    try:
+        return str(path.stat().st_size)
+    except OSError:
+        return None
+
+
+def _copy(path: Path, target: Path, *, within: Path) -> None:
+    try:
+        link = path.readlink() if path.is_symlink() else None
+        stays = link and not link.is_absolute() and Path(os.path.normpath(path.parent / link)).is_relative_to(within)
+        if link and stays:
+            target.symlink_to(link)
+        else:
+            shutil.copy2(path, target)
+    except FileNotFoundError as error:
+        raise BuildError(f"{path} is a link to nothing. Install its package anew.") from error

@@ -1,0 +1,95 @@
+"""How functions travel to executors: modules that only this machine has are pickled by value."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+@contextmanager
+def pickle_by_value(root: Path) -> Iterator[None]:
+    """Pickle the functions and classes of modules below `root` by value, in this block.
+
+    A function is otherwise shipped as the name of its module, which executors do not have. Modules that are imported
+    later, inside the block, are included.
+
+    :param root: a directory of source files, such as a DAG bundle.
+    """
+    root = root.resolve()
+    registered: list[ModuleType] = []
+    for module in list(sys.modules.values()):
+        if is_below(root, getattr(module, "__file__", None)):
+            _register(module, registered)
+    finder = _Finder(root, registered)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        _unregister(registered)
+
+
+def is_below(root: Path, file: Any) -> bool:
+    """Whether a module's file belongs to the sources below `root`."""
+    if not isinstance(file, str):
+        return False
+    path = Path(file).resolve()
+    # Installed packages may lie below a bundle's root, too (a virtualenv in a checkout): the environment has those.
+    return path.is_relative_to(root) and "site-packages" not in path.relative_to(root).parts
+
+
+def _register(module: ModuleType, registered: list[ModuleType]) -> None:
+    from pyspark import cloudpickle
+
+    cloudpickle.register_pickle_by_value(module)
+    registered.append(module)
+
+
+def _unregister(registered: list[ModuleType]) -> None:
+    from pyspark import cloudpickle
+
+    for module in registered:
+        try:
+            cloudpickle.unregister_pickle_by_value(module)
+        except ValueError:
+            continue  # taken out by somebody else, or registered twice
+
+
+class _Finder(MetaPathFinder):
+    """Finds what the path finder finds, and has modules below a root registered when they are loaded."""
+
+    def __init__(self, root: Path, registered: list[ModuleType]) -> None:
+        self._root = root
+        self._registered = registered
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None or not is_below(self._root, spec.origin):
+            return None
+        spec.loader = _Registering(spec.loader, self._registered)
+        return spec
+
+
+class _Registering(Loader):
+    """A module's own loader, after whose `exec_module` the module is pickled by value."""
+
+    def __init__(self, loader: Loader, registered: list[ModuleType]) -> None:
+        self._loader = loader
+        self._registered = registered
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # A module that is pickled by value takes its loader along, which therefore has to be its own again.
+        module.__loader__ = self._loader
+        if module.__spec__:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _register(module, self._registered)

@@ -1,0 +1,214 @@
+"""What a function takes along when it is pickled: its globals, defaults, closure and attributes, and theirs in turn."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from airflow_provider_sparkdeps.spark.closures.bytecode import CodeFacts, read_code
+from airflow_provider_sparkdeps.spark.closures.pickled_size import resource_of, travels_by_reference
+
+# Bounds of a walk: what lies beyond is still in the sizes of what holds it.
+MAX_CAPTURES = 1000
+_MAX_DEPTH = 20
+_MAX_ELEMENTS = 100
+_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedValue:
+    """A value that a function takes along.
+
+    :param name: as the function calls it, such as "TABLE" or "self.model".
+    :param owner: the functions that lead to it, from the one that was asked about: `("score", "parse")`.
+    :param kind: "code", "global", "default", "keyword default", "closure cell", "annotation", "attribute", or
+        "function" for one that is by reference itself.
+    :param by_reference: it travels as the names of its module and its own.
+    """
+
+    name: str
+    owner: tuple[str, ...]
+    kind: str
+    value: Any
+    by_reference: bool
+
+
+@dataclass(frozen=True, eq=False)
+class WalkedFunction:
+    """A function that travels by value, and what its code says."""
+
+    path: tuple[str, ...]
+    code: CodeType
+    globals: Mapping[str, Any]
+    facts: CodeFacts
+
+
+def unwrap(function: Any) -> Any:
+    """Return the function, or the class, that a UDF or a UDTF runs on executors; all else as it is."""
+    return function.func if is_udf(function) else function
+
+
+def is_udf(value: Any) -> bool:
+    """Whether a value is what PySpark makes of a function: an object of its own, or a function that wraps one."""
+    if isinstance(value, FunctionType):
+        return hasattr(value, "evalType") and hasattr(value, "func")
+    return type(value).__name__.startswith("UserDefined") and type(value).__module__.startswith("pyspark.sql")
+
+
+def name_of(function: Any) -> str:
+    """Return what to call a function, an instance, a class or a partial."""
+    if isinstance(function, functools.partial):
+        return f"partial({name_of(function.func)})"
+    return str(getattr(function, "__name__", None) or type(function).__name__)
+
+
+class ClosureWalker:
+    """Goes through what a function takes along; each function, class and instance once."""
+
+    def __init__(self) -> None:
+        self.captures: list[CapturedValue] = []
+        self.functions: list[WalkedFunction] = []
+        self.complete = True
+        self._seen: set[int] = set()
+
+    def start(self, function: Any) -> None:
+        """Walk a function, or whatever else can be called."""
+        function = unwrap(function)
+        name = name_of(function)
+        if isinstance(function, (FunctionType, type)) and travels_by_reference(function):
+            self._add(name, (name,), "function", function, by_reference=True)
+        else:
+            self._enter(function, (name,))
+
+    def start_code(self, code: CodeType, globals_: Mapping[str, Any], cells: Mapping[str, Any]) -> None:
+        """Walk a function that has not been made yet.
+
+        :param cells: values of its free variables, as far as they are known.
+        """
+        path = (code.co_name,)
+        self._code(code, globals_, path)
+        for name in code.co_freevars:
+            if name in cells:
+                self._take(name, path, "closure cell", cells[name])
+
+    def _code(self, code: CodeType, globals_: Mapping[str, Any], path: tuple[str, ...]) -> None:
+        facts = read_code(code, globals_.get("__package__"))
+        self.functions.append(WalkedFunction(path, code, globals_, facts))
+        self._add("code", path, "code", code, by_reference=False)
+        for name in facts.globals:
+            if name in globals_:
+                self._take(name, path, "global", globals_[name])
+
+    def _function(self, function: FunctionType, path: tuple[str, ...]) -> None:
+        self._code(function.__code__, function.__globals__, path)
+        code = function.__code__
+        defaults = function.__defaults__ or ()
+        for name, value in zip(
+            code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True
+        ):
+            self._take(name, path, "default", value)
+        for name, value in (function.__kwdefaults__ or {}).items():
+            self._take(name, path, "keyword default", value)
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                continue  # not assigned yet
+            self._take(name, path, "closure cell", value)
+        for name, value in function.__annotations__.items():
+            if not isinstance(value, _PLAIN) and getattr(value, "__module__", None) != "builtins":
+                self._take(name, path, "annotation", value)
+        for name, value in vars(function).items():
+            self._take(name, path, "attribute", value)
+
+    def _take(self, name: str, owner: tuple[str, ...], kind: str, value: Any) -> None:
+        """Note a value, and go into it if it brings others."""
+        by_reference = travels_by_reference(value)
+        if not self._add(name, owner, kind, value, by_reference=by_reference) or by_reference:
+            return
+        if not isinstance(value, (ModuleType, *_PLAIN)):
+            self._enter(unwrap(value), (*owner, name))
+
+    def _add(self, name: str, owner: tuple[str, ...], kind: str, value: Any, *, by_reference: bool) -> bool:
+        if len(self.captures) >= MAX_CAPTURES:
+            self.complete = False
+            return False
+        self.captures.append(CapturedValue(name, owner, kind, value, by_reference))
+        return True
+
+    def _enter(self, value: Any, path: tuple[str, ...]) -> None:
+        if id(value) in self._seen or len(path) > _MAX_DEPTH or resource_of(value):
+            return
+        self._seen.add(id(value))
+        if isinstance(value, (FunctionType, type)) and travels_by_reference(value):
+            return
+        # What was asked about is `self` to its own methods; what they capture has a name.
+        owner, name = (path[:-1], path[-1]) if len(path) > 1 else (path, "self")
+        if isinstance(value, FunctionType):
+            self._function(value, path)
+        elif isinstance(value, MethodType):
+            self._enter(value.__func__, path)
+            if id(value.__self__) not in self._seen:
+                self._seen.add(id(value.__self__))
+                self._instance(value.__self__, path, "self")
+        elif isinstance(value, functools.partial):
+            for part_name, part in _parts_of_partial(value):
+                self._take(part_name, path, "attribute", part)
+        elif isinstance(value, type):
+            self._class(value, path)
+        elif isinstance(value, (list, tuple, dict)):
+            self._elements(value, owner, name)
+        elif len(path) == 1 or not travels_by_reference(type(value)):
+            self._instance(value, owner, name)
+
+    def _instance(self, value: Any, owner: tuple[str, ...], name: str) -> None:
+        kind = type(value)
+        if not travels_by_reference(kind):
+            own = kind.__name__ if name == "self" else name
+            self._enter(kind, owner if owner[-1] == own else (*owner, own))
+        if not isinstance(value, type) and _has_plain_state(value):
+            for attribute_name, attribute in _state(value):
+                self._take(f"{name}.{attribute_name}", owner, "attribute", attribute)
+
+    def _class(self, value: type, path: tuple[str, ...]) -> None:
+        for name, member in vars(value).items():
+            inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
+            if isinstance(inner, FunctionType):
+                self._enter(inner, (*path, name))
+            elif not name.startswith("__") and not inspect.isdatadescriptor(member):
+                self._take(f"{value.__name__}.{name}", path, "attribute", inner)
+
+    def _elements(self, value: Any, owner: tuple[str, ...], name: str) -> None:
+        """Functions and the like in a container; numbers and texts are in its own size."""
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, element in itertools.islice(pairs, _MAX_ELEMENTS):
+            if isinstance(element, (FunctionType, MethodType, functools.partial)) or resource_of(element):
+                self._take(f"{name}[{key!r}]", owner, "attribute", element)
+
+
+def _parts_of_partial(value: functools.partial[Any]) -> Iterator[tuple[str, Any]]:
+    yield "func", value.func
+    for place, part in enumerate(value.args):
+        yield f"args[{place}]", part
+    yield from value.keywords.items()
+
+
+def _has_plain_state(value: Any) -> bool:
+    """Whether an object is pickled as its attributes, and says nothing of its own about it."""
+    kind = type(value)
+    own = ("__reduce__", "__reduce_ex__", "__getstate__")
+    return all(getattr(kind, name, None) is getattr(object, name, None) for name in own)
+
+
+def _state(value: Any) -> Iterator[tuple[str, Any]]:
+    yield from getattr(value, "__dict__", {}).items()
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield name, getattr(value, name)

@@ -1,0 +1,6 @@
+"""A Spark Connect session: opened, shared between tasks, kept alive, closed."""
+
+from airflow_provider_sparkdeps.spark.session.session import Session
+from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession
+
+__all__ = ["Session", "SharedSession"]

@@ -1,0 +1,131 @@
+"""Running the builders' tools: bounded, and with no child left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from airflow_provider_sparkdeps.utils.deadline import Deadline
+from airflow_provider_sparkdeps.utils.redaction import redact
+
+# What shapes a worker's own Python would shape the tool's as well.
+_NOT_FOR_TOOLS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX")
+
+
+def tool_environ(**extra: str) -> dict[str, str]:
+    """Return this process's environment variables without those that change how a Python starts."""
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_TOOLS}
+    return {**kept, **extra}
+
+
+@dataclass(frozen=True)
+class CompletedTool:
+    """How a tool ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    deadline: Deadline,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> CompletedTool:
+    """Run a tool to its end, in a process group of its own that does not outlive the call.
+
+    :param command: program and arguments.
+    :param deadline: when it is killed.
+    :param cwd: its working directory.
+    :param environ: its environment variables; by default `tool_environ()`.
+    :param on_line: called with each line that it writes to stderr, redacted.
+    :raises BuildError: at the deadline.
+    """
+    with started(command, deadline=deadline, cwd=cwd, environ=environ, on_line=on_line) as finish:
+        return finish()
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str | Path],
+    *,
+    deadline: Deadline,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Iterator[Callable[[], CompletedTool]]:
+    """Start a tool as `run` does, and give a function that closes its stdin and waits for its end.
+
+    A tool that reads its stdin first can get ready meanwhile.
+    """
+    environ = tool_environ() if environ is None else environ
+    with tempfile.TemporaryFile() as stdout:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=cwd,
+            env=dict(environ),
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        stdin, errors = process.stdin, process.stderr
+        assert stdin is not None  # noqa: S101 - asked for above; mypy can't know
+        assert errors is not None  # noqa: S101
+        doing = f"running `{redact(' '.join(Path(part).name for part in command[:3]))}`"
+
+        def finish() -> CompletedTool:
+            stdin.close()
+            stderr = _follow(process, deadline, doing, on_line)
+            while process.poll() is None:
+                time.sleep(min(deadline.left(doing), 0.01))
+            stdout.seek(0)
+            return CompletedTool(process.returncode, stdout.read().decode(errors="replace"), stderr)
+
+        try:
+            yield finish
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            stdin.close()
+            errors.close()
+
+
+def _follow(
+    process: subprocess.Popen[bytes], deadline: Deadline, doing: str, on_line: Callable[[str], None] | None
+) -> str:
+    assert process.stderr is not None  # noqa: S101 - asked for above; mypy can't know
+    lines: list[str] = []
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stderr, selectors.EVENT_READ)
+        while True:
+            ready = selector.select(min(deadline.left(doing), 0.5))
+            if not ready:
+                # A child that outlives the tool may hold the pipe open for ever.
+                if process.poll() is not None:
+                    break
+                continue
+            chunk = os.read(process.stderr.fileno(), 65536)
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole if chunk else [rest]:
+                text = redact(line.decode(errors="replace").rstrip())
+                lines.append(text)
+                if text and on_line:
+                    on_line(text)
+            if not chunk:
+                break
+    return "\n".join(lines)

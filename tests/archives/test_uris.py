@@ -1,0 +1,126 @@
+"""Addresses of payloads: what Spark takes, what is signed, and what must not be shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from airflow_provider_sparkdeps.archives import ArchiveStore
+from airflow_provider_sparkdeps.archives.uris import quote_uri, secrets_in, validate_store_uri, without_secrets
+from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError
+
+from ..support.manifests import ARCHIVE
+
+KEY, NAME = ARCHIVE.key, ARCHIVE.payload
+SIGNED = (
+    "https://team.s3.amazonaws.com/a/env-1.payload?X-Amz-Credential=AKIA%2Fus&X-Amz-Expires=60&X-Amz-Signature=5ec7e7"
+)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:UPath 'fakesigned' filesystem")
+
+
+class FakeObjectStore(MemoryFileSystem):
+    """A fake of a file system that signs, such as s3fs, over one in memory."""
+
+    protocol = "fakesigned"
+    fault: Exception | None = None
+
+    def sign(self, path: str, expiration: int = 100, **_: Any) -> str:
+        if self.fault:
+            raise self.fault
+        return f"https://objects.example.org/{path.partition('://')[2]}?Expires={expiration!r}&Signature=5ec7e7"
+
+
+@pytest.fixture
+def signing() -> ArchiveStore:
+    fsspec.register_implementation("fakesigned", FakeObjectStore, clobber=True)
+    return ArchiveStore("fakesigned://team/archives")
+
+
+def test_a_store_that_signs_gives_a_presigned_url_for_as_long_as_asked(signing: ArchiveStore) -> None:
+    start = f"https://objects.example.org/team/archives/{KEY}/{NAME}?Expires="
+    assert signing.uri(ARCHIVE, expiration=90.0) == f"{start}90&Signature=5ec7e7"
+    assert signing.uri(ARCHIVE) == f"{start}86400&Signature=5ec7e7"
+
+
+def test_a_store_without_credentials_that_sign_says_what_to_give_it(
+    signing: ArchiveStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeObjectStore, "fault", AttributeError("you need a private key to sign credentials"))
+    with pytest.raises(
+        ArchiveError, match=r"no presigned URL .*private key.*archive_store_conn_id .*archive_store_uri"
+    ):
+        signing.uri(ARCHIVE)
+
+
+def test_a_store_that_does_not_sign_gives_its_own_address(tmp_path: Path) -> None:
+    folder = tmp_path / "a b%20'c"
+    uri = ArchiveStore(folder).uri(ARCHIVE)
+    assert uri.startswith("file:///")
+    assert Path(unquote(urlsplit(uri).path)) == folder / KEY / NAME
+    assert ArchiveStore("memory://team/a b%20'c").uri(ARCHIVE) == f"memory://team/a%20b%2520%27c/{KEY}/{NAME}"
+
+
+@pytest.mark.parametrize(
+    ("root", "before", "after"),
+    [
+        ("hdfs://namenode:8020/team/", "hdfs://namenode:8020/team", ""),
+        ("hdfs:///team", "hdfs:///team", ""),
+        ("s3a://bucket", "s3a://bucket", ""),
+        (" file:///mnt/team//", "file:///mnt/team", ""),
+        ("file:///mnt/a b's", "file:///mnt/a%20b%27s", ""),
+        ("abfss://box@team.dfs.core.windows.net/a", "abfss://box@team.dfs.core.windows.net/a", ""),
+        ("https://[::1]:8443/a%20b?sv=1&sig=a%2Fb", "https://[::1]:8443/a%20b", "?sv=1&sig=a%2Fb"),
+    ],
+)
+def test_the_clusters_address_of_the_store_leads_to_the_payload(
+    signing: ArchiveStore, root: str, before: str, after: str
+) -> None:
+    assert signing.uri(ARCHIVE, root=root) == f"{before}/{KEY}/{NAME}{after}"
+    validate_store_uri(root.strip(), "archive_store_uri")
+
+
+def test_nothing_in_an_address_ends_the_statement_that_it_stands_in() -> None:
+    uri = "http://ho'st/a'b\\'c${spark.app.name}/50%/é?q='x'\"&sig=%27+/="
+    assert quote_uri(uri) == ("http://ho%27st/a%27b%5C%27c%24%7Bspark.app.name%7D/50%25/%C3%A9?q=%27x%27%22&sig=%27+/=")
+    assert quote_uri(quote_uri(uri)) == quote_uri(uri)
+    assert quote_uri(SIGNED) == SIGNED
+
+
+@pytest.mark.parametrize(
+    ("root", "fault"),
+    [
+        ("/mnt/team", "is no address: write scheme and path"),
+        ("bucket/team", "is no address"),
+        ("file:/mnt/team", "is no address"),
+        ("local:///mnt/team", "write file://"),
+        ("https:///team", "names no host"),
+        ("https://a b/team", "names no host"),
+        ("https://host:port/team", "can't be read"),
+        ("https://me:5ec7e7@host/team", "holds a user or a password"),
+        ("https://5ec7e7@host/team", "holds a user or a password"),
+        ("hdfs://namenode/a?b", "as %3F"),
+        ("https://host/a#b?sig=5ec7e7", "as %23"),
+        ("host/a?5ec7e7", "is no address"),
+    ],
+)
+def test_a_root_that_no_cluster_reads_is_refused_without_showing_secrets(root: str, fault: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^archive_store_uri .*{fault}") as refused:
+        validate_store_uri(root, "archive_store_uri")
+    assert "5ec7e7" not in str(refused.value)
+
+
+def test_no_part_of_a_signature_is_shown() -> None:
+    java = f"java.io.IOException: Server returned HTTP response code: 403 for URL: {SIGNED}\n\tat sun.net"
+    shown = without_secrets(java)
+    assert shown.endswith("403 for URL: https://team.s3.amazonaws.com/a/env-1.payload?***\n\tat sun.net")
+    secrets = secrets_in(SIGNED)
+    assert secrets == [urlsplit(SIGNED).query, "AKIA%2Fus", "5ec7e7", "AKIA/us"]
+    assert secrets_in("file:///mnt/team/env-1.payload") == []
+    assert secrets_in(None) == []

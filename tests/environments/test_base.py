@@ -1,0 +1,148 @@
+"""Environments as values: what they accept, what their key depends on, how they travel."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, PexEnvironment, VenvEnvironment
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+
+OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def key(*requirements: str, **choices: object) -> str:
+    return VenvEnvironment(requirements=list(requirements), **choices).key  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("requirements", "says"),
+    [
+        ([], "at least one package"),
+        (["  ", "# nothing"], "at least one package"),
+        ("pandas<3", "one string per package"),
+        (None, "one string per package"),
+        ([42], "not a string"),
+        (["pandas => 2"], "'pandas => 2' is not a requirement"),
+        (["pandas 2"], "'pandas 2' is not a requirement"),
+        (["-r requirements.txt"], "Options of pip or uv"),
+        (["my-lib @ file:///home/me/my_lib"], "Write its path alone"),
+        (["-e my-lib"], "Only a path can be: "),
+        (["./my_lib ; python_version is 3"], "is not a path to a project"),
+    ],
+)
+def test_requirements_that_cannot_be_meant_are_refused_where_they_are_written(requirements: object, says: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=says):
+        VenvEnvironment(requirements=requirements)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("python", ["3.x", "3", "3.12.1", "2.7", "python3.12", "", " 3.12", 3.12])
+def test_a_python_that_is_no_minor_version_is_refused_and_the_error_shows_a_right_one(python: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=rf'python="{OWN}"'):
+        VenvEnvironment(["six"], python=python)  # type: ignore[arg-type]
+
+
+def test_a_platform_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="platform="):
+        VenvEnvironment(["six"], platform="Linux")
+
+
+def test_order_white_space_comments_spelling_and_repetition_do_not_change_the_key() -> None:
+    assert key("pandas<3,>=2", "PyArrow", "six") == key(
+        "six  # for the old ones", "", "pyarrow", "pandas >= 2, < 3", "# pandas<2", "six"
+    )
+    assert key("Foo_Bar[B,a]; python_version > '3.8'") == key('foo-bar[a,b] ;python_version>"3.8"')
+
+
+def test_whatever_changes_what_is_built_changes_the_key() -> None:
+    keys = [
+        key("six"),
+        key("six==1.17.0"),
+        key("six", "tabulate"),
+        key("six", bundle_python=False),
+        key("six", python="3.9"),
+        key("six", platform="linux-aarch64"),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_workers_own_python_is_what_leaving_it_out_means() -> None:
+    assert key("six") == key("six", python=OWN)
+
+
+def test_equal_wishes_are_equal_values() -> None:
+    assert {VenvEnvironment(["six", "tabulate"]), VenvEnvironment(["tabulate", "six"])} == {
+        VenvEnvironment(requirements=("tabulate", "six"))
+    }
+    with pytest.raises(FrozenInstanceError):
+        VenvEnvironment(["six"]).requirements = ()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:hunter2@example.com/lib.whl",
+        "https://hunter2@example.com/lib.whl",
+        "git+https://x-token:hunter2@example.com/lib.git@main",
+        "https://example.com/lib.whl?X-Amz-Signature=hunter2",
+        "https://example.com/lib.whl?sig=hunter2",
+        "git+ssh://git:hunter2@example.com/lib.git",
+    ],
+)
+def test_a_credential_in_a_requirement_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="holds a credential") as caught:
+        VenvEnvironment([f"lib @ {url}"])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_credential_in_a_malformed_requirement_is_not_repeated() -> None:
+    with pytest.raises(InvalidArgumentError, match="is not a requirement") as caught:
+        VenvEnvironment(["lib at https://me:hunter2@example.com/lib.whl"])
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("url", ["https://example.com/lib-1.0-py3-none-any.whl", "git+ssh://git@example.com/lib.git"])
+def test_urls_without_credentials_are_accepted(url: str) -> None:
+    assert url in VenvEnvironment([f"lib @ {url}"]).requirements[0]
+
+
+def test_an_environment_survives_json_and_pickle() -> None:
+    environment = VenvEnvironment(["pandas<3", "six"], python="3.9", bundle_python=False)
+    assert Environment.from_dict(json.loads(json.dumps(environment.to_dict()))) == environment
+    assert pickle.loads(pickle.dumps(environment)) == environment
+
+
+def test_what_travels_names_the_python_that_was_meant_where_it_was_written() -> None:
+    assert VenvEnvironment(["six"]).to_dict()["python"] == OWN
+
+
+def test_the_key_is_the_same_in_another_process() -> None:
+    code = "from airflow_provider_sparkdeps.environments import VenvEnvironment as V; print(V(['six', 'tabulate']).key)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == key("tabulate", "six")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"requirements": ["six"]}, "known kinds are"),
+        ({"kind": "wish", "requirements": ["six"]}, "known kinds are"),
+        ({"kind": "venv", "packages": ["six"]}, "no description of a venv"),
+    ],
+)
+def test_data_that_describes_no_environment_is_refused(data: dict[str, object], says: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=says):
+        Environment.from_dict(data)
+
+
+def test_a_path_is_refused_by_kinds_that_do_not_build_projects() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"'\./my_lib' is a path, .* use VenvEnvironment"):
+        PexEnvironment(["six", "./my_lib"])
+    with pytest.raises(InvalidArgumentError, match=r"'\./my_lib' is a path, .* use VenvEnvironment"):
+        CondaEnvironment(["six"], channels=["conda-forge"], pip=["./my_lib"])

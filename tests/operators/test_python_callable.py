@@ -1,0 +1,107 @@
+"""What is refused when a DAG is parsed, and how a callable gets its arguments."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, task
+
+from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
+from airflow_provider_sparkdeps.operators.python_callable import bind, call, check_result
+from airflow_provider_sparkdeps.operators.spark_connect import SparkConnectPythonOperator
+
+
+def score(spark, accumulators, day, limit=10, *, ds=None):
+    return spark, accumulators, day, limit, ds
+
+
+async def asleep(spark):
+    return None
+
+
+def run(python_callable: Any, *op_args: Any, **op_kwargs: Any) -> Any:
+    context: Any = {"ds": "2026-11-20", "ti": "the task"}
+    bound = bind(python_callable, op_args, op_kwargs, context)
+    return call(python_callable, bound, {"spark": "the session", "accumulators": {}, "broadcast": len})
+
+
+def test_a_callable_gets_what_it_names() -> None:
+    assert run(score, "monday") == ("the session", {}, "monday", 10, "2026-11-20")
+    assert run(score, day="monday", limit=1) == ("the session", {}, "monday", 1, "2026-11-20")
+    assert run(lambda: 1) == 1
+    assert run(lambda n, spark: (n, spark), 4) == (4, "the session")
+    assert run(lambda broadcast, values: broadcast(values), [1, 2]) == 2
+    assert run(lambda *args, spark, **kwargs: (args, spark, kwargs["ds"]), 1, 2) == (
+        (1, 2),
+        "the session",
+        "2026-11-20",
+    )
+
+
+def test_a_wrong_call_is_refused_when_the_dag_is_parsed() -> None:
+    with DAG("wrong"), pytest.raises(TypeError, match="missing a required argument: 'day'"):
+        task.spark_connect(score)()
+    with DAG("wrong"), pytest.raises(TypeError, match="too many positional arguments"):
+        task.spark_connect(score)("monday", 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("python_callable", "fields", "fault"),
+    [
+        ("score", {}, "python_callable is a str"),
+        (asleep, {}, "asleep is an async function"),
+        (score, {"op_kwargs": {"spark": 1}}, "'spark' is given to score by the operator"),
+        (lambda broadcast: 1, {"op_kwargs": {"broadcast": 1}}, "'broadcast' is given to .* by the operator"),
+        (score, {"py_files": "lib.py"}, "write a list"),
+        (score, {"environment": ["pandas"]}, "environment is a list: give an environment"),
+        (score, {"accumulators": ["bad"]}, "accumulators is a list"),
+        (score, {"accumulators": {"bad rows": 0}}, "'bad rows' is no identifier"),
+        (score, {"accumulators": {"bad": [0]}}, "write an int or a float"),
+        (lambda spark: 1, {"accumulators": {"bad": 0}}, "has no parameter `accumulators`"),
+    ],
+)
+def test_a_wish_that_can_not_be_meant_is_refused_when_the_dag_is_parsed(
+    python_callable: Any, fields: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=fault):
+        SparkConnectPythonOperator(task_id="score", python_callable=python_callable, **fields)
+
+
+def test_templates_and_xcoms_may_stand_for_initial_values() -> None:
+    with DAG("fine"):
+        first = task.spark_connect(task_id="first", accumulators={"bad": "{{ 1 }}"})(score)("monday")
+        task.spark_connect(task_id="second", accumulators=first["accumulators"])(score)("tuesday")
+        task.spark_connect(task_id="third", accumulators={"bad": first})(score)("tuesday")
+
+
+def test_an_environment_shows_in_the_rendered_fields() -> None:
+    environment = VenvEnvironment(["pandas<3"])
+    operator = SparkConnectPythonOperator(task_id="score", python_callable=score, environment=environment)
+    assert "environment" in operator.template_fields
+    assert "pandas<3" in str(operator.environment)
+
+
+@pytest.mark.parametrize("value", [None, 1, "a", 0.5, [1, {"a": None}], {"a": (1, 2)}])
+def test_plain_data_can_be_returned(value: Any) -> None:
+    check_result(value, multiple_outputs=False)
+
+
+def test_what_xcom_can_not_take_is_named() -> None:
+    with pytest.raises(SessionError, match="returned a generator that XCom can't take"):
+        check_result((n for n in range(3)), multiple_outputs=False)
+    with pytest.raises(SessionError, match="returned the key 'accumulators'"):
+        check_result({"accumulators": {}}, multiple_outputs=True)
+
+
+def test_parsing_the_example_loads_neither_pyspark_nor_grpc() -> None:
+    script = (
+        "import sys\n"
+        "from airflow_provider_sparkdeps.example_dags import sparkdeps_quickstart\n"
+        "print([name for name in ('pyspark', 'grpc', 'pandas', 'pyarrow') if name in sys.modules])\n"
+    )
+    parsed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert parsed.stdout.strip().splitlines()[-1] == "[]"

@@ -1,0 +1,269 @@
+"""Accumulators on a real cluster of two executors: the exact numbers, whatever Spark repeats."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from pyspark.errors import PySparkException
+from pyspark.sql.functions import col, udf
+
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
+from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.accumulators.collector import UpdateCollector
+from airflow_provider_sparkdeps.spark.accumulators.kinds import Sum
+from airflow_provider_sparkdeps.spark.accumulators.updates import make_token
+from airflow_provider_sparkdeps.spark.session import Session
+
+
+def counting(accumulator: Accumulator):
+    """A UDF that adds 1 for each row and gives the row back."""
+
+    @udf("long")
+    def counted(value):
+        accumulator.add(1)
+        return value
+
+    return counted
+
+
+def rows(session: Session, count: int = 1000, partitions: int = 4):
+    return session.spark.range(0, count, 1, partitions)
+
+
+def test_each_row_is_counted_once(session: Session) -> None:
+    count = session.accumulator("count")
+    rows(session).select(counting(count)("id")).collect()
+    assert count.value == 1000
+
+
+def test_sorting_on_the_udfs_column_counts_once_although_spark_samples_it(session: Session) -> None:
+    count = session.accumulator("count")
+    ordered = rows(session).select(counting(count)("id").alias("n")).orderBy("n").collect()
+    assert [row.n for row in ordered] == list(range(1000))
+    assert count.value == 1000
+
+
+def test_range_partitioning_counts_once_although_spark_samples_it(session: Session) -> None:
+    count = session.accumulator("count")
+    rows(session).select(counting(count)("id").alias("n")).repartitionByRange(3, "n").collect()
+    assert count.value == 1000
+
+
+def test_a_filter_on_the_udfs_column_counts_all_rows_once(session: Session) -> None:
+    count = session.accumulator("count")
+    kept = rows(session).select(counting(count)("id").alias("n")).where(col("n") > 10).collect()
+    assert len(kept) == 989
+    assert count.value == 1000
+
+
+def test_each_place_in_a_query_counts_for_itself(session: Session) -> None:
+    count = session.accumulator("count")
+    frame = rows(session).select(counting(count)("id").alias("n"))
+    assert len(frame.join(frame, "n").collect()) == 1000
+    assert count.value == 2000
+    half = rows(session, 500).select(counting(count)("id").alias("n"))
+    assert len(frame.union(half).collect()) == 1500
+    assert count.value == 3500
+
+
+def test_a_query_whose_executor_is_killed_counts_once(own_server, tmp_path: Path) -> None:
+    marker = tmp_path / "killed"
+    with Session(own_server.endpoint) as session:
+        count = session.accumulator("count")
+
+        @udf("long")
+        def counted(value):
+            count.add(1)
+            return value
+
+        @udf("long")
+        def killing(value):
+            # The first reducer that runs kills its executor, and the map output that it held.
+            if not marker.exists():
+                marker.touch()
+                daemon = os.getppid()
+                executor = int(Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()[1])
+                os.kill(executor, signal.SIGKILL)
+            return value
+
+        mapped = rows(session).select(counted("id").alias("n")).repartition(3)
+        assert len(mapped.select(killing("n")).collect()) == 1000
+        assert marker.exists()
+        assert count.value == 1000
+
+
+def test_a_failed_query_adds_nothing_to_the_next_one(session: Session) -> None:
+    count = session.accumulator("count")
+
+    @udf("long")
+    def failing(value):
+        count.add(1)
+        if value == 900:
+            raise ValueError("row 900")
+        return value
+
+    with pytest.raises(PySparkException, match="row 900"):
+        rows(session).select(failing("id")).collect()
+    assert count.value == 0
+    rows(session, 10).select(counting(count)("id")).collect()
+    assert count.value == 10
+
+
+def test_concurrent_queries_of_one_session_are_each_exact(session: Session) -> None:
+    counts = {size: session.accumulator(f"count_{size}") for size in (300, 500, 700)}
+
+    def query(size: int) -> None:
+        for _ in range(3):
+            rows(session, size).select(counting(counts[size])("id").alias("n")).orderBy("n").collect()
+
+    threads = [threading.Thread(target=query, args=(size,)) for size in counts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {size: count.value for size, count in counts.items()} == {size: 3 * size for size in counts}
+
+
+def test_what_spark_has_cached_is_neither_computed_nor_counted_again(session: Session) -> None:
+    count = session.accumulator("count")
+    cached = rows(session).select(counting(count)("id").alias("n")).cache()
+    assert len(cached.collect()) == 1000
+    assert count.value == 1000
+    assert len(cached.where("n >= 500").collect()) == 500
+    assert count.value == 1000
+
+
+def test_writing_counts(session: Session, tmp_path: Path) -> None:
+    count = session.accumulator("count")
+    rows(session).select(counting(count)("id").alias("n")).write.parquet(str(tmp_path / "out"))
+    assert count.value == 1000
+
+
+def test_pandas_functions_count(session: Session) -> None:
+    count = session.accumulator("count", 0.5)
+
+    def batches(frames):
+        for frame in frames:
+            count.add(len(frame))
+            yield frame
+
+    rows(session).mapInPandas(batches, "id long").collect()
+    assert count.value == 1000.5
+
+
+def test_a_clone_of_the_session_counts_too(session: Session) -> None:
+    if not hasattr(session.spark, "cloneSession"):
+        pytest.skip("this PySpark has no cloneSession")
+    count = session.accumulator("count")
+    clone = session.spark.cloneSession()
+    try:
+        clone.range(100).select(counting(count)("id")).collect()
+    finally:
+        clone.stop()
+    assert count.value == 100
+
+
+def test_an_accumulator_goes_on_from_its_initial_value(session: Session) -> None:
+    count = session.accumulator("count", 40)
+    count += 1
+    rows(session, 1, 1).select(counting(count)("id")).collect()
+    assert session.accumulator_values == {"count": 42}
+
+
+def test_reading_on_an_executor_is_refused(session: Session) -> None:
+    count = session.accumulator("count")
+
+    @udf("long")
+    def reading(value):
+        return count.value
+
+    with pytest.raises(PySparkException, match="'count' can only be added to on executors"):
+        rows(session, 1, 1).select(reading("id")).collect()
+
+
+@pytest.mark.parametrize("name", ["", "bad rows", "1st", "a-b", None])
+def test_a_name_that_is_no_identifier_is_refused(session: Session, name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="is no identifier"):
+        session.accumulator(name)
+
+
+@pytest.mark.parametrize("initial", ["many", None, [1], True, {"a": 1}])
+def test_an_initial_value_that_is_no_number_is_refused(session: Session, initial: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="write an int or a float"):
+        session.accumulator("count", initial)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.putenv, ("SPARKDEPS_HOSTILE", "1")
+
+
+@pytest.mark.parametrize("registered_as", ["ours", "one of PySpark's own"])
+def test_nothing_that_executors_send_runs_code_here(session: Session, tmp_path: Path, registered_as: str) -> None:
+    count = session.accumulator("count")
+    token = count.__reduce__()[1][0] if registered_as == "ours" else 77
+    ran = tmp_path / "ran"
+
+    @udf("long")
+    def sends(value):
+        import pathlib
+
+        from pyspark.accumulators import _accumulatorRegistry
+
+        class Sent:
+            def __reduce__(self):
+                return pathlib.Path.touch, (pathlib.Path(ran),)
+
+        class Fake:
+            _value = Sent()
+
+        _accumulatorRegistry[token] = Fake()
+        return value
+
+    with pytest.raises(SessionError, match="can't be read"):
+        rows(session, 1, 1).select(sends("id")).collect()
+    assert not ran.exists()
+    assert count.value == 0
+
+
+OWNER = "a" * 32
+TOKEN = make_token(OWNER, f"{0:032x}")
+UPDATE = ["operation", "1", 0, 1]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pickle.dumps((TOKEN, Hostile())),
+        pickle.dumps((Hostile(), TOKEN)),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, 1])), protocol=0),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, 1])))[:-2],
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, 1]), "more")),
+        pickle.dumps((TOKEN, "no JSON")),
+        pickle.dumps((TOKEN, "[" * 100_000)),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE]))),
+        pickle.dumps((TOKEN, json.dumps(["operation", "1", "0", 1, 1]))),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, "1"]))),
+        pickle.dumps((TOKEN, json.dumps([*UPDATE, {"kind": "os.putenv", "value": ["SPARKDEPS_HOSTILE", "1"]}]))),
+        pickle.dumps((1, Hostile())),
+        b"no pickle",
+    ],
+)
+def test_an_update_that_is_not_what_our_side_sends_is_refused(sent: bytes) -> None:
+    ledger = UpdateCollector()
+    ledger.enter(OWNER, "count", Sum(0))
+    with pytest.raises(SessionError, match="can't be read"):
+        ledger._take(sent)
+    assert "SPARKDEPS_HOSTILE" not in os.environ
+    ledger.succeeded("operation")
+    assert [*ledger._updates] == []
+
+
+def test_what_sparks_profiler_sends_is_left_to_pyspark() -> None:
+    assert not UpdateCollector()._take(pickle.dumps((-2, {1: (None, {"a": [1]})})))

@@ -1,0 +1,231 @@
+"""What Spark repeats, drops or shares, and what accumulators make of it: the exact numbers, or a word of warning."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.errors import PySparkException
+from pyspark.sql.functions import col, udf
+
+from airflow_provider_sparkdeps.exceptions import SessionError
+from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.accumulators.collector import UpdateCollector
+from airflow_provider_sparkdeps.spark.accumulators.kinds import Sum
+from airflow_provider_sparkdeps.spark.accumulators.updates import make_token
+from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+from airflow_provider_sparkdeps.spark.session import Session
+
+
+def counting(accumulator: Accumulator):
+    """A function that adds 1 for each row and gives the row back."""
+
+    def counted(value):
+        accumulator.add(1)
+        return value
+
+    return counted
+
+
+def counted_rows(session: Session, accumulator: Accumulator, count: int = 1000):
+    function = udf(counting(accumulator), "long")
+    return session.spark.range(0, count, 1, 4).select(function("id").alias("n"))
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """What is said of accumulators, as it is said."""
+    said: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    handler = Handler(logging.WARNING)
+    logger = logging.getLogger("airflow_provider_sparkdeps.spark.accumulators.ledger")
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
+
+
+def test_a_task_that_is_tried_again_counts_once(session: Session, tmp_path: Path) -> None:
+    for name, shuffled in (("result", False), ("map", True)):
+        count = session.accumulator(name)
+        marker = tmp_path / name
+
+        @udf("long")
+        def failing(value, count=count, marker=marker):
+            count.add(1)
+            if value == 900 and not marker.exists():
+                marker.touch()
+                raise ValueError("once")
+            return value
+
+        frame = session.spark.range(0, 1000, 1, 4).select(failing("id").alias("n"))
+        assert len((frame.repartition(3) if shuffled else frame).collect()) == 1000
+        assert marker.exists()
+        assert count.value == 1000
+
+
+def test_a_task_that_runs_twice_at_once_counts_once() -> None:
+    """A fake of what executors send: Spark never speculates on one host, and all executors here are on one."""
+    ledger, owner = UpdateCollector(), "a" * 32
+    ledger.enter(owner, "count", Sum(0))
+    for place, adds in (("1", 250), ("1", 250), ("7", 200)):
+        sent = ["operation", place, 0, adds, adds]
+        assert ledger._take(pickle.dumps((make_token(owner, f"{0:032x}"), json.dumps(sent))))
+    ledger._foreign.clear()
+    ledger.succeeded("operation")
+    assert list(ledger.added(owner)) == [250]
+
+
+def test_an_interrupted_query_adds_nothing_to_the_next_one(session: Session, tmp_path: Path) -> None:
+    count, marker = session.accumulator("count"), tmp_path / "running"
+
+    @udf("long")
+    def slow(value):
+        count.add(1)
+        if value == 999:
+            marker.touch()
+            time.sleep(60)
+        return value
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 30
+        while not marker.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        session.spark.interruptAll()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    with pytest.raises(PySparkException, match=r"(?i)cancel|interrupt"):
+        session.spark.range(0, 1000, 1, 4).select(slow("id")).collect()
+    interrupting.join()
+    assert count.value == 0
+    counted_rows(session, count, 10).collect()
+    assert count.value == 10
+
+
+@pytest.mark.parametrize("adaptive", [True, pytest.param(False, marks=pytest.mark.soak)])
+def test_a_registered_function_counts_at_both_places_of_a_query(session: Session, adaptive: bool) -> None:
+    session.spark.conf.set("spark.sql.adaptive.enabled", str(adaptive).lower())
+    count = session.accumulator("count")
+    session.spark.udf.register("counted", counting(count), "long")
+    session.spark.range(0, 1000, 1, 4).createTempView("many")
+    session.spark.range(0, 500, 1, 4).createTempView("few")
+    session.spark.sql("SELECT counted(id) AS n FROM many").collect()
+    assert count.value == 1000
+    joined = "SELECT * FROM (SELECT counted(id) AS n FROM many) JOIN (SELECT counted(id) AS n FROM few) USING (n)"
+    assert len(session.spark.sql(joined).collect()) == 500
+    assert count.value == 2500
+    united = "SELECT counted(id) AS n FROM many UNION ALL SELECT counted(id) AS n FROM few"
+    assert len(session.spark.sql(united).collect()) == 1500
+    assert count.value == 4000
+
+
+def test_a_registered_function_counts_once_when_spark_samples_for_a_sort(session: Session) -> None:
+    count = session.accumulator("count")
+    session.spark.udf.register("counted", counting(count), "long")
+    session.spark.range(0, 1000, 1, 4).createTempView("many")
+    session.spark.sql("SELECT counted(id) AS n FROM many ORDER BY n").collect()
+    assert count.value == 1000
+
+
+def test_a_view_over_a_udf_counts_in_each_query(session: Session) -> None:
+    count = session.accumulator("count")
+    counted_rows(session, count).createTempView("counted")
+    for times in (1, 2):
+        session.spark.sql("SELECT * FROM counted WHERE n > 10").collect()
+        assert count.value == 1000 * times
+
+
+@pytest.mark.soak
+def test_sampling_counts_once_without_adaptive_execution_too(session: Session) -> None:
+    session.spark.conf.set("spark.sql.adaptive.enabled", "false")
+    count = session.accumulator("count")
+    counted_rows(session, count).orderBy("n").collect()
+    assert count.value == 1000
+
+
+def test_a_join_and_a_union_of_two_uses_count_both(session: Session) -> None:
+    count = session.accumulator("count")
+    many, few = counted_rows(session, count), counted_rows(session, count, 500)
+    assert len(many.join(few, "n").collect()) == 500
+    assert count.value == 1500
+    assert len(many.union(few).collect()) == 1500
+    assert count.value == 3000
+
+
+@pytest.mark.parametrize(
+    ("action", "called"),
+    [
+        (lambda frame: frame.limit(1).collect(), "limit, first, take or isEmpty"),
+        (lambda frame: frame.show(2), "show"),
+        (lambda frame: frame.count(), "count, or another aggregate"),
+    ],
+)
+def test_an_action_that_brings_no_counts_is_named_once_with_the_remedy(
+    session: Session, warnings: list[str], action, called: str
+) -> None:
+    count = session.accumulator("bad_rows")
+    for _ in range(2):
+        action(counted_rows(session, count, 100_000))
+        _ = count.value
+    assert count.value == 0
+    (said,) = warnings
+    assert f"({called}) used accumulator 'bad_rows'" in said
+    assert "DataFrame.observe" in said
+
+
+def test_actions_that_bring_their_counts_are_not_warned_of(
+    session: Session, warnings: list[str], tmp_path: Path
+) -> None:
+    count = session.accumulator("count")
+    counted_rows(session, count).collect()
+    counted_rows(session, count).write.parquet(str(tmp_path / "out"))
+    cached = counted_rows(session, count).cache()
+    cached.collect()
+    cached.where(col("n") > 10).count()
+    session.spark.range(10).count()
+    assert count.value == 3000
+    assert warnings == []
+
+
+def test_an_accumulator_of_another_session_is_refused(session: Session, endpoint: Endpoint) -> None:
+    session.accumulator("own")
+    with Session(endpoint) as other:
+        count = other.accumulator("count")
+        with pytest.raises(SessionError, match="of an accumulator that this session doesn't have"):
+            counted_rows(session, count, 10).collect()
+
+
+def test_another_process_that_uses_the_session_makes_its_counts_unknown(session: Session, endpoint: Endpoint) -> None:
+    from pyspark.sql.connect.session import SparkSession
+
+    count = session.accumulator("count")
+    session.spark.udf.register("counted", counting(count), "long")
+    user = f";user_id={session.spark.client._user_id}" if session.spark.client._user_id else ""
+    foreign = SparkSession.builder.remote(f"sc://{endpoint.target}/;session_id={session.id}{user}").create()
+    try:
+        # Three of its four tasks end; what they added comes with our next operation.
+        with pytest.raises(PySparkException, match="is not true"):
+            foreign.sql("SELECT assert_true(counted(id) < 90) FROM range(0, 100, 1, 4)").collect()
+    finally:
+        foreign.client.close()
+    counted_rows(session, count).collect()
+    with pytest.raises(SessionError, match="can't know its counts"):
+        _ = count.value
+
+
+def test_large_plans_that_pyspark_compresses_are_exact_as_well(session: Session) -> None:
+    session.spark.client._plan_compression_threshold = 1000
+    session.spark.client._plan_compression_algorithm = "ZSTD"
+    count = session.accumulator("count")
+    counted_rows(session, count).orderBy("n").collect()
+    assert count.value == 1000

@@ -1,0 +1,141 @@
+"""What a cluster is sent of an archive, and how often, on real executors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from pyspark.sql.functions import udf
+
+from airflow_provider_sparkdeps.archives import ArchiveStore
+from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+from airflow_provider_sparkdeps.spark.rpc import RpcClient
+from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.spark.session.shared_session import close_shared_session
+
+from ...support.executors import Built, homes, never, open_session, six_on_executors
+
+
+@pytest.fixture(scope="module")
+def six15(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    store = ArchiveStore(tmp_path_factory.mktemp("store"))
+    archive = store.build(VenvEnvironment(["six==1.15.0"]), timeout=300)
+    return Built(archive, store.fetch(archive))
+
+
+@pytest.fixture
+def built(six15: Built, tmp_path: Path) -> Built:
+    """An archive that no executor has seen."""
+    return six15.renewed(tmp_path)
+
+
+def payloads(server: EmbeddedServer, built: Built) -> list[Path]:
+    """Where Spark itself has brought the payload, on executors."""
+    return list((server.work_dir / "spark/work").glob(f"app-*/*/*/{built.archive.payload}"))
+
+
+def test_a_payload_is_sent_once_for_all_sessions_and_no_executor_is_brought_it(
+    server: EmbeddedServer, built: Built
+) -> None:
+    with open_session(server) as first:
+        assert built.attach(first)
+    # Nobody has a session now.
+    with open_session(server) as second:
+        assert attach(second.spark, built.archive, payload=never)
+        assert six_on_executors(second) == dict.fromkeys(homes(server, built), "1.15.0")
+        files = [row[0] for row in second.spark.sql("LIST FILES").collect()]
+        assert len([file for file in files if file.endswith(built.archive.payload)]) == 1
+    assert payloads(server, built) == []
+
+
+def test_an_executor_that_joins_later_comes_to_the_payload(built: Built) -> None:
+    with EmbeddedServer("local-cluster[1,1,1024]") as server:
+        with open_session(server) as first:
+            built.attach(first)
+        with open_session(server) as second:
+            attach(second.spark, built.archive, payload=never)
+            assert len(six_on_executors(second)) == 1
+            (before,) = [home for home in homes(server, built) if home.exists()]
+            os.kill(executor_of(second), signal.SIGKILL)
+            found = six_on_executors(second)
+            assert found == {home: "1.15.0" for home in homes(server, built) if home != before}
+
+
+def executor_of(session: Session) -> int:
+    """The process id of the executor that runs a task now."""
+
+    @udf("int", useArrow=False)
+    def grandparent(_: int) -> int:
+        with open(f"/proc/{os.getppid()}/stat") as stat:  # noqa: PTH123
+            return int(stat.read().rpartition(")")[2].split()[1])
+
+    return int(session.spark.range(1).select(grandparent("id")).collect()[0][0])
+
+
+@pytest.mark.soak
+def test_where_the_cluster_guards_its_traffic_spark_brings_the_payload(built: Built) -> None:
+    conf = {"spark.authenticate": "true", "spark.authenticate.secret": "of-this-test-only"}
+    with EmbeddedServer("local-cluster[1,1,1024]", conf=conf) as server:
+        for payload in (built.payload, never):
+            with open_session(server) as session:
+                assert attach(session.spark, built.archive, payload=payload)
+                assert set(six_on_executors(session).values()) == {"1.15.0"}
+                assert payloads(server, built)
+
+
+def test_of_two_sessions_at_the_same_time_one_sends(
+    server: EmbeddedServer, built: Built, caplog: pytest.LogCaptureFixture
+) -> None:
+    meeting = threading.Barrier(2, timeout=60)
+
+    def use(_: int) -> set[str]:
+        with open_session(server) as session:
+            meeting.wait()
+            built.attach(session)
+            return set(six_on_executors(session).values())
+
+    with caplog.at_level("INFO"), ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(use, range(2))) == [{"1.15.0"}, {"1.15.0"}]
+    assert caplog.text.count(f"Sent {built.archive.payload}") == 1
+
+
+def test_a_payload_that_the_server_has_dropped_is_sent_again(server: EmbeddedServer, built: Built) -> None:
+    with open_session(server) as first:
+        built.attach(first)
+        shared = first.share()
+        (keeper,) = shared.relies_on
+        assert RpcClient(first.endpoint, keeper).release(timeout=10)
+        assert close_shared_session(first.endpoint, shared)
+    asked = []
+
+    def payload() -> Path:
+        asked.append("once")
+        return built.payload
+
+    with open_session(server) as second:
+        attach(second.spark, built.archive, payload=payload)
+        assert asked == ["once"]
+        assert set(six_on_executors(second).values()) == {"1.15.0"}
+
+
+def test_workers_import_pyspark_unpacked_and_compiled(server: EmbeddedServer, six15: Built) -> None:
+    with open_session(server) as session:
+
+        @udf("string", useArrow=False)
+        def origin(_: int) -> str:
+            import pyspark
+
+            return str(pyspark.__cached__)
+
+        six15.attach(session)
+        rows = session.spark.range(2, numPartitions=2).select(origin("id")).collect()
+    caches = {home.parent for home in homes(server, six15)}
+    for compiled in (Path(row[0]) for row in rows):
+        assert compiled.is_file()
+        assert compiled.parents[3] in caches, compiled

@@ -1,0 +1,247 @@
+"""Sessions on a real server: opened or refused in a sentence, bounded, tagged, interrupted, closed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import pytest
+from pyspark.errors import PySparkException
+from pyspark.sql.functions import udf
+
+from airflow_provider_sparkdeps.exceptions import ConnectError, InvalidArgumentError, SessionError
+from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+from airflow_provider_sparkdeps.spark.rpc import check_server
+from airflow_provider_sparkdeps.spark.session import Session
+
+
+@pytest.fixture
+def silent_port():
+    """A port that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def test_each_session_is_its_own(endpoint: Endpoint) -> None:
+    with Session(endpoint) as one, Session(endpoint) as other:
+        one.spark.range(3).createTempView("mine")
+        assert one.spark.table("mine").count() == 3
+        assert not other.spark.catalog.tableExists("mine")
+        assert one.spark.session_id != other.spark.session_id
+
+
+def test_a_session_starts_with_the_connections_conf(server) -> None:
+    endpoint = Endpoint(host=server.host, port=server.port, session_conf={"spark.sql.shuffle.partitions": "7"})
+    with Session(endpoint) as session:
+        assert session.spark.conf.get("spark.sql.shuffle.partitions") == "7"
+
+
+def test_a_conf_that_the_server_refuses_is_named(server) -> None:
+    endpoint = Endpoint(host=server.host, port=server.port, session_conf={"spark.sql.shuffle.partitions": "many"})
+    with pytest.raises(SessionError, match=r"spark\.sql\.shuffle\.partitions='many'"), Session(endpoint):
+        pass
+
+
+def test_operations_of_all_threads_carry_the_tag(endpoint: Endpoint) -> None:
+    with Session(endpoint, tag="orders.score") as session:
+        spark = session.spark
+
+        @udf("string")
+        def tags(_):
+            from pyspark import TaskContext
+
+            return TaskContext.get().getLocalProperty("spark.job.tags")
+
+        found: list[str] = []
+        thread = threading.Thread(
+            target=lambda: found.extend(row[0] for row in spark.range(1).select(tags("id")).collect())
+        )
+        thread.start()
+        thread.join()
+    assert "orders.score" in found[0]
+
+
+def test_an_interrupted_action_fails_soon(endpoint: Endpoint) -> None:
+    with Session(endpoint) as session:
+
+        @udf("long")
+        def slow(value):
+            time.sleep(60)
+            return value
+
+        timer = threading.Timer(3.0, session.interrupt)
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(PySparkException):
+            session.spark.range(2).select(slow("id")).collect()
+        assert time.monotonic() - started < 30
+        timer.join()
+        assert session.spark.range(2).count() == 2
+
+
+def test_progress_is_reported(endpoint: Endpoint) -> None:
+    lines: list[str] = []
+    with Session(endpoint, report=lines.append) as session:
+
+        @udf("long")
+        def slow(value):
+            time.sleep(3)  # longer than Spark takes to tell its progress first
+            return value
+
+        session.spark.range(1).repartition(1).select(slow("id")).collect()
+    assert any("has ended operation" in line and "stages" in line and "MB read" in line for line in lines)
+
+
+def test_a_session_that_was_not_opened_here_is_refused() -> None:
+    with pytest.raises(SessionError, match="was not opened by this package"):
+        Session.of(object())
+
+
+@pytest.mark.parametrize("tag", ["", "a,b"])
+def test_a_tag_that_spark_would_split_is_refused(tag: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="tag"):
+        Session(Endpoint(host="localhost"), tag=tag)
+
+
+def test_nobody_listening_is_said_within_the_timeout() -> None:
+    endpoint = Endpoint(host="127.0.0.1", port=free_port(), request_timeout=2)
+    started = time.monotonic()
+    with pytest.raises(ConnectError, match="nothing listens there"), Session(endpoint):
+        pass
+    assert time.monotonic() - started < 4
+    with pytest.raises(ConnectError, match="nothing listens there"):
+        check_server(endpoint)
+
+
+def test_a_server_that_says_nothing_is_given_up_within_the_timeout(silent_port: int) -> None:
+    endpoint = Endpoint(host="127.0.0.1", port=silent_port, request_timeout=2)
+    started = time.monotonic()
+    with pytest.raises(ConnectError, match="no answer"), Session(endpoint):
+        pass
+    assert time.monotonic() - started < 5
+
+
+def test_an_unknown_host_is_said() -> None:
+    with pytest.raises(ConnectError, match="can't be resolved"):
+        check_server(Endpoint(host="no-such-host.invalid", request_timeout=5))
+
+
+def test_tls_against_a_server_without_it_is_said(server) -> None:
+    with pytest.raises(ConnectError, match="switch TLS off"):
+        check_server(Endpoint(host=server.host, port=server.port, tls=True, request_timeout=5))
+
+
+def test_a_server_of_another_kind_is_said() -> None:
+    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    ) as other:
+        try:
+            port = int(other.stdout.readline().split(b" port ")[1].split()[0])
+            with pytest.raises(ConnectError, match=r"does not speak gRPC|not a Spark Connect|no Spark Connect"):
+                check_server(Endpoint(host="127.0.0.1", port=port, request_timeout=5))
+        finally:
+            other.terminate()
+
+
+def test_a_missing_or_wrong_token_is_said(token_server) -> None:
+    host, port, token = token_server
+    with pytest.raises(ConnectError, match="asks for a bearer token"):
+        check_server(Endpoint(host=host, port=port))
+    with pytest.raises(ConnectError, match="refuses the bearer token") as refused:
+        check_server(Endpoint(host=host, port=port, token="wrong-" + token))
+    assert token not in str(refused.value)
+    assert check_server(Endpoint(host=host, port=port, token=token)).startswith("4.")
+
+
+def test_closing_takes_seconds_when_the_server_has_gone(own_server, caplog: pytest.LogCaptureFixture) -> None:
+    session = Session(own_server.endpoint)
+    with session:
+        assert session.spark.range(3).count() == 3
+        own_server.stop()
+        assert not session.control.touch(session.id)
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+
+
+def test_what_ends_with_a_session_is_called_while_it_lives_and_can_not_keep_it_open(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    called: list[object] = []
+    never = threading.Event()
+    with Session(endpoint) as session:
+        session.add_cleanup(lambda: never.wait(60))
+        session.add_cleanup(lambda: called.append(1 / 0))
+        session.add_cleanup(lambda: called.append(session.spark.version[:2]))
+        started = time.monotonic()
+    never.set()
+    assert time.monotonic() - started < 30
+    assert called == ["4."]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_another_session_is_found_alive_and_none_is_made(endpoint: Endpoint) -> None:
+    with Session(endpoint) as session, Session(endpoint) as other:
+        assert session.control.touch(other.id)
+        other.close()
+        assert not session.control.touch(other.id)
+        unknown = str(uuid.uuid4())
+        assert [session.control.touch(unknown), session.control.touch(unknown)] == [False, False]
+
+
+def test_a_process_ends_when_its_server_has_gone(own_server) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from airflow_provider_sparkdeps.spark.endpoint import Endpoint\n"
+        "from airflow_provider_sparkdeps.spark.session import Session\n"
+        "with Session(Endpoint(host='localhost', port=int(sys.argv[1]))) as session:\n"
+        "    print(session.spark.range(3).count())\n"
+        "    os.kill(int(sys.argv[2]), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", script, str(own_server.port), str(own_server.pid)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == "3"
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"host": ""}, "host"),
+        ({"host": "sc://spark:15002"}, "host"),
+        ({"host": "spark", "port": 0}, "port"),
+        ({"host": "spark", "delivery": "mail"}, "delivery"),
+        ({"host": "spark", "request_timeout": 0}, "request_timeout"),
+        ({"host": "spark", "headers": {"X-Team": "a"}}, "header"),
+        ({"host": "spark", "client_certificate": "a.pem"}, "client_key"),
+        ({"host": "spark", "tls": False, "token": "secret-token"}, "switch TLS on"),
+        ({"host": "spark", "ca_certificate": "ca.pem"}, "TLS is off"),
+    ],
+)
+def test_a_field_that_can_not_be_meant_is_named(fields: dict[str, object], fault: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=fault) as refused:
+        Endpoint(**fields)
+    assert "secret-token" not in str(refused.value)
+
+
+def test_a_certificate_that_is_none_is_named(tmp_path) -> None:
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    for given in (tmp_path / "ca.pem", tmp_path / "missing.pem"):
+        with pytest.raises(InvalidArgumentError, match="ca_certificate"):
+            check_server(Endpoint(host="spark", tls=True, ca_certificate=str(given)))
+
+
+def test_an_endpoint_does_not_print_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    endpoint = Endpoint(host="spark", tls=True, token="secret-token", headers={"x-key": "secret-header"})
+    assert "secret" not in repr(endpoint)

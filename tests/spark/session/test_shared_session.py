@@ -1,0 +1,185 @@
+"""Sessions that several processes use: joined by id, told when they are lost, ended by their owner alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pyspark.errors import PySparkException
+from pyspark.sql.functions import udf
+from pyspark.sql.types import StringType
+
+from airflow_provider_sparkdeps.archives import ArchiveStore
+from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps.exceptions import SessionError, SessionLostError
+from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession, close_shared_session
+
+from ...support.relays import Recorder, Relay
+
+
+@pytest.fixture
+def shared(endpoint: Endpoint) -> Iterator[SharedSession]:
+    """A session that its opener has left."""
+    with Session(endpoint) as opener:
+        opener.spark.range(3).createTempView("left_here")
+        shared = opener.share()
+    yield shared
+    close_shared_session(endpoint, shared)
+
+
+def test_a_shared_session_stays_until_its_owner_ends_it(endpoint: Endpoint, shared: SharedSession) -> None:
+    through_xcom = SharedSession.from_dict(json.loads(json.dumps(shared.to_dict())))
+    for _ in range(2):
+        with Session(endpoint, join=through_xcom) as joined:
+            assert joined.spark.table("left_here").count() == 3
+    assert close_shared_session(endpoint, shared)
+    assert not close_shared_session(endpoint, shared)
+
+
+def test_a_session_that_was_closed_or_has_expired_is_said_when_it_is_joined(
+    endpoint: Endpoint, shared: SharedSession
+) -> None:
+    joined = Session(endpoint, join=shared)
+    with pytest.raises(SessionLostError, match=r"was closed, or has expired.*defaultSessionTimeout") as lost, joined:
+        close_shared_session(endpoint, shared) and joined.spark.range(3).count()
+    assert isinstance(lost.value.__cause__, PySparkException)
+    with pytest.raises(SessionLostError, match="was closed, or has expired"), Session(endpoint, join=shared):
+        pass
+
+
+def test_a_session_that_was_lost_with_its_server_is_said_and_not_made_anew(
+    endpoint: Endpoint, shared: SharedSession
+) -> None:
+    # A server that was started again knows neither the session's id nor the id that it had given to it.
+    elsewhere = dataclasses.replace(shared, id=str(uuid.uuid4()))
+    for _ in range(2):
+        with (
+            pytest.raises(SessionLostError, match=r"server at .* was restarted"),
+            Session(endpoint, join=elsewhere),
+        ):
+            pass
+    with Session(endpoint) as session:
+        assert not session.control.touch(elsewhere.id)
+    renewed = dataclasses.replace(shared, server_side_id=str(uuid.uuid4()))
+    with pytest.raises(SessionLostError, match=r"server at .* was restarted"), Session(endpoint, join=renewed):
+        pass
+    assert not close_shared_session(endpoint, renewed)
+
+
+def test_a_server_that_restarts_under_a_joined_session_gives_no_new_one_of_its_id(server: EmbeddedServer) -> None:
+    with EmbeddedServer("local[1]") as first, ExitStack() as way:
+        relay = way.enter_context(Relay(first.port))
+        endpoint = Endpoint(host="127.0.0.1", port=relay.port)
+        with Session(endpoint) as opener:
+            shared = opener.share()
+        joined = Session(endpoint, join=shared)
+        with pytest.raises(SessionLostError, match=r"server at .* was restarted"), joined:  # noqa: PT012 - all of it is the loss
+            # Another server answers where the first one did, as one does that was started again.
+            way.close()
+            relay = way.enter_context(Relay(server.port, own_port=relay.port))
+            joined.spark.range(3).count()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"target": "elsewhere:15002"}, "was opened on elsewhere:15002, and this connection leads to"),
+        ({"user_id": "somebody"}, "was opened by the Spark user 'somebody'"),
+        ({"python": "3.1"}, "has Python 3.1, this task runs Python"),
+        ({"interpreter": "env-a/bin/python"}, r"was given another interpreter \(none instead of env-a/bin/python\)"),
+    ],
+)
+def test_a_session_of_somebody_else_is_not_joined(
+    endpoint: Endpoint, shared: SharedSession, changed: dict[str, str], words: str
+) -> None:
+    with pytest.raises(SessionError, match=words), Session(endpoint, join=dataclasses.replace(shared, **changed)):
+        pass
+
+
+def test_what_describes_no_shared_session_is_refused() -> None:
+    for given in ({"id": "abc"}, "abc", None):
+        with pytest.raises(SessionError, match="describes no shared session"):
+            SharedSession.from_dict(given)
+
+
+def test_a_joined_session_has_no_accumulators(endpoint: Endpoint, shared: SharedSession) -> None:
+    with (
+        Session(endpoint, join=shared) as joined,
+        pytest.raises(SessionError, match="can't be had in a shared session"),
+    ):
+        joined.accumulator("rows")
+
+
+@pytest.mark.parametrize("way", ["interrupted", "closed"])
+def test_those_who_share_a_session_do_not_interrupt_each_other(
+    endpoint: Endpoint, shared: SharedSession, tmp_path: Path, way: str
+) -> None:
+    def slow(name: str):
+        @udf("long")
+        def slow(value):
+            (tmp_path / name).touch()
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "go").exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return value
+
+        return slow
+
+    def run(session: Session, name: str) -> int:
+        return len(session.spark.range(1).select(slow(name)("id")).collect())
+
+    with (
+        Session(endpoint, tag="same", join=shared) as mine,
+        Session(endpoint, tag="same", join=shared) as others,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        results = [pool.submit(run, mine, "mine"), pool.submit(run, others, "others")]
+        deadline = time.monotonic() + 30
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        mine.interrupt() if way == "interrupted" else mine.close()
+        assert results[0].exception(timeout=30)
+        (tmp_path / "go").touch()
+        assert results[1].result(timeout=30) == 1
+
+
+def test_a_joined_session_has_its_environment_already_and_is_sent_no_file(
+    server: EmbeddedServer, tmp_path: Path
+) -> None:
+    store = ArchiveStore(tmp_path)
+    archive = store.build(VenvEnvironment(["six==1.15.0"]), timeout=300)
+
+    def version(_):
+        import six
+
+        return six.__version__
+
+    with Recorder(server.port) as recorder:
+        endpoint = Endpoint(host="127.0.0.1", port=recorder.port)
+        with Session(endpoint) as opener:
+            attach(opener.spark, archive, payload=lambda: store.fetch(archive))
+            shared = opener.share(archive)
+        opened = len(recorder.calls)
+        with Session(endpoint, join=shared) as joined:
+            joining = recorder.calls[opened:]
+            found = joined.spark.range(1).select(udf(version, StringType(), useArrow=False)("id")).collect()
+        close_shared_session(endpoint, shared)
+    assert found[0][0] == "1.15.0"
+    # That the session is there, what runs in it, and that what holds its payload is to stay.
+    assert [call.method for call in joining] == ["ReleaseExecute", "Config", "ReleaseExecute"]
+    # By it a server that was started again in between knows that it does not have the session.
+    assert joining[1].request.client_observed_server_side_session_id == shared.server_side_id
+    for call in recorder.calls[opened:]:
+        assert call.method != "AddArtifacts"
+        assert b"ADD FILE" not in call.request.SerializeToString()

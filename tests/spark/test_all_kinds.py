@@ -1,0 +1,179 @@
+"""One scenario for all kinds of environments, from wishes and from what exists: a UDF and a pandas UDF on executors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pyspark.sql.functions import pandas_udf, udf
+
+from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
+from airflow_provider_sparkdeps.environments import (
+    CondaEnvironment,
+    Environment,
+    PexEnvironment,
+    VenvEnvironment,
+)
+from airflow_provider_sparkdeps.environments.uv import uv_binary
+from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+from airflow_provider_sparkdeps.spark.session import Session
+
+from ..support.conda_channel import make_channel
+
+MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+# Neither this process nor the executors have humanize.
+PACKAGES = ["humanize==4.12.*", "pandas<3", "pyarrow"]
+OTHERS = ["humanize==4.11.*"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """Two executors that have a Python on PATH, which PEX environments need."""
+    directory = tmp_path_factory.mktemp("path")
+    (directory / f"python{MINOR}").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
+    with EmbeddedServer(environ={**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def channel(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_channel(tmp_path_factory.mktemp("channel"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArchiveStore:
+    return ArchiveStore(tmp_path_factory.mktemp("store"))
+
+
+def install(python: Path) -> None:
+    subprocess.run([uv_binary(), "pip", "install", "--quiet", "--python", python, *PACKAGES], check=True)
+
+
+def venv(directory: Path, channel: str) -> Environment:
+    return VenvEnvironment(PACKAGES)
+
+
+def venv_of_a_file(directory: Path, channel: str) -> Environment:
+    (directory / "requirements.txt").write_text("# what scoring needs\n" + "\n".join(PACKAGES))
+    return VenvEnvironment.from_file(directory / "requirements.txt")
+
+
+def venv_that_exists(directory: Path, channel: str) -> Environment:
+    subprocess.run([uv_binary(), "venv", "--quiet", "--python", sys.executable, directory / "venv"], check=True)
+    install(directory / "venv/bin/python")
+    return VenvEnvironment.from_prefix(directory / "venv")
+
+
+def conda(directory: Path, channel: str) -> Environment:
+    return CondaEnvironment(["cheese=1.0"], channels=[channel], pip=PACKAGES)
+
+
+def conda_of_a_file(directory: Path, channel: str) -> Environment:
+    lines = [
+        f"channels: ['{channel}']",
+        "dependencies:",
+        "  - cheese=1.0",
+        "  - pip:",
+        *(f"    - {p}" for p in PACKAGES),
+    ]
+    (directory / "environment.yml").write_text("\n".join(lines))
+    return CondaEnvironment.from_file(directory / "environment.yml")
+
+
+def conda_that_exists(directory: Path, channel: str) -> Environment:
+    import rattler
+
+    async def make() -> None:
+        records = await rattler.solve([channel], ["cheese=1.0", f"python {MINOR}.*"])
+        await rattler.install(records, directory / "conda", show_progress=False)
+
+    asyncio.run(make())
+    install(directory / "conda/bin/python")
+    return CondaEnvironment.from_prefix(directory / "conda")
+
+
+def pex(directory: Path, channel: str) -> Environment:
+    return PexEnvironment(PACKAGES)
+
+
+def pex_that_exists(directory: Path, channel: str) -> Environment:
+    subprocess.run([sys.executable, "-m", "pex", *PACKAGES, "-o", directory / "app.pex"], check=True)
+    return PexEnvironment.from_file(directory / "app.pex")
+
+
+def seen(session: Session) -> set[tuple[str, ...]]:
+    """What a UDF and a pandas UDF see: humanize's version, what it says, their executor, and humanize's file."""
+
+    @udf("string")
+    def plain(value):
+        import humanize
+
+        return f"{humanize.__version__}|{humanize.intword(10**6)}|{Path.cwd().parent}|{humanize.__file__}"
+
+    @pandas_udf("string")
+    def arrow(values: pd.Series) -> pd.Series:
+        import humanize
+
+        where = f"{Path.cwd().parent}|{humanize.__file__}"
+        return values.map(lambda value: f"{humanize.__version__}|{humanize.intword(10**6)}|{where}")
+
+    rows = session.spark.range(0, 8, 1, 4).select(plain("id"), arrow("id")).collect()
+    return {tuple(text.split("|")) for row in rows for text in row}
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        pytest.param(origin, id=origin.__name__, marks=[pytest.mark.soak] if "_" in origin.__name__ else [])
+        for origin in (
+            *(venv, venv_of_a_file, venv_that_exists),
+            *(conda, conda_of_a_file, conda_that_exists),
+            *(pex, pex_that_exists),
+        )
+    ],
+)
+def test_udfs_use_packages_that_only_the_environment_has(
+    origin: Callable[[Path, str], Environment],
+    tmp_path: Path,
+    channel: str,
+    store: ArchiveStore,
+    server: EmbeddedServer,
+) -> None:
+    archive = store.build(origin(tmp_path, channel), timeout=300)
+    with Session(Endpoint(host=server.host, port=server.port)) as session:
+        attach(session.spark, archive, payload=lambda: store.fetch(archive))
+        found = seen(session)
+    assert len(found) == 2, "one place for each executor"
+    for version, unit, executor, file in found:
+        assert version.startswith("4.12.")
+        assert unit == "1.0 million"
+        assert file.startswith(f"{executor}/sparkdeps/")
+
+
+def test_a_running_session_switches_between_kinds_and_back(
+    channel: str, store: ArchiveStore, server: EmbeddedServer
+) -> None:
+    kinds: dict[str, Archive] = {
+        "conda": store.build(CondaEnvironment(["cheese=1.0"], channels=[channel], pip=PACKAGES), timeout=300),
+        "venv": store.build(VenvEnvironment([*PACKAGES[1:], *OTHERS]), timeout=300),
+        "pex": store.build(PexEnvironment(PACKAGES), timeout=300),
+    }
+    with Session(Endpoint(host=server.host, port=server.port)) as session:
+        for kind, version in (
+            ("conda", "4.12."),
+            ("venv", "4.11."),
+            ("pex", "4.12."),
+            ("venv", "4.11."),
+            ("conda", "4.12."),
+        ):
+            archive = kinds[kind]
+            attach(session.spark, archive, payload=lambda archive=archive: store.fetch(archive))
+            assert {found[0][: len(version)] for found in seen(session)} == {version}

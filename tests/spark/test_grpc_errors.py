@@ -1,0 +1,283 @@
+"""What is said of servers that can't be used: real sockets, certificates and servers of other kinds."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+
+import grpc
+import pytest
+
+from airflow_provider_sparkdeps.exceptions import ConnectError
+from airflow_provider_sparkdeps.spark.endpoint import Endpoint
+from airflow_provider_sparkdeps.spark.rpc import check_server
+from airflow_provider_sparkdeps.spark.session import Session
+
+from ..support.relays import Authority, Relay
+
+TIMEOUT = 2.0
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"), "authority")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("stranger"), "stranger")
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port where each connection gets this answer, and is then closed."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            answer(connection)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    accepting = threading.Thread(target=accept)
+    accepting.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        # Closing alone would leave the thread in its `accept`.
+        listening.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+        listening.close()
+
+
+def close(connection: socket.socket) -> None:
+    connection.recv(10)
+
+
+def reset(connection: socket.socket) -> None:
+    connection.recv(10)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def not_found(connection: socket.socket) -> None:
+    connection.recv(1000)
+    connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+def ssh(connection: socket.socket) -> None:
+    connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+    connection.recv(10)
+
+
+def silence(connection: socket.socket) -> None:
+    while connection.recv(1000):
+        pass
+
+
+def said(endpoint: Endpoint, *, passes: bool) -> str:
+    """Return what a session says of the endpoint; it tries until its timeout only what may pass by itself."""
+    started = time.monotonic()
+    with pytest.raises(ConnectError) as refused, Session(endpoint):
+        pass
+    took = time.monotonic() - started
+    assert took < endpoint.request_timeout + 1.5
+    assert (took > endpoint.request_timeout / 2) == passes
+    error, message = refused.value, str(refused.value)
+    assert message.startswith(f"Can't open a Spark Connect session at {endpoint.target}: ")
+    assert "\n" not in message
+    # No traceback of grpc's with it.
+    assert error.__suppress_context__
+    assert error.__cause__ is None
+    return message
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("an authority that the system does not know", "in the field ca_certificate"),
+        ("another authority", "in the field ca_certificate"),
+        ("a self-signed certificate", "in the field ca_certificate"),
+        ("another host", "for another host name"),
+        ("an expired certificate", "have the server's certificate renewed"),
+        ("a certificate of tomorrow", "not valid yet"),
+        ("no HTTP/2", "without HTTP/2"),
+    ],
+)
+def test_a_fault_of_the_servers_certificate_is_said_at_once(server, authority, stranger, case: str, words: str) -> None:
+    shown = authority.issue(
+        "server",
+        hosts=("spark.example.org",) if case == "another host" else ("localhost",),
+        since=1 if case == "a certificate of tomorrow" else -4,
+        until=-3 if case == "an expired certificate" else 2,
+    )
+    if case == "a self-signed certificate":
+        shown = stranger.own_certificate()
+    trusted = {
+        "an authority that the system does not know": None,
+        "another authority": stranger.certificate,
+    }.get(case, authority.certificate)
+    tls = authority.server_tls(shown)
+    if case == "no HTTP/2":
+        tls.set_alpn_protocols(["http/1.1"])
+    with Relay(server.port, tls=tls) as relay:
+        endpoint = Endpoint(
+            host="localhost", port=relay.port, tls=True, ca_certificate=trusted, request_timeout=TIMEOUT
+        )
+        assert words in said(endpoint, passes=False)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("client", [None, "stranger"])
+def test_a_server_that_wants_another_client_certificate_is_said(
+    authority, stranger, version: ssl.TLSVersion, client: str | None
+) -> None:
+    tls = authority.server_tls(authority.issue("server", hosts=("localhost",)), wants_client=True)
+    tls.maximum_version = version
+
+    def handshake(connection: socket.socket) -> None:
+        # Unlike asyncio, this sends the alert that says why.
+        with tls.wrap_socket(connection, server_side=True) as encrypted:
+            encrypted.recv(1000)
+
+    own = stranger.issue("client")
+    given = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
+    words = "may not trust the authority of client_certificate" if client else "fill in client_certificate"
+    with answering(handshake) as port:
+        endpoint = Endpoint(
+            host="localhost",
+            port=port,
+            tls=True,
+            ca_certificate=authority.certificate,
+            request_timeout=TIMEOUT,
+            **given,
+        )
+        assert words in said(endpoint, passes=False)
+
+
+@pytest.mark.parametrize("client", [None, "stranger"])
+def test_a_grpc_server_that_wants_another_client_certificate_is_said(authority, stranger, client: str | None) -> None:
+    certificate = authority.issue("server", hosts=("localhost",))
+    own = stranger.issue("client")
+    given = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
+    words = "may not trust the authority of client_certificate" if client else "fill in client_certificate"
+    pair = (certificate.key.encode(), certificate.certificate.encode())
+    credentials = grpc.ssl_server_credentials([pair], authority.certificate.encode(), require_client_auth=True)
+    other = grpc.server(futures.ThreadPoolExecutor(1))
+    port = other.add_secure_port("127.0.0.1:0", credentials)
+    other.start()
+    try:
+        endpoint = Endpoint(
+            host="localhost",
+            port=port,
+            tls=True,
+            ca_certificate=authority.certificate,
+            request_timeout=TIMEOUT,
+            **given,
+        )
+        # gRPC tells of nothing but a closed socket, as when a server restarts.
+        assert words in said(endpoint, passes=True)
+    finally:
+        other.stop(0).wait()
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1:DeprecationWarning")
+def test_a_server_with_too_old_a_tls_is_said(authority) -> None:
+    tls = authority.server_tls(authority.issue("server", hosts=("localhost",)))
+    tls.set_ciphers("ALL:@SECLEVEL=0")
+    tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1_1
+
+    def handshake(connection: socket.socket) -> None:
+        with tls.wrap_socket(connection, server_side=True) as encrypted:
+            encrypted.recv(1000)
+
+    with answering(handshake) as port:
+        endpoint = Endpoint(host="localhost", port=port, tls=True, request_timeout=TIMEOUT)
+        assert "TLS 1.2 or 1.3" in said(endpoint, passes=False)
+
+
+def test_a_port_without_tls_is_said_to_who_uses_it_and_the_reverse(server, authority) -> None:
+    plain = Endpoint(host="localhost", port=server.port, tls=True, request_timeout=TIMEOUT)
+    assert "switch TLS off" in said(plain, passes=False)
+    certificate = authority.issue("server", hosts=("localhost",))
+    with Relay(server.port, tls=authority.server_tls(certificate)) as relay:
+        encrypted = Endpoint(host="localhost", port=relay.port, request_timeout=TIMEOUT)
+        assert "does it want TLS" in said(encrypted, passes=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "tls", "words", "passes"),
+    [
+        (close, False, "it closes the connection", True),
+        (close, True, "breaks off the TLS handshake", True),
+        (reset, False, "it closes the connection", True),
+        (reset, True, "breaks off the TLS handshake", True),
+        (not_found, False, "does not speak gRPC", False),
+        (not_found, True, "switch TLS off", False),
+        (ssh, False, "does not speak gRPC", False),
+        (ssh, True, "switch TLS off", False),
+        (silence, False, "no answer", True),
+        (silence, True, "no answer", True),
+    ],
+)
+def test_what_is_no_spark_server_is_said(
+    answer: Callable[[socket.socket], None], tls: bool, words: str, passes: bool
+) -> None:
+    with answering(answer) as port:
+        endpoint = Endpoint(host="127.0.0.1", port=port, tls=tls, request_timeout=TIMEOUT)
+        assert words in said(endpoint, passes=passes)
+
+
+@pytest.mark.parametrize("after", [1, 20, 40])
+def test_a_connection_that_is_reset_in_the_middle_is_said(server, after: int) -> None:
+    with Relay(server.port, reset_after=after) as relay:
+        endpoint = Endpoint(host="127.0.0.1", port=relay.port, request_timeout=TIMEOUT)
+        assert "it closes the connection" in said(endpoint, passes=True)
+
+
+def test_a_grpc_server_without_spark_is_said() -> None:
+    other = grpc.server(futures.ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    try:
+        endpoint = Endpoint(host="127.0.0.1", port=port, request_timeout=TIMEOUT)
+        assert "no Spark Connect server" in said(endpoint, passes=False)
+    finally:
+        other.stop(0).wait()
+
+
+def test_an_address_that_takes_no_connections_is_said() -> None:
+    # With its queue full, Linux drops what comes, as a firewall would.
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(listening.getsockname())
+        endpoint = Endpoint(host="127.0.0.1", port=listening.getsockname()[1], request_timeout=TIMEOUT)
+        assert "no answer" in said(endpoint, passes=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"), [(not_found, "does not let the connection through"), (close, "closes the connection")]
+)
+def test_a_proxy_in_between_is_named(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket.socket], None], words: str
+) -> None:
+    for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with answering(answer) as port:
+        monkeypatch.setenv("http_proxy", f"http://user:proxy-password@127.0.0.1:{port}")
+        with pytest.raises(ConnectError, match=words) as refused:
+            check_server(Endpoint(host="spark.example.org", request_timeout=TIMEOUT))
+    assert "$http_proxy is set" in str(refused.value)
+    assert "proxy-password" not in str(refused.value)
