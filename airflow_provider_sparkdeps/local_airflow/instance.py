@@ -104,7 +104,7 @@ class LocalAirflow:
     @contextlib.contextmanager
     def _host(self, keys: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
         # -P: what lies in the working directory must not pass for a module.
-        code = f"import sys, {services.__name__} as host; services.main(sys.argv[1])"
+        code = f"import sys, {services.__name__} as services; services.main(sys.argv[1])"
         command = [sys.executable, "-P", "-c", code, str(self._outputs)]
         with (
             (self._outputs / "host.log").open("wb") as log,
