@@ -1,5 +1,28 @@
 """Accumulators on Spark Connect."""
 
 from airflow_provider_sparkdeps.spark.accumulators.accumulator import Accumulator, Accumulators
+from airflow_provider_sparkdeps.spark.accumulators.initial_values import decode_accumulators
+from airflow_provider_sparkdeps.spark.accumulators.kinds import (
+    ApproxCountDistinct,
+    CounterOf,
+    ListOf,
+    Max,
+    Min,
+    SetOf,
+    Sum,
+)
+from airflow_provider_sparkdeps.spark.accumulators.param import WithParam
 
-__all__ = ["Accumulator", "Accumulators"]
+__all__ = [
+    "Accumulator",
+    "Accumulators",
+    "ApproxCountDistinct",
+    "CounterOf",
+    "ListOf",
+    "Max",
+    "Min",
+    "SetOf",
+    "Sum",
+    "WithParam",
+    "decode_accumulators",
+]
