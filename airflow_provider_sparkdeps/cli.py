@@ -25,8 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="sparkdeps", description="Python environments for Spark Connect sessions")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="run the quickstart DAG on an Airflow and a Spark cluster of its own")
-    demo.add_argument("--home", type=Path, default=Path(".demo"), help="where all of it is kept (default: %(default)s)")
+    demo = commands.add_parser("demo", help="run the quickstart DAG on a local Airflow and Spark cluster")
+    demo.add_argument(
+        "--home",
+        type=Path,
+        default=Path(".demo"),
+        help="directory for Airflow's files and the archives (default: %(default)s)",
+    )
+    demo.add_argument("--json", action="store_true", help="end with the report of the DAG run as JSON")
     demo.set_defaults(run=_demo)
 
     store = argparse.ArgumentParser(add_help=False)
@@ -62,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from airflow_provider_sparkdeps.demo import run_demo
 
-    return run_demo(arguments.home)
+    return run_demo(arguments.home, as_json=arguments.json)
 
 
 def _build(arguments: argparse.Namespace) -> int:

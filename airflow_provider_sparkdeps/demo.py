@@ -1,4 +1,4 @@
-"""The demo: the quickstart DAG on a local Airflow and an embedded Spark cluster, told step by step."""
+"""The demo: the quickstart DAG on a local Airflow and an embedded Spark cluster, with its progress and a summary."""
 
 from __future__ import annotations
 
@@ -9,46 +9,62 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_sparkdeps import example_dags
+from airflow_provider_sparkdeps.exceptions import SparkDepsError
 from airflow_provider_sparkdeps.local_airflow import DagRunReport, LocalAirflow
 from airflow_provider_sparkdeps.spark.embedded.java import find_java
 
-DAG_ID = "sparkdeps_quickstart"
+DAG_ID = "example_sparkdeps_quickstart"
 MASTER = "local-cluster[2,1,1024]"
-_TOLD_STATES = ("running", "deferred", "success", "failed", "upstream_failed", "up_for_retry", "skipped")
+_REPORTED_STATES = ("running", "deferred", "success", "failed", "upstream_failed", "up_for_retry", "skipped")
 
 
-def run_demo(home: Path) -> int:
-    """Run the quickstart through Airflow's own task runner, and print what it did.
+def run_demo(home: Path, *, as_json: bool = False) -> int:
+    """Run the quickstart DAG with a real scheduler, and print its progress and a summary.
 
-    :param home: kept between runs: Airflow's files, and the archives that a second run finds there.
-    :return: 0 if the DAG run succeeded; the last line printed is its report as JSON.
-    :raises SparkDepsError: Airflow does not start, there is no Java, or the run takes too long.
+    :param home: directory that is kept between runs, with Airflow's files and the archive store.
+    :param as_json: end with the report of the DAG run as one line of JSON, instead of the summary.
+    :return: 0 if the DAG run succeeded, else 1.
+    :raises SparkDepsError: if Airflow does not start, no Java is found, or the run takes too long.
     """
     started = time.time()
 
     def say(text: str, *, at: float | None = None) -> None:
         print(f"[{(at or time.time()) - started:5.1f} s] {text}", flush=True)
 
-    def tell(task: str, state: str, _: float) -> None:
-        if state in _TOLD_STATES:
+    def on_task(task: str, state: str, _: float) -> None:
+        if state in _REPORTED_STATES:
             say(f"{task}: {state}")
 
-    say(f"Starting an Airflow of its own in {home}; Spark will run on Java {find_java().release}")
+    dags = example_dags()
+    say(f"Starting a local Airflow in {home}. Spark will run on Java {find_java().release}.")
     connections = {"sparkdeps_default": {"conn_type": "sparkdeps", "host": MASTER}}
-    with LocalAirflow(home, dags=Path(example_dags.__path__[0]), connections=connections) as airflow:
-        say(f"Airflow is ready; running the DAG {DAG_ID} against {MASTER}")
-        report = airflow.run(DAG_ID, on_task=tell)
-        say(f"The DAG run is over: {report.state}. What its tasks logged:")
+    with LocalAirflow(home, dags=dags, connections=connections) as airflow:
+        say(f"Airflow is ready. Running the DAG {DAG_ID} on {MASTER}.")
+        report = airflow.run(DAG_ID, on_task=on_task)
+        say(f"The DAG run ended: {report.state}. The logs of its tasks:")
     for task, log in report.logs.items():
-        for at, line in _told(log):
+        for at, line in _log_lines(log):
             say(f"{task:>6} | {line}", at=at)
-    print(_as_json(report), flush=True)
+    print(json.dumps(_as_dict(report)) if as_json else _summary(report, dags / f"{DAG_ID}.py", home), flush=True)
     return 0 if report.state == "success" else 1
 
 
-def _told(log: str) -> Iterator[tuple[float, str]]:
-    """What this package and the DAG's own code wrote to a task's log, and what failed; with seconds since the epoch."""
+def example_dags() -> Path:
+    """Return the directory of the example DAGs: in the package if it was installed from a wheel, else next to it.
+
+    :raises SparkDepsError: if it is in neither place.
+    """
+    package = Path(__file__).parent
+    for parent in (package, package.parent):
+        if (parent / "example_dags" / f"{DAG_ID}.py").is_file():
+            return parent / "example_dags"
+    raise SparkDepsError(
+        f"Could not find the example DAGs: {package}/example_dags is missing. Install the package again."
+    )
+
+
+def _log_lines(log: str) -> Iterator[tuple[float, str]]:
+    """Yield what this package and the DAG wrote to a task's log, and errors, each with seconds since the epoch."""
     for line in log.splitlines():
         try:
             entry = json.loads(line)
@@ -63,13 +79,34 @@ def _cause(entry: Mapping[str, Any]) -> str:
     return "".join(f": {error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail", ()))
 
 
-def _as_json(report: DagRunReport) -> str:
-    return json.dumps(
-        {
-            "dag": report.dag_id,
-            "state": report.state,
-            "seconds": round(report.seconds, 1),
-            "tasks": report.tasks,
-            "xcom": report.xcom,
-        }
-    )
+def _summary(report: DagRunReport, file: Path, home: Path) -> str:
+    states = ", ".join(f"{task} {state}" for task, state in report.tasks.items())
+    lines = [
+        "",
+        f"What ran:    {file.name} took {report.seconds:.0f} s on two Spark executors ({states}).",
+    ]
+    archive = report.xcom.get("build", {}).get("return_value")
+    if archive:
+        store = home / "sparkdeps" / "archives"
+        packages = ", ".join(f"{name} {version}" for name, version in archive["packages"].items())
+        lines += [
+            f"The archive: {packages} on Python {archive['python']}, {archive['size'] / 1e6:.0f} MB.",
+            f"             It is kept in {store} for the next run.",
+            "Try next:",
+            "  make demo                                 # finds the archive that was built now",
+            f"  sparkdeps show --store {store} {archive['key'][:8]}",
+        ]
+    else:
+        lines.append("Try next:")
+    lines.append(f"  Read {file} and copy it into your own DAGs folder.")
+    return "\n".join(lines)
+
+
+def _as_dict(report: DagRunReport) -> dict[str, Any]:
+    return {
+        "dag": report.dag_id,
+        "state": report.state,
+        "seconds": round(report.seconds, 1),
+        "tasks": report.tasks,
+        "xcom": report.xcom,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,14 +58,24 @@ def airflow(
     token_server: tuple[str, int, str],
     tokens: tuple[str, str],
 ) -> Iterator[LocalAirflow]:
-    """An Airflow that runs the DAGs of tests/dags on `server`."""
+    """An Airflow that runs the DAGs of tests/dags and of example_dags on `server`."""
     guarded = {"conn_type": "sparkdeps", "host": token_server[0], "port": token_server[1]}
     connections = {
         "sparkdeps_default": {"conn_type": "sparkdeps", "host": server.host, "port": server.port},
+        "sparkdeps_by_reference": {
+            "conn_type": "sparkdeps",
+            "host": server.host,
+            "port": server.port,
+            "extra": {"delivery": "reference"},
+        },
         "unreachable": {"conn_type": "sparkdeps", "host": "127.0.0.1", "port": 1, "extra": {"request_timeout": 3}},
         "right_token": {**guarded, "password": tokens[0]},
         "wrong_token": {**guarded, "password": tokens[1]},
     }
-    dags = Path(__file__).parent / "dags"
-    with LocalAirflow(tmp_path_factory.mktemp("airflow"), dags=dags, connections=connections) as running:
+    home = tmp_path_factory.mktemp("airflow")
+    for directory in (Path(__file__).parent / "dags", Path(__file__).parents[1] / "example_dags"):
+        shutil.copytree(directory, home / "dags", dirs_exist_ok=True)
+    # The conda example takes its package from the channel that its test makes there.
+    channel = {"SPARKDEPS_EXAMPLE_CHANNEL": (home / "channel").as_uri(), "SPARKDEPS_EXAMPLE_PACKAGE": "cheese"}
+    with LocalAirflow(home, dags=home / "dags", connections=connections, environ=channel) as running:
         yield running

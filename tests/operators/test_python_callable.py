@@ -100,7 +100,7 @@ def test_what_xcom_can_not_take_is_named() -> None:
 def test_parsing_the_example_loads_neither_pyspark_nor_grpc() -> None:
     script = (
         "import sys\n"
-        "from airflow_provider_sparkdeps.example_dags import sparkdeps_quickstart\n"
+        "from example_dags import example_sparkdeps_quickstart\n"
         "print([name for name in ('pyspark', 'grpc', 'pandas', 'pyarrow') if name in sys.modules])\n"
     )
     parsed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)

@@ -1,19 +1,19 @@
-"""The main job in four tasks: build an environment, wait for it, use it on executors, report."""
+"""Build an environment, wait for it, use it on executors, and report what a UDF counted."""
 
 from __future__ import annotations
 
 from airflow.sdk import dag, task
 
-from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps import VenvEnvironment
 from airflow_provider_sparkdeps.operators.environment import BuildEnvironmentOperator
 from airflow_provider_sparkdeps.sensors.environment import EnvironmentSensor
 
-# Neither the Airflow worker nor the cluster has humanize: only the environment does.
+# Neither the Airflow worker nor the cluster has humanize. Only this environment does.
 friendly = VenvEnvironment(["humanize==4.*", "pyarrow"])
 
 
 @dag(schedule=None, tags=["sparkdeps"])
-def sparkdeps_quickstart():
+def example_sparkdeps_quickstart():
     build = BuildEnvironmentOperator(task_id="build", environment=friendly)
     wait = EnvironmentSensor(task_id="wait", environment=friendly, deferrable=True, poke_interval=2)
 
@@ -47,4 +47,4 @@ def sparkdeps_quickstart():
     report(spelled, spelled["accumulators"])
 
 
-sparkdeps_quickstart()
+example_sparkdeps_quickstart()
