@@ -3,32 +3,35 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-# The first interpreter of 3.11-3.13 that really starts (a version manager's shim may not).
-PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3; do \
-	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+# The first interpreter that starts (a version manager's shim may not) and is new enough.
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3.14 python3; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null && echo "$$p" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .bench/peers
+SCRIPTS := .ci/run $(shell find airflow_provider_sparkdeps -name '*.sh')
+UNIT := tests/utils tests/environments tests/archives tests/spark/closures tests/test_floors.py tests/test_public_names.py
 # As pip does, trust the machine's certificates; never fetch an interpreter unasked.
 export UV_SYSTEM_CERTS ?= true
 export UV_PYTHON_DOWNLOADS ?= never
 
-.PHONY: help setup demo test soak bench lint types check constraints clean
+.PHONY: help setup demo unit test soak bench lint types shellcheck check constraints clean
 
 help:
 	@echo 'make demo         run the main job on an embedded Spark Connect cluster and a local Airflow'
+	@echo 'make unit         the tests that need neither Spark nor Airflow, in a minute'
 	@echo 'make test         lint, types and all tests, on a real Spark Connect server and a real Airflow'
 	@echo 'make soak         the tests that take long: large environments, servers and an Airflow that are killed'
-	@echo 'make bench        how fast it is, against the tools that one would use instead; takes an hour'
-	@echo 'make check        lint and types only'
-	@echo 'make constraints  resolve the pinned versions anew'
+	@echo 'make bench        compare the speed with that of other tools; takes an hour'
+	@echo 'make check        lint and types only: ruff, mypy and shellcheck'
+	@echo 'make constraints  resolve the pinned versions again'
 	@echo 'make clean        remove what the others made'
 
 setup: $(VENV)/.done
 
 $(VENV)/.done: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo 'Python 3.11, 3.12 or 3.13 (with venv) is needed: none was found on PATH'; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or later (with venv) was found on PATH. Install one, or set PYTHON.'; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
@@ -43,7 +46,7 @@ soak: setup
 bench: setup $(PEERS)/.done
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# The tools that the benchmarks compare with, away from what the package itself uses.
+# The tools that the benchmarks compare with are kept apart from the package's own dependencies.
 $(PEERS)/.done: benchmarks/peers.txt $(VENV)/.done
 	$(BIN)/python -m venv $(PEERS)
 	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --requirement benchmarks/peers.txt
@@ -56,7 +59,14 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-check: lint types
+# Python fills in values that the scripts do not assign (SC2154).
+shellcheck: setup
+	$(BIN)/shellcheck --severity warning --exclude SC2154 $(SCRIPTS)
+
+check: lint types shellcheck
+
+unit: setup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not soak and not cluster' $(UNIT) $(ARGS)
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)

@@ -15,9 +15,12 @@ from .support.package_index import PASSWORD, Index, make_wheel, serve
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares fixtures, when tests run in several processes: a file, and all that needs Airflow."""
+    """Mark what `make unit` leaves out; keep tests that share fixtures (a file, or Airflow) in one process."""
     for item in items:
-        needs_airflow = "airflow" in getattr(item, "fixturenames", ()) or item.path.name == "test_instance.py"
+        fixtures = set(getattr(item, "fixturenames", ()))
+        needs_airflow = "airflow" in fixtures or "local_airflow" in item.path.parts
+        if needs_airflow or fixtures & {"server", "own_server", "token_server"}:
+            item.add_marker(pytest.mark.cluster)
         item.add_marker(pytest.mark.xdist_group("airflow" if needs_airflow else str(item.path)))
 
 
