@@ -1,1 +1,1 @@
-"""How fast this package is, as ratios against what people would use otherwise; run by `make bench`."""
+"""Benchmarks of this package against the tools that people use otherwise; run by `make bench`."""

@@ -1,10 +1,11 @@
-"""PySpark's classic mode, with its own accumulators, in a process of its own that does what it is told."""
+"""PySpark's classic mode in a separate process, for comparisons with its accumulators."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,9 +14,9 @@ _ANSWER = "=> "
 
 
 class Classic:
-    """A SparkContext with two executors, as a context manager; the same Spark, Java and settings as the server's.
+    """Context manager of a SparkContext with two executors, with the Spark, Java and settings of `EmbeddedServer`.
 
-    :param directory: where its files go.
+    :param directory: work directory, created if needed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -54,20 +55,20 @@ class Classic:
             process.stdout.close()
 
     def run(self, work: str, *arguments: Any) -> Any:
-        """Have a function of this module's `WORK` called there, and return what it returns."""
+        """Call a function of `WORK` in that process and return its result."""
         if not (self._process and self._process.stdin and self._process.stdout):
-            raise SystemExit("the classic Spark is not running: use it inside its `with` block")
+            raise SystemExit("Classic Spark is not running. Call run() inside the `with` block.")
         self._process.stdin.write(json.dumps([work, arguments]) + "\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith(_ANSWER):
                 return json.loads(line.removeprefix(_ANSWER))
         log = (self._directory / "classic.log").read_text(errors="replace")
-        raise SystemExit(f"the classic Spark ended:\n{log[-3000:]}")
+        raise SystemExit(f"Classic Spark has ended:\n{log[-3000:]}")
 
 
 def seconds_per_row(spark: Any, rows: int) -> float:
-    """Count rows one by one in a UDF; return how long that took."""
+    """Count rows one by one in a UDF; return the seconds."""
     import time
 
     from pyspark.sql.functions import udf
@@ -75,7 +76,7 @@ def seconds_per_row(spark: Any, rows: int) -> float:
     count = spark.sparkContext.accumulator(0)
 
     @udf("long")
-    def counted(value):  # type: ignore[no-untyped-def]
+    def counted(value: int) -> int:
         count.add(1)
         return value
 
@@ -84,12 +85,12 @@ def seconds_per_row(spark: Any, rows: int) -> float:
     frame.write.format("noop").mode("overwrite").save()
     taken = time.perf_counter() - start
     if count.value != rows:
-        raise SystemExit(f"counted {count.value} of {rows}")
+        raise SystemExit(f"Counted {count.value} of {rows} rows.")
     return taken
 
 
 def counted_rows(spark: Any, query: str, marker: str = "") -> int:
-    """Run a query with one `add(1)` for each of 1,000 rows; return what was counted."""
+    """Run a query with one `add(1)` for each of 1,000 rows; return the count."""
     import os
     import signal
     import time
@@ -100,57 +101,61 @@ def counted_rows(spark: Any, query: str, marker: str = "") -> int:
 
     count = spark.sparkContext.accumulator(0)
 
-    def counting(value):  # type: ignore[no-untyped-def]
+    def counting(value: int) -> int:
         count.add(1)
         return value
 
-    def killing(value):  # type: ignore[no-untyped-def]
+    def killing(value: int) -> int:
         if not Path(marker).exists():
             Path(marker).touch()
             executor = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1])
             os.kill(executor, signal.SIGKILL)
         return value
 
-    def failing(value):  # type: ignore[no-untyped-def]
+    def failing(value: int) -> int:
         count.add(1)
         if value == 900 and not Path(marker).exists():
             Path(marker).touch()
             raise ValueError("once")
         return value
 
-    def dawdling(value):  # type: ignore[no-untyped-def]
+    def slow(value: int) -> int:
         context = TaskContext.get()
         count.add(1)
         if value == 0 and context is not None and context.attemptNumber() == 0:
             time.sleep(5)
         return value
 
-    def frame(function, rows=1000):  # type: ignore[no-untyped-def]
+    def frame(function: Callable[[int], int], rows: int = 1000) -> Any:
         return spark.range(0, rows, 1, 4).select(udf(function, "long")("id").alias("n"))
 
-    plain = frame(counting)
+    counted = frame(counting)
     registered = spark.udf.register("counting", counting, "long")
     by_name = spark.range(0, 1000, 1, 4).select(registered("id").alias("n"))
-    queries = {
-        "plain": lambda: plain.collect(),
-        "order": lambda: plain.orderBy("n").collect(),
-        "range": lambda: plain.repartitionByRange(3, "n").collect(),
-        "filter": lambda: plain.where(col("n") > 10).collect(),
-        "self-join": lambda: plain.join(plain, "n").collect(),
-        "join": lambda: plain.join(frame(counting, 500), "n").collect(),
-        "union": lambda: plain.union(frame(counting, 500)).collect(),
-        "cache": lambda: (plain.cache().orderBy("n").collect(), plain.where("n >= 500").collect(), plain.unpersist()),
-        "killed": lambda: plain.repartition(3).select(udf(killing, "long")("n")).collect(),
+    queries: dict[str, Callable[[], object]] = {
+        "plain": lambda: counted.collect(),
+        "order": lambda: counted.orderBy("n").collect(),
+        "range": lambda: counted.repartitionByRange(3, "n").collect(),
+        "filter": lambda: counted.where(col("n") > 10).collect(),
+        "self-join": lambda: counted.join(counted, "n").collect(),
+        "join": lambda: counted.join(frame(counting, 500), "n").collect(),
+        "union": lambda: counted.union(frame(counting, 500)).collect(),
+        "cache": lambda: (
+            counted.cache().orderBy("n").collect(),
+            counted.where("n >= 500").collect(),
+            counted.unpersist(),
+        ),
+        "killed": lambda: counted.repartition(3).select(udf(killing, "long")("n")).collect(),
         "retried": lambda: frame(failing).collect(),
         "retried, shuffled": lambda: frame(failing).repartition(3).collect(),
-        "speculation": lambda: frame(dawdling).repartition(3).collect(),
+        "speculation": lambda: frame(slow).repartition(3).collect(),
         "failed": lambda: frame(lambda value: counting(value) // (value - 900)).collect(),
         "registered, join": lambda: by_name.join(
             by_name.where("n < 500").withColumnRenamed("n", "m"), col("n") == col("m")
         ).collect(),
         "registered, order": lambda: by_name.orderBy("n").collect(),
-        "limit": lambda: plain.limit(1).collect(),
-        "count": lambda: plain.count(),
+        "limit": lambda: counted.limit(1).collect(),
+        "count": lambda: counted.count(),
     }
     try:
         queries[query]()
@@ -161,11 +166,11 @@ def counted_rows(spark: Any, query: str, marker: str = "") -> int:
     return value
 
 
-WORK = {"seconds_per_row": seconds_per_row, "counted_rows": counted_rows}
+WORK: dict[str, Callable[..., Any]] = {"seconds_per_row": seconds_per_row, "counted_rows": counted_rows}
 
 
 def main() -> None:
-    """Answer each line of the standard input; end with it."""
+    """Answer each line of standard input, until it is closed."""
     from pyspark.sql import SparkSession
 
     spark = SparkSession.builder.getOrCreate()

@@ -1,4 +1,4 @@
-"""Measuring rivals in turns, and what is claimed of the outcome."""
+"""Measures alternatives in turns, and checks claims about the results."""
 
 from __future__ import annotations
 
@@ -11,52 +11,53 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-FEWEST = 5
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", str(FEWEST)))
-"""How often each rival is measured; with fewer than 5, to try a section out, nothing is kept."""
+MIN_ROUNDS = 5
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", str(MIN_ROUNDS)))
+"""How often each alternative is measured. With fewer than 5, to try out a section, no results are saved."""
 
 Run = Callable[[], float]
-"""Does the work once, and returns the seconds that count."""
+"""Does the work once and returns the measured seconds."""
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return how many seconds something takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def in_turns(rivals: Mapping[str, Run], *, rounds: int = ROUNDS, warm_up: int = 1) -> dict[str, list[float]]:
-    """Measure rivals one after the other, round by round, so that a busy moment of the machine meets them all.
+    """Measure alternatives one after the other in each round, so that load on the machine affects all of them.
 
-    :param rivals: by name.
-    :param rounds: that count.
-    :param warm_up: rounds before these, which fill caches and don't count.
+    :param rivals: alternatives by name.
+    :param rounds: number of measured rounds.
+    :param warm_up: number of rounds before them that fill caches and are not counted.
+    :return: seconds of each round, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for number in range(-warm_up, rounds):
         for name, run in rivals.items():
             taken = run()
-            tell(f"{'warm-up' if number < 0 else f'{number + 1} of {rounds}'}: {name}: {taken:.3f} s")
+            log(f"{'warm-up' if number < 0 else f'{number + 1} of {rounds}'}: {name}: {taken:.3f} s")
             if number >= 0:
                 seconds[name].append(taken)
     return seconds
 
 
-def tell(line: str) -> None:
-    """Say how far it is, beside the table."""
+def log(line: str) -> None:
+    """Report progress on stderr; the table goes to stdout."""
     print(f"  {line}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said of a figure, and what would prove it wrong.
+    """A claim about a figure, with the bound that it must meet.
 
-    :param what: in a few words, for the table.
-    :param ours: name of our figure among the section's.
-    :param rival: name of the other; None where the bound is a figure of its own.
-    :param at_least: how many times less than the rival's ours has to be.
-    :param at_most: how many times the rival's ours may be; without a rival, how much it may be.
+    :param what: title in the table.
+    :param ours: name of our figure.
+    :param rival: name of the figure to compare with; None if the bound is absolute.
+    :param at_least: ours must be this many times smaller than the rival's.
+    :param at_most: ours may be at most this many times the rival's; without a rival, the largest value allowed.
     """
 
     what: str
@@ -68,12 +69,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a section found.
+    """The result of a section.
 
-    :param figures: by name: all that were measured, in the order of measuring.
-    :param claims: about them.
-    :param units: of figures that aren't seconds, by name.
-    :param notes: what a reader of the figures has to know.
+    :param figures: all measured values by name, in the order in which they were measured.
+    :param claims: claims about the figures.
+    :param units: units by name, for figures that are not in seconds.
+    :param notes: what readers of the figures need to know.
     """
 
     figures: Mapping[str, list[float]]
@@ -82,36 +83,40 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, with medians, and what became of the claims."""
+        """Return JSON-compatible data with medians and evaluated claims."""
         medians = {name: statistics.median(raw) for name, raw in self.figures.items()}
         return {
             "figures": {
-                name: {"unit": self.units.get(name, "s"), "median": _short(medians[name]), "raw": [*map(_short, raw)]}
+                name: {
+                    "unit": self.units.get(name, "s"),
+                    "median": _rounded(medians[name]),
+                    "raw": [*map(_rounded, raw)],
+                }
                 for name, raw in self.figures.items()
             },
-            "claims": [_judged(claim, medians) for claim in self.claims],
+            "claims": [_evaluate(claim, medians) for claim in self.claims],
             "notes": list(self.notes),
         }
 
 
-def _judged(claim: Claim, medians: Mapping[str, float]) -> dict[str, Any]:
+def _evaluate(claim: Claim, medians: Mapping[str, float]) -> dict[str, Any]:
     ours = medians[claim.ours]
-    judged: dict[str, Any] = {"what": claim.what, "ours": claim.ours, "rival": claim.rival}
+    evaluated: dict[str, Any] = {"what": claim.what, "ours": claim.ours, "rival": claim.rival}
     if claim.rival is None:
         value = ours
     elif claim.at_least is not None:
         value = medians[claim.rival] / ours
-        judged["times_less"] = _short(value)
+        evaluated["times_less"] = _rounded(value)
     else:
         value = ours / medians[claim.rival]
-        judged["times_as_much"] = _short(value)
+        evaluated["times_as_much"] = _rounded(value)
     if claim.at_least is not None:
-        judged |= {"at_least": claim.at_least, "held": value >= claim.at_least}
+        evaluated |= {"at_least": claim.at_least, "met": value >= claim.at_least}
     if claim.at_most is not None:
-        judged |= {"at_most": claim.at_most, "held": value <= claim.at_most}
-    return judged
+        evaluated |= {"at_most": claim.at_most, "met": value <= claim.at_most}
+    return evaluated
 
 
-def _short(value: float) -> float:
-    """Four digits that count: the rest is noise."""
+def _rounded(value: float) -> float:
+    """Round to four significant digits; the rest is noise."""
     return value if value == 0 else round(value, max(0, 3 - math.floor(math.log10(abs(value)))))

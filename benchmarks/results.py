@@ -1,4 +1,4 @@
-"""What was measured, kept in results.json, and the table that README.md shows of it."""
+"""Results of the benchmarks in results.json, and the table of them in README.md."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _OURS = ("airflow-provider-sparkdeps", "apache-airflow", "isal", "pex", "pyspark
 
 
 def load() -> dict[str, Any]:
-    """Return all sections' results, by name; none if nothing was measured yet."""
+    """Return the results of all sections by name."""
     results: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     return results
 
 
-def described(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section's outcome with where and when it was measured."""
-    return {"date": date.today().isoformat(), **_circumstances(), **outcome}
+def with_metadata(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outcome of a section with the date, the machine and the versions that were used."""
+    return {"date": date.today().isoformat(), **_metadata(), **outcome}
 
 
 def save(section: str, result: Mapping[str, Any], *, order: tuple[str, ...]) -> None:
-    """Put one section's result among the others'; renew README's table."""
+    """Save the result of one section, and update the table in README.md."""
     results = {**load(), section: dict(result)}
     kept = {name: results[name] for name in order if name in results}
     FILE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     README.write_text(with_table(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
 
 
-def _circumstances() -> dict[str, Any]:
+def _metadata() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     machine = {"cores": len(os.sched_getaffinity(0)), "memory_gb": round(memory), "platform": platform.machine()}
     ours = {name: metadata.version(name) for name in _OURS}
@@ -45,19 +45,19 @@ def _circumstances() -> dict[str, Any]:
 
 
 def with_table(readme: str, results: Mapping[str, Any]) -> str:
-    """Return README's text with the table of these results between its two marks.
+    """Return the README with its table relined by one of these results.
 
-    :raises ValueError: when it has no such marks.
+    :raises ValueError: if the README does not contain the two markers of the table.
     """
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"README.md has no {BEGIN.strip()} with a {END.strip()} after it: put them back")
+        raise ValueError(f"README.md has no {BEGIN.strip()} with a {END.strip()} after it. Restore these lines.")
     return f"{before}{begin}{render(results)}{end}{after}"
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """Return the results as Markdown."""
+    """Return the results as a Markdown table with notes."""
     if not results:
         return ""
     lines = ["| `make bench` | | ours | other | ratio | bound |", "|---|---|---|---|---|---|"]
@@ -73,16 +73,16 @@ def render(results: Mapping[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     notes = [f"- {section}: {note}" for section, result in results.items() for note in result["notes"]]
-    return "\n".join([*lines, "", *_places(results), *([""] if notes else []), *notes, ""])
+    return "\n".join([*lines, "", *_circumstances_of(results), *([""] if notes else []), *notes, ""])
 
 
-def _places(results: Mapping[str, Any]) -> list[str]:
-    places: dict[str, list[str]] = {}
+def _circumstances_of(results: Mapping[str, Any]) -> list[str]:
+    found: dict[str, list[str]] = {}
     for section, result in results.items():
         at, rounds = result["machine"], max(len(figure["raw"]) for figure in result["figures"].values())
-        place = f"{result['date']}, {at['cores']} cores, {at['memory_gb']} GB, Python {at['python']}"
-        places.setdefault(place, []).append(f"{section} ({rounds})")
-    return [f"{place}; medians, in brackets of how many: {', '.join(names)}." for place, names in places.items()]
+        line = f"{result['date']}, {at['cores']} cores, {at['memory_gb']} GB, Python {at['python']}"
+        found.setdefault(line, []).append(f"{section} ({rounds})")
+    return [f"{line}; medians, in brackets of how many: {', '.join(names)}." for line, names in found.items()]
 
 
 def _figure(figure: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def _figure(figure: Mapping[str, Any]) -> str:
 
 
 def _ratio(claim: Mapping[str, Any], unit: str) -> tuple[str, str]:
-    mark = "" if claim.get("held", True) else " **missed**"
+    mark = "" if claim.get("met", True) else " **missed**"
     if "times_less" in claim:
         bound = f"at least {claim['at_least']:g}x" if "at_least" in claim else ""
         return f"{claim['times_less']:.1f}x less", f"{bound}{mark}"

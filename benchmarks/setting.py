@@ -1,4 +1,4 @@
-"""What all sections share: the packages, places to work in, and the peers' programs."""
+"""What all sections share: packages, work directories, and the programs that we compare with (the peers)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _VERSIONS = (
 
 
 @contextlib.contextmanager
-def room() -> Iterator[Path]:
-    """Give a directory to work in, on the disk of this checkout, and remove it afterwards."""
+def work_directory() -> Iterator[Path]:
+    """Create a work directory on the disk of this checkout, and remove it afterwards."""
     HOME.mkdir(exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="work-", dir=HOME))
     try:
@@ -38,13 +38,13 @@ def room() -> Iterator[Path]:
 
 
 def environ(**extra: str) -> dict[str, str]:
-    """Return environment variables with the peers' programs on PATH, and their caches in one warm place."""
+    """Return environment variables with the peers' programs on PATH, and a cache for pex that stays."""
     found = {"PATH": f"{PEERS}{os.pathsep}{os.environ['PATH']}", "PEX_ROOT": str(HOME / "pex-root")}
     return {**os.environ, **found, **extra}
 
 
 def run(command: list[str | Path], *, cwd: Path | None = None, **extra: str) -> str:
-    """Run a peer's program, and return what it prints; its complaints are shown if it fails."""
+    """Run a program of a peer and return its output; exit with its error output if it fails."""
     done = subprocess.run(command, cwd=cwd, env=environ(**extra), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))[:200]} failed:\n{done.stderr[-3000:]}")
@@ -52,7 +52,7 @@ def run(command: list[str | Path], *, cwd: Path | None = None, **extra: str) -> 
 
 
 def seconds_of(call: str, *, cwd: Path, **extra: str) -> float:
-    """Return how long a statement takes in the peers' Python; starting it and its imports don't count."""
+    """Return the seconds of a statement in the peers' Python, without those of its start and first import."""
     code = f"{call.partition(';')[0]}\nimport time\nstart = time.perf_counter()\n{call.partition(';')[2].strip()}\n"
     printed = run([PEERS / "python", "-c", f"{code}print(time.perf_counter() - start)"], cwd=cwd, **extra)
     return float(printed.split()[-1])
@@ -60,26 +60,25 @@ def seconds_of(call: str, *, cwd: Path, **extra: str) -> float:
 
 @cache
 def peer_versions() -> dict[str, str]:
-    """Return the versions of the peers."""
+    """Return the installed versions of the peers."""
     versions: dict[str, str] = json.loads(run([PEERS / "python", "-c", _VERSIONS]))
     return versions
 
 
 def plain_venv(target: Path) -> Path:
-    """Make a virtualenv of the packages, as everybody does."""
+    """Create a virtualenv of the packages with venv and pip."""
     run([sys.executable, "-m", "venv", target])
     run([target / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES])
     return target
 
 
 def conda_prefix(directory: Path) -> Path:
-    """Make a conda prefix: Python from a channel made here, since there may be no public one; the packages by pip."""
+    """Create a conda prefix: Python from a local channel, since there may be no public one; packages from pip."""
     import asyncio
 
     import rattler
 
-    sys.path.insert(0, str(ROOT / "tests"))
-    from tests.support.conda_channel import MINOR, make_channel  # type: ignore[import-not-found]
+    from tests.support.conda_channel import MINOR, make_channel
 
     channel, prefix = make_channel(directory / "channel"), directory / "conda"
 

@@ -1,4 +1,4 @@
-"""Twenty mapped tasks, each with one UDF: with no environment, with ours, and by the recipe."""
+"""Twenty mapped tasks with one UDF each: with no environment, with ours, and with the recipe."""
 
 import os
 from pathlib import Path

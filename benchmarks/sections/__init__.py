@@ -1,4 +1,4 @@
-"""The sections, in the order of the table: one module each, with a function `run() -> Outcome`."""
+"""The sections, in the order of the table: each is a module with a function `run() -> Outcome`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from importlib import import_module
 
 from benchmarks.measure import Outcome
 
-NAMES = ("pack", "build", "find", "attach", "tasks", "memory", "accumulators", "broadcast")
+NAMES = ("pack", "build", "find", "attach", "tasks", "memory", "accumulators", "broadcast", "imports")
 
 
 def section(name: str) -> Callable[[], Outcome]:
-    """Return what runs a section."""
+    """Return the function that runs a section."""
     run: Callable[[], Outcome] = import_module(f"{__name__}.{name}").run
     return run

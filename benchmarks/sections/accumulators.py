@@ -1,4 +1,4 @@
-"""Counting on executors: against PySpark's own accumulators in classic mode, and against not counting."""
+"""Counting on executors, compared with classic PySpark's accumulators and with not counting."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 from benchmarks.classic import Classic
 from benchmarks.measure import ROUNDS, Claim, Outcome, in_turns, timed
-from benchmarks.setting import MASTER, room
+from benchmarks.setting import MASTER, work_directory
 
 ROWS = int(os.environ.get("BENCH_ROWS", "5000000"))
 _BATCHED = 10 * ROWS
 
 
 def run() -> Outcome:
-    """Have both Sparks up at once, so that rivals take turns; only one of them works at a time."""
+    """Run both Sparks at once, so that they take turns; only one of them works at a time."""
     with (
-        room() as directory,
+        work_directory() as directory,
         Classic(directory / "classic") as classic,
         EmbeddedServer(MASTER, work_dir=directory / "server") as server,
         Session(Endpoint(host=server.host, port=server.port), report=lambda _: None) as session,
@@ -33,7 +33,7 @@ def run() -> Outcome:
                 "per row, classic": lambda: float(classic.run("seconds_per_row", ROWS)),
             }
         )
-        # Two hundredths are little, and want more rounds.
+        # A bound of 2 % needs more rounds.
         batches = in_turns(
             {"per batch": lambda: _per_batch(session), "per batch, none": lambda: _batches(session, None)},
             rounds=2 * ROUNDS,
@@ -42,19 +42,19 @@ def run() -> Outcome:
         rows | batches,
         (
             Claim(
-                f"`add(1)` for each of {ROWS:,} rows, against classic PySpark's",
+                f"`add(1)` for each of {ROWS:,} rows, compared with classic PySpark",
                 "per row",
                 "per row, classic",
                 at_most=1.15,
             ),
             Claim(
-                f"`add(len(batch))`, pandas UDF over {_BATCHED:,} rows, against no accumulator",
+                f"`add(len(batch))`, pandas UDF over {_BATCHED:,} rows, compared with no accumulator",
                 "per batch",
                 "per batch, none",
                 at_most=1.02,
             ),
         ),
-        notes=("the classic one is a SparkContext with two executors and the same settings, in a process of its own.",),
+        notes=("classic PySpark is a SparkContext with two executors and the same settings, in a separate process.",),
     )
 
 
@@ -68,7 +68,7 @@ def _per_row(session: Session) -> float:
     count = _accumulator(session)
 
     @udf("long")
-    def counted(value):  # type: ignore[no-untyped-def]
+    def counted(value: int) -> int:
         count.add(1)
         return value
 
@@ -86,9 +86,10 @@ def _per_batch(session: Session) -> float:
 
 
 def _batches(session: Session, count: Accumulator | None) -> float:
-    from pyspark.sql.functions import pandas_udf
+    from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined]
 
     def counted(values: pd.Series) -> pd.Series:
+        assert count is not None
         count.add(len(values))
         return values
 
@@ -106,4 +107,4 @@ def _drain(frame: Any) -> None:
 
 def _expect(count: Accumulator, rows: int) -> None:
     if count.value != rows:
-        raise SystemExit(f"counted {count.value} of {rows} rows")
+        raise SystemExit(f"Counted {count.value} of {rows} rows.")

@@ -1,4 +1,4 @@
-"""From an open session to the result of its first UDF: with no environment, by the recipe, and with ours."""
+"""Time from an open session to the result of its first UDF: with no environment, with the recipe, with ours."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 from benchmarks import recipe
-from benchmarks.measure import ROUNDS, Claim, Outcome, in_turns, tell, timed
-from benchmarks.setting import MASTER, PACKAGES, plain_venv, room
+from benchmarks.measure import ROUNDS, Claim, Outcome, in_turns, log, timed
+from benchmarks.setting import MASTER, PACKAGES, plain_venv, work_directory
 
 Attach = Callable[[Any], object]
 
 
 def run() -> Outcome:
-    """Use one server for all that a cluster knows already, and a new one for each very first time."""
-    with room() as directory:
-        tell("making an archive, and a virtualenv for venv-pack")
+    """Use one server for environments that the cluster has already, and a new one for each first use."""
+    with work_directory() as directory:
+        log("building an archive, and a virtualenv for venv-pack")
         store = ArchiveStore(directory / "store")
         archive = store.build(VenvEnvironment(PACKAGES), timeout=600, progress=lambda _: None)
         payload = store.fetch(archive)
@@ -32,14 +32,17 @@ def run() -> Outcome:
     return Outcome(
         figures,
         (
-            Claim("attach + first UDF, upload, a session holds it", "upload", "floor", at_most=1.15),
+            Claim("attach + first UDF, uploaded before", "upload", "floor", at_most=1.15),
             Claim("attach + first UDF, by reference", "reference", "floor", at_most=1.1),
-            Claim("attach + first UDF, against the recipe", "upload", "recipe"),
-            Claim("attach + first UDF, the recipe against the floor", "recipe", "floor"),
-            Claim("attach + first UDF, very first time, against the recipe", "cold", "recipe, cold", at_most=0.6),
+            Claim("attach + first UDF, compared with the recipe", "upload", "recipe"),
+            Claim("attach + first UDF, the recipe compared with the floor", "recipe", "floor"),
+            Claim("attach + first UDF, new server, compared with the recipe", "cold", "recipe, cold", at_most=0.6),
             Claim("attach, second task of a shared session", "shared", at_most=0.1),
         ),
-        notes=("time starts when the session is open; `other` is the floor unless it says the recipe.",),
+        notes=(
+            "time starts when the session is open; `other` is the floor (no environment) unless the row names "
+            "the recipe.",
+        ),
     )
 
 
@@ -49,7 +52,7 @@ def _warm(archive: Archive, payload: Path, directory: Path) -> dict[str, list[fl
         _use(holder, lambda spark: attach(spark, archive, payload=payload), inside=archive)
 
         def shared() -> float:
-            return timed(lambda: _expect(not attach(holder, archive, payload=payload), "a file was sent again"))
+            return timed(lambda: _expect(not attach(holder, archive, payload=payload), "A file was sent again."))
 
         return in_turns(
             {
@@ -65,17 +68,17 @@ def _warm(archive: Archive, payload: Path, directory: Path) -> dict[str, list[fl
 
 
 def _cold(archive: Archive, payload: Path, directory: Path) -> dict[str, list[float]]:
-    ways: dict[str, tuple[Attach, Archive | None]] = {
+    rivals: dict[str, tuple[Attach, Archive | None]] = {
         "recipe, cold": (lambda spark: recipe.attach(spark, directory), None),
         "cold": (lambda spark: attach(spark, archive, payload=payload), archive),
     }
 
-    def on_new_server(way: Attach, inside: Archive | None) -> float:
+    def on_new_server(attach_to: Attach, inside: Archive | None) -> float:
         with EmbeddedServer(MASTER) as server:
-            return _in_new_session(Endpoint(host=server.host, port=server.port), way, inside)()
+            return _in_new_session(Endpoint(host=server.host, port=server.port), attach_to, inside)()
 
-    rivals = {name: (lambda way=way: on_new_server(*way)) for name, way in ways.items()}
-    return in_turns(rivals, rounds=ROUNDS, warm_up=0)
+    runs = {name: (lambda rival=rival: on_new_server(*rival)) for name, rival in rivals.items()}
+    return in_turns(runs, rounds=ROUNDS, warm_up=0)
 
 
 @contextmanager
@@ -84,18 +87,18 @@ def _session(server: EmbeddedServer) -> Iterator[Any]:
         yield session.spark
 
 
-def _in_new_session(endpoint: Endpoint, way: Attach, inside: Archive | None = None) -> Callable[[], float]:
+def _in_new_session(endpoint: Endpoint, attach_to: Attach, inside: Archive | None = None) -> Callable[[], float]:
     def measure() -> float:
         with Session(endpoint, report=lambda _: None) as session:
-            return timed(lambda: _use(session.spark, way, inside=inside))
+            return timed(lambda: _use(session.spark, attach_to, inside=inside))
 
     return measure
 
 
-def _use(spark: Any, way: Attach, *, inside: Archive | None) -> None:
+def _use(spark: Any, attach_to: Attach, *, inside: Archive | None) -> None:
     from pyspark.sql.functions import udf
 
-    way(spark)
+    attach_to(spark)
 
     @udf("string")
     def prefix(_: int) -> str:
@@ -103,12 +106,12 @@ def _use(spark: Any, way: Attach, *, inside: Archive | None) -> None:
 
         return sys.prefix
 
-    # More partitions than cores, so that each executor starts its Python.
+    # More partitions than cores, so that each executor starts Python.
     found = {row[0] for row in spark.range(0, 8, 1, 4).select(prefix("id")).collect()}
     if inside:
-        _expect(all(inside.short_digest in place for place in found), f"UDFs ran in {found}")
+        _expect(all(inside.short_digest in place for place in found), f"UDFs ran in {found}.")
 
 
-def _expect(truth: bool, otherwise: str) -> None:
-    if not truth:
-        raise SystemExit(otherwise)
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise SystemExit(message)

@@ -1,4 +1,4 @@
-"""A broadcast numpy array of 500 MB: what four Python workers of one executor take of memory for it, and how long."""
+"""Broadcasting a numpy array of 500 MB: time, and memory of the four Python workers of one executor."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import sys
 from pathlib import Path
 
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
-from benchmarks.measure import ROUNDS, Claim, Outcome, tell
-from benchmarks.setting import ROOT, room
+from benchmarks.measure import ROUNDS, Claim, Outcome, log
+from benchmarks.setting import ROOT, work_directory
 
 MEGABYTES = int(os.environ.get("BENCH_MEGABYTES", "500"))
 _MASTER = "local-cluster[1,4,2048]"
 _CONF = {"spark.driver.memory": "2g"}
-# Run in a process of its own, whose peak the system tells. `spark` and `broadcast` come from what is put in front.
+# Runs in a separate process, to measure its peak memory. `_OURS` or `_CLASSIC` defines `spark` and `broadcast`.
 _WORK = """
 import json, os, resource, sys, time
 import numpy
 from pyspark.sql.functions import udf
 
 def on_workers(function, seconds):
-    def asked(_):
+    def report(_):
         found = float(function())
         time.sleep(seconds)
         return [float(os.getpid()), found]
     frame = spark.range(0, 4, 1, 4)
-    return dict(map(tuple, (row[0] for row in frame.select(udf(asked, "array<double>")("id")).collect())))
+    return dict(map(tuple, (row[0] for row in frame.select(udf(report, "array<double>")("id")).collect())))
 
-def shared_fairly(pids):
+def proportional_memory(pids):
     lines = [line for pid in pids for line in open(f"/proc/{int(pid)}/smaps_rollup") if line.startswith("Pss:")]
     return sum(int(line.split()[1]) for line in lines) * 1024 / 1e6
 
@@ -39,16 +39,17 @@ def peak():
 before = on_workers(lambda: numpy.zeros(1).sum(), 2)
 assert len(before) == 4, before
 array = numpy.random.default_rng(5).random(int(sys.argv[1]) * 1_000_000 // 8)
-memory, own = shared_fairly(before), peak()
+memory, own = proportional_memory(before), peak()
 started = time.perf_counter()
 variable = broadcast(array)
 sent = time.perf_counter()
 after = on_workers(lambda: variable.value.sum(), 0)
 used = time.perf_counter()
-# All four, also if the first to be ready have done two partitions.
+# Wait for all four workers; the first ones that were ready may have run two partitions.
 after |= on_workers(lambda: variable.value.sum(), 2)
 assert after == dict.fromkeys(before, array.sum()), (before, after)
-found = {"grows": shared_fairly(after) - memory, "client": peak() - own, "sends": sent - started, "all": used - started}
+grows = proportional_memory(after) - memory
+found = {"grows": grows, "client": peak() - own, "sends": sent - started, "all": used - started}
 again = time.perf_counter()
 broadcast(array.copy())
 found["again"] = time.perf_counter() - again
@@ -70,17 +71,17 @@ broadcast = spark.sparkContext.broadcast
 
 
 def run() -> Outcome:
-    """Do it over Spark Connect with ours, and in a classic Spark application, each on a new cluster."""
+    """Broadcast over Spark Connect and in a classic Spark application, each on a new cluster."""
     figures: dict[str, list[float]] = {}
-    with room() as directory:
+    with work_directory() as directory:
         for number in range(max(1, ROUNDS // 2)):
             with EmbeddedServer(_MASTER, conf=_CONF, work_dir=directory / f"server{number}") as server:
                 ours = _measure(f"{_OURS}{_WORK}\nsession.close()", dict(os.environ), server.host, str(server.port))
-            # Never started; it lays out a home for Spark, and finds Java.
+            # Never started: it only prepares a home for Spark and finds Java.
             environ = EmbeddedServer(_MASTER, conf=_CONF, work_dir=directory / f"classic{number}")._prepare()
             classic = _measure(f"{_CLASSIC}{_WORK}\nspark.stop()", environ)
             for name, found in (("ours", ours), ("classic", classic)):
-                tell(f"{name}: {', '.join(f'{what} {value:.2f}' for what, value in found.items())}")
+                log(f"{name}: {', '.join(f'{what} {value:.2f}' for what, value in found.items())}")
                 for what, value in found.items():
                     if (name, what) == ("classic", "client"):
                         continue  # it is 0 MB
@@ -91,17 +92,24 @@ def run() -> Outcome:
         figures,
         (
             Claim(
-                f"4 workers' memory for {size} (sum of PSS), against one copy", "ours, grows", "one copy", at_most=1.2
+                f"memory of 4 workers for {size} (sum of PSS), compared with one copy",
+                "ours, grows",
+                "one copy",
+                at_most=1.2,
             ),
-            Claim(f"4 workers' memory for {size} (sum of PSS), against classic Spark", "ours, grows", "classic, grows"),
-            Claim(f"the task's own memory, beside the {size}", "ours, client", at_most=MEGABYTES),
-            Claim(f"broadcast {size}, until 4 workers have used it", "ours, all", "classic, all"),
+            Claim(
+                f"memory of 4 workers for {size} (sum of PSS), compared with classic Spark",
+                "ours, grows",
+                "classic, grows",
+            ),
+            Claim(f"memory of the task, in addition to the {size}", "ours, client", at_most=MEGABYTES),
+            Claim(f"broadcast {size} until 4 workers have used it", "ours, all", "classic, all"),
             Claim(f"broadcast the same {size} again", "ours, again", "classic, again"),
         ),
         units={name: "MB" for name in figures if name.endswith(("grows", "client", "copy"))},
         notes=(
-            "random doubles; one executor with 4 cores; `other` is `SparkContext.broadcast` of classic Spark, which "
-            "Spark Connect does not have, in a driver of its own.",
+            "random doubles; one executor with 4 cores; `other` is `SparkContext.broadcast` of classic Spark in a "
+            "separate driver; Spark Connect does not have it.",
         ),
     )
 

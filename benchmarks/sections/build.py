@@ -1,4 +1,4 @@
-"""From a wish to an archive in the store, with warm caches, against what one would type instead."""
+"""Building an archive from requirements with warm caches, compared with the usual commands."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import Environment, PexEnvironment, VenvEnvironment
 from benchmarks import recipe
 from benchmarks.measure import Claim, Outcome, in_turns, timed
-from benchmarks.setting import PACKAGES, PEERS, plain_venv, room
+from benchmarks.setting import PACKAGES, PEERS, plain_venv, work_directory
 from benchmarks.setting import run as run_peer
 
 
 def run() -> Outcome:
-    """Build a virtualenv and a PEX, anew each time."""
-    with room() as directory:
+    """Build a virtualenv and a PEX from scratch in each round."""
+    with work_directory() as directory:
         figures = in_turns(
             {
                 "ours": lambda: timed(_build(VenvEnvironment(PACKAGES), directory / "store")),
@@ -29,14 +29,14 @@ def run() -> Outcome:
                 "cluster-pack, packed layout": lambda: timed(_cluster_pack(directory, large=True)),
             }
         )
-    ways = [name for name in figures if name.startswith("cluster-pack")]
-    best = min(ways, key=lambda name: sorted(figures[name])[len(figures[name]) // 2])
+    layouts = [name for name in figures if name.startswith("cluster-pack")]
+    best = min(layouts, key=lambda name: sorted(figures[name])[len(figures[name]) // 2])
     return Outcome(
         figures,
         (
-            Claim("build, against venv, pip and venv-pack", "ours", "venv, pip and venv-pack", at_least=6),
-            Claim("build a PEX, against `pex`", "ours, as a PEX", "pex", at_least=4),
-            Claim("build a PEX, against cluster-pack's best", "ours, as a PEX", best, at_most=1),
+            Claim("build, compared with venv, pip and venv-pack", "ours", "venv, pip and venv-pack", at_least=6),
+            Claim("build a PEX, compared with `pex`", "ours, as a PEX", "pex", at_least=4),
+            Claim("build a PEX, compared with cluster-pack's best layout", "ours, as a PEX", best, at_most=1),
         ),
         notes=(f"cluster-pack's best layout was `{best}`.",),
     )

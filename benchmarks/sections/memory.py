@@ -1,4 +1,4 @@
-"""Building and attaching an archive of 2 GB: the most memory that our process takes."""
+"""Peak memory of a process that builds and attaches an archive of 2 GB."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from airflow_provider_sparkdeps.environments.uv import uv_binary
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
-from benchmarks.measure import ROUNDS, Claim, Outcome, tell
-from benchmarks.setting import MASTER, ROOT, room
+from benchmarks.measure import ROUNDS, Claim, Outcome, log
+from benchmarks.setting import MASTER, ROOT, work_directory
 
 GIGABYTES = float(os.environ.get("BENCH_GIGABYTES", "2"))
 _FILES = 20
-_WATCH = "/usr/bin/time"
+_TIME = "/usr/bin/time"
 _WORK = """
 import sys
 from airflow_provider_sparkdeps.archives import ArchiveStore
@@ -38,24 +38,24 @@ print(archive.size)
 
 
 def run() -> Outcome:
-    """Do both in a process of its own, whose peak the system tells."""
+    """Build and attach in a separate process, and measure its peak memory."""
     peaks, sizes = [], []
-    with room() as directory:
+    with work_directory() as directory:
         venv = _large_venv(directory / "venv")
         for number in range(max(1, ROUNDS // 5)):
             with EmbeddedServer(MASTER, work_dir=directory / f"server{number}") as server:
-                place = directory / f"store{number}"
-                command = [sys.executable, "-c", _WORK, place, venv, server.host, str(server.port)]
+                store = directory / f"store{number}"
+                command: list[str | Path] = [sys.executable, "-c", _WORK, store, venv, server.host, str(server.port)]
                 peak, size = _peak(command)
-            tell(f"peak {peak:.0f} MB, for an archive of {size / 1e6:.0f} MB")
+            log(f"peak {peak:.0f} MB, for an archive of {size / 1e6:.0f} MB")
             peaks.append(peak)
             sizes.append(size / 1e6)
-    how = f"{_WATCH} -v" if Path(_WATCH).exists() else "getrusage(RUSAGE_CHILDREN)"
+    how = f"{_TIME} -v" if Path(_TIME).exists() else "getrusage(RUSAGE_CHILDREN)"
     return Outcome(
         {"peak": peaks, "archive": sizes},
         (Claim(f"peak memory, building and attaching {GIGABYTES:g} GB", "peak", at_most=300),),
         units={"peak": "MB", "archive": "MB"},
-        notes=(f"told by {how}; one run, since it is the same each time.",),
+        notes=(f"measured by {how}; one run, since all runs give the same result.",),
     )
 
 
@@ -72,10 +72,10 @@ def _large_venv(target: Path) -> Path:
 
 
 def _peak(command: list[str | Path]) -> tuple[float, float]:
-    """Return the peak memory in MB and what the command printed last, as a number."""
-    watched = Path(_WATCH).exists()
+    """Return the peak memory in MB, and the last number that the command printed."""
+    has_time = Path(_TIME).exists()
     done = subprocess.run(
-        [_WATCH, "-v", *command] if watched else command,
+        [_TIME, "-v", *command] if has_time else command,
         capture_output=True,
         text=True,
         check=False,
@@ -83,6 +83,6 @@ def _peak(command: list[str | Path]) -> tuple[float, float]:
     )
     if done.returncode != 0:
         raise SystemExit(done.stderr[-3000:])
-    told = re.search(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr)
-    kilobytes = int(told[1]) if told else resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    reported = re.search(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr)
+    kilobytes = int(reported[1]) if reported else resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return kilobytes * 1024 / 1e6, float(done.stdout.split()[-1])

@@ -1,4 +1,4 @@
-"""Packing a prefix, against venv-pack, conda-pack and plain tar."""
+"""Packing a prefix, compared with venv-pack, conda-pack and plain tar."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from airflow_provider_sparkdeps.archives.pack import pack
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, VenvEnvironment
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from benchmarks import recipe
-from benchmarks.measure import Claim, Outcome, in_turns, tell, timed
-from benchmarks.setting import conda_prefix, plain_venv, room, seconds_of
+from benchmarks.measure import Claim, Outcome, in_turns, log, timed
+from benchmarks.setting import conda_prefix, plain_venv, seconds_of, work_directory
 
-_PATIENCE = 600
+_TIMEOUT = 600
 
 
 def run() -> Outcome:
-    """Pack a virtualenv and a conda prefix of the same packages, each in all ways that can."""
-    with room() as directory:
-        tell("making a virtualenv and a conda prefix")
+    """Pack a virtualenv and a conda prefix of the same packages with each tool that supports them."""
+    with work_directory() as directory:
+        log("creating a virtualenv and a conda prefix")
         venv, conda = plain_venv(directory / "venv"), conda_prefix(directory)
-        ours_venv = _made_ours(VenvEnvironment.from_prefix(venv), directory / "ours-venv")
-        ours_conda = _made_ours(CondaEnvironment.from_prefix(conda), directory / "ours-conda")
+        ours_venv = _prepare(VenvEnvironment.from_prefix(venv), directory / "ours-venv")
+        ours_conda = _prepare(CondaEnvironment.from_prefix(conda), directory / "ours-conda")
 
         def conda_pack() -> float:
             (directory / "conda.tar.gz").unlink(missing_ok=True)
-            # With nothing given, it asks conda for the active environment, and there may be no conda.
+            # Without a prefix it asks conda for the active environment, and conda may not be installed.
             return seconds_of(f"import conda_pack; conda_pack.pack(prefix={str(conda)!r})", cwd=directory)
 
         figures = in_turns(
@@ -48,27 +48,27 @@ def run() -> Outcome:
     return Outcome(
         figures,
         (
-            Claim("pack, against venv-pack", "ours", "venv-pack", at_least=4),
-            Claim("pack, against conda-pack", "ours, of conda", "conda-pack", at_least=4),
-            Claim("pack, against plain `tar -cf`", "ours", "tar", at_most=1.8),
-            Claim("size, against venv-pack's", "size", "size of venv-pack's", at_most=1.15),
-            Claim("size, against conda-pack's", "size, of conda", "size of conda-pack's", at_most=1.15),
+            Claim("pack, compared with venv-pack", "ours", "venv-pack", at_least=4),
+            Claim("pack, compared with conda-pack", "ours, of conda", "conda-pack", at_least=4),
+            Claim("pack, compared with plain `tar -cf`", "ours", "tar", at_most=1.8),
+            Claim("size, compared with venv-pack's", "size", "size of venv-pack's", at_most=1.15),
+            Claim("size, compared with conda-pack's", "size, of conda", "size of conda-pack's", at_most=1.15),
         ),
         units=dict.fromkeys(sizes, "MB"),
         notes=(
-            "ours and tar pack the prefix with an interpreter in it; venv-pack the virtualenv that it was made of, "
-            "with none. conda-pack takes prefixes out of files while it packs; ours does before.",
+            "ours and tar pack a prefix that contains the interpreter; venv-pack packs the virtualenv without one. "
+            "conda-pack replaces prefixes in files while it packs; ours does so before.",
         ),
     )
 
 
-def _made_ours(environment: Environment, target: Path) -> Path:
-    environment.build(target, report=lambda *_: None, timeout=_PATIENCE, logins={})
+def _prepare(environment: Environment, target: Path) -> Path:
+    environment.build(target, report=lambda *_: None, timeout=_TIMEOUT, logins={})
     return target
 
 
 def _pack(prefix: Path, target: Path) -> Callable[[], float]:
-    return lambda: timed(lambda: pack(prefix, target, deadline=Deadline(_PATIENCE, "Packing")))
+    return lambda: timed(lambda: pack(prefix, target, deadline=Deadline(_TIMEOUT, "Packing")))
 
 
 def _tar(prefix: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Twenty mapped Airflow tasks with one environment, against the same twenty with none, and by the recipe."""
+"""Twenty mapped Airflow tasks with one environment, compared with no environment and with the recipe."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from airflow_provider_sparkdeps.exceptions import SparkDepsError
 from airflow_provider_sparkdeps.local_airflow import LocalAirflow
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from benchmarks import recipe
-from benchmarks.measure import Claim, Outcome, in_turns, tell
-from benchmarks.setting import MASTER, PACKAGES, ROOT, plain_venv, room
+from benchmarks.measure import Claim, Outcome, in_turns, log
+from benchmarks.setting import MASTER, PACKAGES, ROOT, plain_venv, work_directory
 
 TASKS = int(os.environ.get("BENCH_TASKS", "20"))
-# It takes minutes each time, and what it comes to is far from any bound.
+# Each round takes minutes, and the result is far from any bound.
 _ROUNDS_OF_RECIPE = 1
 
 
 def run() -> Outcome:
-    """Run the DAGs on a real Airflow; the archive is in its store, as it is from the second run on."""
-    with room() as directory:
-        tell("making an archive, and a virtualenv for venv-pack")
+    """Run the DAGs on a real Airflow with the archive in its store, as in every run but the first."""
+    with work_directory() as directory:
+        log("building an archive, and a virtualenv for venv-pack")
         ArchiveStore(directory / "store").build(VenvEnvironment(PACKAGES), timeout=600, progress=lambda _: None)
         recipe.pack(plain_venv(directory / "venv"), directory)
         environ = {
@@ -40,17 +40,17 @@ def run() -> Outcome:
                 try:
                     figures |= in_turns({"recipe": _runs(airflow, "recipe")}, rounds=_ROUNDS_OF_RECIPE, warm_up=0)
                 except SparkDepsError as error:
-                    tell(f"the recipe's tasks did not come to an end: {error}")
+                    log(f"the tasks of the recipe did not finish: {error}")
     return outcome(figures)
 
 
 def outcome(figures: dict[str, list[float]]) -> Outcome:
-    """Say what the figures make; those of the recipe, which strains the machine most, may be missing."""
-    claims = [Claim(f"{TASKS} mapped tasks, against none with an environment", "ours", "none", at_most=1.3)]
+    """Return the outcome; the figures of the recipe, which needs most of the machine, may be missing."""
+    claims = [Claim(f"{TASKS} mapped tasks, compared with no environment", "ours", "none", at_most=1.3)]
     if "recipe" not in figures:
-        return Outcome(figures, tuple(claims), notes=("the recipe's tasks did not come to an end.",))
-    claims.append(Claim(f"{TASKS} mapped tasks, against the recipe", "ours", "recipe"))
-    return Outcome(figures, tuple(claims), notes=("the recipe ran once only, after the others.",))
+        return Outcome(figures, tuple(claims), notes=("the tasks of the recipe did not finish.",))
+    claims.append(Claim(f"{TASKS} mapped tasks, compared with the recipe", "ours", "recipe"))
+    return Outcome(figures, tuple(claims), notes=("the recipe ran only once, after the others.",))
 
 
 def _runs(airflow: LocalAirflow, dag_id: str) -> Callable[[], float]:
