@@ -1,4 +1,4 @@
-"""Results of the benchmarks in results.json, and the table of them in README.md."""
+"""Results of the benchmarks in results.json, and the table of them in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.setting import ROOT, peer_versions
 
 FILE = ROOT / "benchmarks" / "results.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- made by `make bench`: begin -->\n", "<!-- made by `make bench`: end -->\n"
 _OURS = ("airflow-provider-sparkdeps", "apache-airflow", "isal", "pex", "pyspark", "uv")
 
@@ -30,11 +30,11 @@ def with_metadata(outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save(section: str, result: Mapping[str, Any], *, order: tuple[str, ...]) -> None:
-    """Save the result of one section, and update the table in README.md."""
+    """Save the result of one section, and update the table in docs/performance.md."""
     results = {**load(), section: dict(result)}
     kept = {name: results[name] for name in order if name in results}
     FILE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    README.write_text(with_table(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
 
 
 def _metadata() -> dict[str, Any]:
@@ -44,15 +44,15 @@ def _metadata() -> dict[str, Any]:
     return {"machine": machine | {"python": platform.python_version()}, "versions": ours, "peers": peer_versions()}
 
 
-def with_table(readme: str, results: Mapping[str, Any]) -> str:
-    """Return the README with its table relined by one of these results.
+def with_table(page: str, results: Mapping[str, Any]) -> str:
+    """Return the page with its table replaced by one of these results.
 
-    :raises ValueError: if the README does not contain the two markers of the table.
+    :raises ValueError: if the page does not contain the two markers of the table.
     """
-    before, begin, rest = readme.partition(BEGIN)
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"README.md has no {BEGIN.strip()} with a {END.strip()} after it. Restore these lines.")
+        raise ValueError(f"{PAGE.name} has no {BEGIN.strip()} with a {END.strip()} after it. Restore these lines.")
     return f"{before}{begin}{render(results)}{end}{after}"
 
 

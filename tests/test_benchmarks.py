@@ -19,9 +19,9 @@ def test_every_section_can_be_imported_and_has_a_docstring(name: str) -> None:
     assert __import__(run.__module__, fromlist=["run"]).__doc__
 
 
-def test_the_readme_shows_the_saved_results() -> None:
-    readme = results.README.read_text(encoding="utf-8")
-    assert readme == results.with_table(readme, results.load()), "run `make bench`, which updates it"
+def test_the_performance_page_shows_the_saved_results() -> None:
+    page = results.PAGE.read_text(encoding="utf-8")
+    assert page == results.with_table(page, results.load()), "run `make bench`, which updates it"
 
 
 def test_saved_results_are_well_formed() -> None:
@@ -65,9 +65,9 @@ def test_medians_decide_whether_a_bound_is_met(claim: Claim, met: bool) -> None:
 
 def test_saving_a_section_keeps_the_results_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "FILE", tmp_path / "results.json")
-    monkeypatch.setattr(results, "README", tmp_path / "README.md")
+    monkeypatch.setattr(results, "PAGE", tmp_path / "performance.md")
     monkeypatch.setattr(results, "peer_versions", lambda: {"pex": "2"})
-    results.README.write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
+    results.PAGE.write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
     outcome = Outcome({"ours": [1.0], "other": [8.0]}, (Claim("c", "ours", "other", at_least=4),))
     result = results.with_metadata(outcome.to_dict())
     results.save("find", result, order=sections.NAMES)
@@ -75,8 +75,8 @@ def test_saving_a_section_keeps_the_results_of_the_others(tmp_path: Path, monkey
     results.save("pack", result, order=sections.NAMES)
     assert list(results.load()) == ["pack", "find"]
     assert results.load()["find"] == first
-    readme = results.README.read_text()
-    assert readme.startswith("before\n")
-    assert readme.endswith("after\n")
-    assert "old" not in readme
-    assert "| pack | c | 1.00 s | 8.00 s | 8.0x less | at least 4x |" in readme
+    page = results.PAGE.read_text()
+    assert page.startswith("before\n")
+    assert page.endswith("after\n")
+    assert "old" not in page
+    assert "| pack | c | 1.00 s | 8.00 s | 8.0x less | at least 4x |" in page

@@ -1,4 +1,4 @@
-"""PySpark's own accumulators in classic mode: what README.md says of them."""
+"""PySpark's own accumulators in classic mode: what docs/accumulators.md says of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.setting import ROOT
 
 pytestmark = pytest.mark.soak
 
-# query of `benchmarks.classic` -> the row of README's table
+# query of `benchmarks.classic` -> the row of the page's table
 ROWS = {
     "plain": "plain",
     "order": "`orderBy`",
@@ -38,9 +38,9 @@ def classic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Classic]:
 
 
 @pytest.mark.parametrize("query", [*(name for name in ROWS if name != "killed"), "killed"])
-def test_classic_accumulators_count_what_the_readme_says(classic: Classic, query: str, tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (row,) = re.findall(rf"^\| {re.escape(ROWS[query])}.*$", readme, re.MULTILINE)
+def test_classic_accumulators_count_what_the_docs_say(classic: Classic, query: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "accumulators.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {re.escape(ROWS[query])}.*$", page, re.MULTILINE)
     said = row.rstrip(" |").rpartition("| ")[2]
     found = classic.run("counted_rows", query, str(tmp_path / "marker"))
     if said.startswith("more than"):
