@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -80,26 +81,29 @@ def _cause(entry: Mapping[str, Any]) -> str:
 
 
 def _summary(report: DagRunReport, file: Path, home: Path) -> str:
-    states = ", ".join(f"{task} {state}" for task, state in report.tasks.items())
-    lines = [
-        "",
-        f"What ran:    {file.name} took {report.seconds:.0f} s on two Spark executors ({states}).",
-    ]
-    archive = report.xcom.get("build", {}).get("return_value")
-    if archive:
-        store = home / "sparkdeps" / "archives"
+    store = home / "sparkdeps" / "archives"
+    command = _shown(Path(sys.executable).parent / "sparkdeps")
+    failed = [task for task, state in report.tasks.items() if state not in ("success", "skipped")]
+    outcome = f"failed in {', '.join(failed)}; see its log above" if failed else f"took {report.seconds:.0f} s"
+    lines = ["", f"What ran     {file.name} {outcome}. Its UDFs ran on two Spark executors."]
+    next_steps = [f"{_shown(file)}  is the DAG: copy it and change it"]
+    if archive := report.xcom.get("build", {}).get("return_value"):
         packages = ", ".join(f"{name} {version}" for name, version in archive["packages"].items())
         lines += [
-            f"The archive: {packages} on Python {archive['python']}, {archive['size'] / 1e6:.0f} MB.",
-            f"             It is kept in {store} for the next run.",
-            "Try next:",
-            "  make demo                                 # finds the archive that was built now",
-            f"  sparkdeps show --store {store} {archive['key'][:8]}",
+            f"The archive  {_shown(store / archive['key'] / archive['payload'])}",
+            f"             {packages} on Python {archive['python']}, {archive['size'] / 1e6:.0f} MB",
         ]
-    else:
-        lines.append("Try next:")
-    lines.append(f"  Read {file} and copy it into your own DAGs folder.")
-    return "\n".join(lines)
+        next_steps += [
+            f"{command} demo  runs it again, with the archive that is there now",
+            f"{command} show --store {_shown(store)} {archive['key'][:8]}  shows what the archive contains",
+        ]
+    return "\n".join([*lines, *(f"{('' if index else 'Try next'):12} {step}" for index, step in enumerate(next_steps))])
+
+
+def _shown(path: Path) -> Path:
+    """Return a path relative to the working directory if it is below it."""
+    path, here = path.absolute(), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _as_dict(report: DagRunReport) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from airflow_provider_sparkdeps.demo import example_dags
+from airflow_provider_sparkdeps.demo import _summary, example_dags
 from airflow_provider_sparkdeps.local_airflow import DagRunReport, LocalAirflow
 
 from ..support.conda_channel import make_channel
@@ -33,6 +33,13 @@ def test_the_quickstart_builds_waits_counts_and_reports(airflow: LocalAirflow) -
     words = [row["words"] for row in report.xcom["spell"]["return_value"]]
     assert words == ["1.2 million", "42", None, "3.0 billion", None]
     assert "5 rows, accumulators: {'bad_rows': 2}" in report.logs["report"]
+    summary = _summary(report, EXAMPLES / "example_sparkdeps_quickstart.py", airflow.home)
+    archive = report.xcom["build"]["return_value"]
+    assert "example_sparkdeps_quickstart.py took" in summary
+    assert f"humanize {archive['packages']['humanize']}" in summary
+    assert f"sparkdeps show --store {airflow.home}/sparkdeps/archives {archive['key'][:8]} " in summary
+    [payload] = (airflow.home / "sparkdeps" / "archives" / archive["key"]).glob("*.payload")
+    assert f"The archive  {payload}" in summary
 
 
 def test_packages_of_a_conda_channel_run_on_executors(airflow: LocalAirflow) -> None:
