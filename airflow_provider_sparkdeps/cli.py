@@ -1,4 +1,4 @@
-"""`sparkdeps`: what can be done from a shell, without a DAG."""
+"""The `sparkdeps` command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LARGEST = 10
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code.
 
-    :param argv: the words after `sparkdeps`; the process's own by default.
+    :param argv: the arguments after `sparkdeps`; by default, those of the process.
     """
     parser = argparse.ArgumentParser(prog="sparkdeps", description="Python environments for Spark Connect sessions")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -37,23 +37,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--store", required=True, help="directory or URL of the archive store")
-    build = commands.add_parser("build", parents=[store], help="build a virtualenv's archive")
-    build.add_argument("requirements", nargs="+", help='such as "pandas<3" pyarrow ./my_lib')
-    build.add_argument("--python", help="minor version, such as 3.12 (default: that of this process)")
-    build.add_argument("--timeout", type=float, default=1800.0, help="seconds (default: %(default)s)")
+    build = commands.add_parser("build", parents=[store], help="build the archive of a virtual environment")
+    build.add_argument("requirements", nargs="+", help='e.g. "pandas<3" pyarrow ./my_lib')
+    build.add_argument("--python", help="minor version, e.g. 3.12 (default: the version that runs this command)")
+    build.add_argument("--timeout", type=float, default=1800.0, help="in seconds (default: %(default)s)")
     build.set_defaults(run=_build)
-    commands.add_parser("list", parents=[store], help="list a store's archives").set_defaults(run=_list)
-    show = commands.add_parser("show", parents=[store], help="print what an archive holds")
-    show.add_argument("key", help="the archive's key, or its first characters")
-    show.add_argument("--json", action="store_true", help="print the manifest as it is")
+    commands.add_parser("list", parents=[store], help="list the archives of a store").set_defaults(run=_list)
+    show = commands.add_parser("show", parents=[store], help="describe an archive")
+    show.add_argument("key", help="key of the archive, or its first characters")
+    show.add_argument("--json", action="store_true", help="print the manifest")
     show.set_defaults(run=_show)
 
-    closure = commands.add_parser("closure", help="show what travels to executors with a function")
-    closure.add_argument("function", metavar="MODULE:FUNCTION", help="such as jobs.scoring:score")
+    closure = commands.add_parser("closure", help="check what is sent to executors with a function")
+    closure.add_argument("function", metavar="MODULE:FUNCTION", help="e.g. jobs.scoring:score")
     closure.add_argument("--store", help="directory or URL of the archive store")
-    closure.add_argument("--archive", metavar="KEY", help="check against this environment; its first characters do")
-    closure.add_argument("--py-file", action="append", default=[], metavar="PATH", help="what py_files= will send")
-    closure.add_argument("--json", action="store_true", help="print it as data")
+    closure.add_argument(
+        "--archive", metavar="KEY", help="key of the archive to check against, or its first characters"
+    )
+    closure.add_argument(
+        "--py-file",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a file that is sent with py_files; may be repeated",
+    )
+    closure.add_argument("--json", action="store_true", help="print the report as JSON")
     closure.set_defaults(run=_closure)
 
     arguments = parser.parse_args(argv)
@@ -81,7 +89,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    for archive in ArchiveStore(arguments.store).list():
+    for archive in ArchiveStore(arguments.store).list_archives():
         print(
             f"{archive.key[:12]}  {archive.kind:5}  Python {archive.python:8}  {archive.size / 1e6:8.1f} MB  "
             f"{archive.created_at}  {' '.join(archive.packages)}"
@@ -96,10 +104,10 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _find(store: str, key: str) -> Archive:
-    found = [archive for archive in ArchiveStore(store).list() if archive.key.startswith(key)]
+    found = [archive for archive in ArchiveStore(store).list_archives() if archive.key.startswith(key)]
     if len(found) != 1:
         raise ArchiveError(
-            f"{len(found)} archives have a key that starts with {key!r}: `sparkdeps list` shows them all"
+            f"{len(found)} archives have a key that starts with {key!r}. Run `sparkdeps list` to see all keys."
         )
     return found[0]
 
@@ -108,9 +116,9 @@ def _closure(arguments: argparse.Namespace) -> int:
     from airflow_provider_sparkdeps.spark.closures.report import inspect_closure
 
     if (arguments.store is None) != (arguments.archive is None):
-        raise InvalidArgumentError("--store and --archive go together: give both, or neither")
+        raise InvalidArgumentError("--store and --archive must be used together. Give both, or neither.")
     archive = _find(arguments.store, arguments.archive) if arguments.archive else None
-    # Modules are looked for as `python -m` does, and those below travel by value, as a DAG bundle's do.
+    # As with `python -m`, modules are imported from the working directory. Like a DAG bundle's, they are sent by value.
     here = Path.cwd()
     sys.path.insert(0, str(here))
     report = inspect_closure(_load(arguments.function), archive=archive, root=here, py_files=arguments.py_file)
@@ -118,35 +126,37 @@ def _closure(arguments: argparse.Namespace) -> int:
     return int(any(finding.level == "error" for finding in report.findings))
 
 
-def _load(address: str) -> Any:
-    name, _, path = address.partition(":")
+def _load(function: str) -> Any:
+    name, _, path = function.partition(":")
     if not name or not path:
         raise InvalidArgumentError(
-            f"{address!r} is no function's address: write module:function, such as jobs.scoring:score"
+            f"{function!r} does not name a function. Write MODULE:FUNCTION, e.g. jobs.scoring:score."
         )
     try:
         found: Any = importlib.import_module(name)
     except ImportError as error:
-        raise InvalidArgumentError(f"module {name!r} can't be imported from {Path.cwd()}: {error}") from None
+        raise InvalidArgumentError(
+            f"Could not import module {name!r} from {Path.cwd()}: {error}. Run the command where it can be imported."
+        ) from None
     for part in path.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise InvalidArgumentError(f"module {name!r} has no {path!r}: name a function at module level") from None
+            raise InvalidArgumentError(f"Module {name!r} has no {path!r}. Name a function at module level.") from None
     return found
 
 
 def _description(archive: Archive) -> str:
-    sizes = archive.contents["package_sizes"]
+    contents, sizes = archive.contents, archive.contents.package_sizes
     largest = ", ".join(f"{name} {sizes[name] / 1e6:.1f} MB" for name in list(sizes)[:_LARGEST])
     width = max(map(len, archive.packages), default=0)
     facts = {
         "key": archive.key,
         "kind": archive.kind,
         "Python": f"{archive.python}, {'bundled' if archive.interpreter else 'not bundled'}",
-        "platform": f"{archive.platform}, glibc {archive.contents['glibc'] or 'not needed'}",
+        "platform": f"{archive.platform}, glibc {contents.glibc or 'not needed'}",
         "payload": f"{archive.payload}, {archive.size / 1e6:.1f} MB, sha256 {archive.sha256}",
-        "unpacked": f"{archive.contents['files']} files, {archive.contents['unpacked_size'] / 1e6:.1f} MB",
+        "unpacked": f"{contents.files} files, {contents.unpacked_size / 1e6:.1f} MB",
         "built": f"{archive.created_at} by {archive.created_by}",
         "largest": largest,
     }

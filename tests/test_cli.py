@@ -76,11 +76,11 @@ def test_a_fault_is_one_sentence_and_an_exit_code(
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["json"], "'json' is no function's address: write module:function"),
-        (["no_such_module_here:f"], "module 'no_such_module_here' can't be imported from "),
-        (["json:nothing.here"], "module 'json' has no 'nothing.here': name a function at module level"),
+        (["json"], "'json' does not name a function. Write MODULE:FUNCTION"),
+        (["no_such_module_here:f"], "Could not import module 'no_such_module_here' from "),
+        (["json:nothing.here"], "Module 'json' has no 'nothing.here'. Name a function at module level"),
         (["json:decoder"], "a module can't be called: give a function or a UDF"),
-        (["json:dumps", "--archive", "abc"], "--store and --archive go together"),
+        (["json:dumps", "--archive", "abc"], "--store and --archive must be used together"),
     ],
 )
 def test_a_function_that_can_not_be_had_is_told(

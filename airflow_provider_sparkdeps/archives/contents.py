@@ -1,15 +1,15 @@
-"""What is in a prefix that is about to be packed: sizes, and what would not work on another machine."""
+"""Scan of a prefix before it is packed: its contents, and checks that it works on other machines."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from airflow_provider_sparkdeps.archives.manifest import Contents
 from airflow_provider_sparkdeps.exceptions import ArchiveError
 from airflow_provider_sparkdeps.utils.elf import MAGIC, read_dynamic
 
@@ -19,47 +19,30 @@ _BLOCK = 1 << 20
 _LONGEST_NAME = 24
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a prefix holds.
-
-    :param files: how many.
-    :param unpacked_size: of all files, in bytes.
-    :param package_sizes: of each package's own files, in bytes, by canonical name; the largest first.
-    :param glibc: the newest version that its native code asks for, such as "2.28"; None where nothing does.
-    :param modules: the names that its packages can be imported by, without those below them; None if that is not known,
-        as of a PEX file, which holds its packages in archives of its own.
-    """
-
-    files: int
-    unpacked_size: int
-    package_sizes: Mapping[str, int] = field(hash=False)
-    glibc: str | None
-    modules: Sequence[str] | None = field(default=None, hash=False)
-
-
 def scan_prefix(prefix: Path, *, interpreter: str | None, glibc: str | None = None) -> Contents:
-    """Read a prefix once, and refuse what would fail on executors.
+    """Return the contents of a prefix, and check that it works on executors.
 
     :param prefix: the directory that will be packed.
-    :param interpreter: path of the interpreter in it; None if it holds none.
-    :param glibc: the newest version that executors have, such as "2.28"; None if nobody said.
-    :raises ArchiveError: the interpreter is missing; a script is bound to a path of this machine; native code wants a
-        newer glibc than executors have.
+    :param interpreter: path of the interpreter in the prefix; None if there is none.
+    :param glibc: the version on executors, e.g. "2.28"; None to skip the check.
+    :raises ArchiveError: if the interpreter is missing, a script calls an interpreter by its path on this machine, or
+        native code requires a newer glibc than executors have.
     """
     if interpreter is not None and not os.access(prefix / interpreter, os.X_OK):
-        raise ArchiveError(f"The environment has no {interpreter} that can be run. Build it again.")
+        raise ArchiveError(
+            f"The environment has no interpreter: {interpreter} is missing or not executable. Build it again."
+        )
     _check_shebangs(prefix)
     count, total = 0, 0
-    wanted: dict[str, tuple[int, ...]] = {}
+    required: dict[str, tuple[int, ...]] = {}
     for path in _files(prefix):
         size = path.stat().st_size
         count, total = count + 1, total + size
         if size > len(MAGIC) and (version := _required_glibc(path)):
-            wanted[path.relative_to(prefix).as_posix()] = version
+            required[path.relative_to(prefix).as_posix()] = version
     if glibc is not None:
-        _check_glibc(wanted, glibc)
-    newest = max(wanted.values(), default=None)
+        _check_glibc(required, glibc)
+    newest = max(required.values(), default=None)
     return Contents(
         files=count,
         unpacked_size=total,
@@ -83,10 +66,10 @@ def _required_glibc(path: Path) -> tuple[int, ...] | None:
         if file.read(len(MAGIC)) != MAGIC:
             return None
         dynamic = read_dynamic(path)
-        # Names of symbols' versions are among a library's strings; of what can't be read as one, everywhere.
+        # Symbol versions are in a library's string table. Without a readable one, search the whole file.
         begin, left = dynamic.strings if dynamic else (0, path.stat().st_size)
         file.seek(begin)
-        # In blocks, since a library may be larger than the memory that a build may take; a name may cross their edge.
+        # In blocks, because a library may be larger than the memory of a build. A name may span two blocks.
         edge = b""
         while left > 0 and (block := file.read(min(left, _BLOCK))):
             left -= len(block)
@@ -95,20 +78,20 @@ def _required_glibc(path: Path) -> tuple[int, ...] | None:
     return max((tuple(map(int, version.split(b"."))) for version in found), default=None)
 
 
-def _check_glibc(wanted: Mapping[str, tuple[int, ...]], glibc: str) -> None:
+def _check_glibc(required: Mapping[str, tuple[int, ...]], glibc: str) -> None:
     limit = tuple(map(int, glibc.split(".")))
-    newer = {name: version for name, version in wanted.items() if version > limit}
+    newer = {name: version for name, version in required.items() if version > limit}
     if newer:
         named = [f"{name} ({'.'.join(map(str, version))})" for name, version in sorted(newer.items())[:_NAMED]]
         more = f" and {len(newer) - _NAMED} more" if len(newer) > _NAMED else ""
         raise ArchiveError(
-            f"Executors have glibc {glibc}, and these files want a newer one: {', '.join(named)}{more}. Wish for older "
-            "versions of their packages, or build on a machine like the executors."
+            f"Executors have glibc {glibc}, but these files require a newer version: {', '.join(named)}{more}. Require"
+            " older versions of their packages, or build on a machine like the executors."
         )
 
 
 def _check_shebangs(prefix: Path) -> None:
-    """A script that begins with a Python of this machine would not start on another."""
+    """Refuse scripts whose shebang line is a Python of this machine, because they fail on any other."""
     bound = []
     scripts = prefix / "bin"
     for path in sorted(scripts.iterdir()) if scripts.is_dir() else ():
@@ -126,20 +109,20 @@ def _check_shebangs(prefix: Path) -> None:
         )
 
 
-def _modules(prefix: Path) -> list[str] | None:
-    """Return the top-level names of all that can be imported from the prefix's packages."""
+def _modules(prefix: Path) -> tuple[str, ...] | None:
+    """Return the top-level names that can be imported from the prefix's packages."""
     roots = list(prefix.glob("lib/python3.*/site-packages"))
     if not roots:
         return None
     for root in list(roots):
         for file in root.glob("*.pth"):
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-            # Lines that begin with "import" are run; what they do to the path can't be known.
+            # Lines that begin with "import" are code. What they add to the path is not known.
             roots += [
                 root / line for line in lines if line.strip() and not line.startswith(("#", "import ", "import\t"))
             ]
     names = {_module_name(path) for root in roots if root.is_dir() for path in root.iterdir()}
-    return sorted(name for name in names if name and name != "__pycache__")
+    return tuple(sorted(name for name in names if name and name != "__pycache__"))
 
 
 def _module_name(path: Path) -> str | None:

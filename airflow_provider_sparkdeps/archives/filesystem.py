@@ -1,4 +1,4 @@
-"""The few file operations that a store needs, whole or not at all wherever the file system can."""
+"""File operations on a store, atomic wherever the file system allows it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError
+from airflow_provider_sparkdeps.utils.redaction import redact
 
 if TYPE_CHECKING:
     from upath import UPath
 
     StorePath: TypeAlias = Path | UPath
 
-# Folders there are only names; making one may ask for rights that writing a file doesn't need.
+# Object stores have no folders. To make one may need permissions that writing a file does not.
 _WITHOUT_FOLDERS = {"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci"}
 
-PART = ".part"
-"""Ends the name of what is still being written."""
+PARTIAL_SUFFIX = ".part"
+"""Suffix of a file that is being written."""
 
 
 def store_path(root: str | os.PathLike[str] | StorePath) -> StorePath:
-    """Return a local path where the root is local, else a `UPath`.
+    """Return a `Path` for a local root, else a `UPath`.
 
     :param root: a path, a URL such as "s3://bucket/folder", or a `UPath` such as `ObjectStoragePath`.
-    :raises InvalidArgumentError: when there is no file system for it.
+    :raises InvalidArgumentError: if there is no file system for the root.
     """
     if isinstance(root, str | Path):
         url = str(root)
@@ -46,8 +47,8 @@ def store_path(root: str | os.PathLike[str] | StorePath) -> StorePath:
         except (ValueError, ImportError) as error:
             scheme = url.partition("://")[0]
             raise InvalidArgumentError(
-                f"There is no file system for an archive store at {scheme}://: {error}."
-                " Install the fsspec package for it, or use a path that all workers share."
+                f"Could not open an archive store at {scheme}://: {error}. Install the fsspec package for this file"
+                " system, or use a path that all workers share."
             ) from error
         return root
     if getattr(root, "protocol", None) in ("", "file", "local"):
@@ -57,14 +58,26 @@ def store_path(root: str | os.PathLike[str] | StorePath) -> StorePath:
     return Path(root).absolute()
 
 
+@contextlib.contextmanager
+def explain_store_errors(root: StorePath) -> Iterator[None]:
+    """Raise an `OSError` of a `with` block as an `ArchiveError` that names the store."""
+    try:
+        yield
+    except OSError as error:
+        raise ArchiveError(
+            f"Could not use the archive store {redact(str(root))}: {redact(str(error)) or repr(error)}."
+            " Check that this worker may read and write it."
+        ) from error
+
+
 def make_folder(folder: StorePath) -> None:
-    """Make a folder and those above it, where there are such things."""
+    """Make a folder and its parents if the file system has folders."""
     if isinstance(folder, Path) or folder.protocol not in _WITHOUT_FOLDERS:
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def read(path: StorePath) -> bytes | None:
-    """Return a file's contents as they are now; None when it doesn't exist."""
+    """Return the current content of a file; None if it does not exist."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -72,7 +85,7 @@ def read(path: StorePath) -> bytes | None:
 
 
 def size(path: StorePath) -> int | None:
-    """Return a file's size as it is now; None when it doesn't exist."""
+    """Return the current size of a file; None if it does not exist."""
     if not isinstance(path, Path):
         path.fs.invalidate_cache()
     try:
@@ -81,25 +94,25 @@ def size(path: StorePath) -> int | None:
         return None
 
 
-def entries(folder: StorePath) -> list[StorePath]:
-    """Return what is in a folder now; nothing when it doesn't exist."""
+def list_folder(folder: StorePath) -> list[StorePath]:
+    """Return the current entries of a folder; an empty list if it does not exist."""
     if not isinstance(folder, Path):
         folder.fs.invalidate_cache()
     try:
         return [folder / path.name for path in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
-        # UPath says the second of folders that don't exist, too.
+        # UPath raises NotADirectoryError for a folder that does not exist.
         if folder.exists():
             raise
         return []
 
 
 def write(path: StorePath, data: bytes) -> None:
-    """Write or replace a file in one step: by renaming where it is local, in one request elsewhere."""
+    """Write or replace a file atomically: by renaming if it is local, else in one request."""
     if not isinstance(path, Path):
         path.write_bytes(data)
         return
-    part = _part(path)
+    part = _partial(path)
     try:
         part.write_bytes(data)
         part.replace(path)
@@ -108,17 +121,17 @@ def write(path: StorePath, data: bytes) -> None:
 
 
 def create(path: StorePath, data: bytes) -> bool:
-    """Write a file that doesn't exist yet; False when it does. Exclusive wherever the file system can."""
+    """Write a new file; return False if it exists already. Exclusive wherever the file system allows it."""
     if isinstance(path, Path):
-        part = _part(path)
+        part = _partial(path)
         try:
             part.write_bytes(data)
-            # Unlike open("xb"), a link is never seen half-written.
+            # Unlike with open("xb"), readers never see a half-written file.
             path.hardlink_to(part)
         except FileExistsError:
             return False
         except OSError:
-            pass  # a file system without hard links
+            pass  # The file system has no hard links.
         else:
             return True
         finally:
@@ -136,14 +149,14 @@ def create(path: StorePath, data: bytes) -> bool:
 
 
 def upload(source: Path, target: StorePath) -> None:
-    """Move a local file into the store, replacing what may be there; a reader sees the old or the new one."""
+    """Move a local file into the store. Readers see either the old file or the new one."""
     if not isinstance(target, Path):
         target.fs.put_file(str(source), target.path)
         return
     if source.parent == target.parent:
         source.replace(target)
         return
-    part = _part(target)
+    part = _partial(target)
     try:
         shutil.move(source, part)
         part.replace(target)
@@ -152,13 +165,15 @@ def upload(source: Path, target: StorePath) -> None:
 
 
 @contextlib.contextmanager
-def part_in(folder: StorePath, scratch: Path) -> Iterator[Path]:
-    """Give a path to write a large file at, before its name is known; what is there at the end is removed.
+def partial_file(folder: StorePath, scratch: Path) -> Iterator[Path]:
+    """Yield a local path for a large file that will be uploaded to a folder under a name that is not known yet.
 
-    :param folder: where `upload` will put it: in there, if that is local, so that nothing has to be copied then.
-    :param scratch: a local directory, if it isn't.
+    The path is in the folder if that is local, so that `upload` copies nothing. The file is removed after the block
+    if it is still there.
+
+    :param scratch: a local directory, used if the folder is not local.
     """
-    part = _part((folder if isinstance(folder, Path) else scratch) / "payload")
+    part = _partial((folder if isinstance(folder, Path) else scratch) / "payload")
     try:
         yield part
     finally:
@@ -167,10 +182,10 @@ def part_in(folder: StorePath, scratch: Path) -> Iterator[Path]:
 
 
 def remove(path: StorePath) -> None:
-    """Remove a file; it is well if there is none."""
+    """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.exceptions import ArchiveError
+
+if TYPE_CHECKING:
+    from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment
 
 FORMAT = 1
 _HEX64 = re.compile(r"[0-9a-f]{64}")
@@ -15,27 +21,53 @@ _PAYLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class Archive:
-    """A built environment: what it is, and how to tell its payload from any other.
+class Contents:
+    """The files, packages and modules of a built environment. Manifests of earlier versions have only some of it.
 
-    :param key: of the environment that it was built for.
-    :param kind: of that environment, such as "venv".
-    :param payload: name of the file next to the manifest: a `.tar.gz` by content.
+    :param files: their number.
+    :param unpacked_size: of all files, in bytes; 0 if it is not known.
+    :param package_sizes: of the files of each package, in bytes, by canonical name; the largest first.
+    :param glibc: the newest version that native code requires, e.g. "2.28"; None if there is no native code.
+    :param modules: the top-level names that can be imported; None if they are not known, as for a PEX file, which
+        keeps its packages in archives.
+    """
+
+    files: int = 0
+    unpacked_size: int = 0
+    package_sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    glibc: str | None = None
+    modules: tuple[str, ...] | None = None
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Contents:
+        """Return the contents that a manifest describes; unknown fields are ignored."""
+        known = {each.name: data[each.name] for each in fields(Contents) if each.name in data}
+        modules = known.get("modules")
+        return Contents(**{**known, "modules": None if modules is None else tuple(modules)})
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The manifest of a built environment: its specification, its contents and the payload that contains it.
+
+    :param key: of the environment that was built.
+    :param kind: of that environment, e.g. "venv".
+    :param payload: name of the file next to the manifest, a `.tar.gz` by content.
     :param size: of the payload, in bytes.
     :param sha256: of the payload, in hex.
-    :param interpreter: path inside the unpacked payload, such as "bin/python"; None where executors bring theirs.
-    :param python: full version that it was built for, such as "3.12.1".
-    :param platform: such as "linux-x86_64".
-    :param packages: version of each distribution in it, by canonical name.
-    :param lock: the exact requirements that the wish was resolved to.
-    :param environment: the wish, as `Environment.to_dict()` puts it.
-    :param contents: what its prefix held: `files`, `unpacked_size` in bytes, `package_sizes`, `glibc`, the newest
-        version that its native code asks for, and `modules`, the top-level names that its packages are imported by
-        (older manifests lack these).
+    :param interpreter: path in the unpacked payload, e.g. "bin/python"; None if executors use their own.
+    :param python: full version that it was built for, e.g. "3.12.1".
+    :param platform: e.g. "linux-x86_64".
+    :param packages: version of each distribution, by canonical name.
+    :param lock: the exact requirements that the environment was resolved to.
+    :param environment: the specification, as returned by `Environment.to_dict()`.
+    :param contents: the files, packages and modules.
     :param created_at: UTC, ISO 8601.
     :param created_by: host and process id of the builder, as "host:pid".
-    :param post_unpack_script: path inside the payload of a script that its interpreter runs once after unpacking,
-        with the path that it will be at as the argument; None if there is nothing to do.
+    :param post_unpack_script: path in the payload of a script that its interpreter runs once after unpacking, with the
+        path of the unpacked environment as the argument; None if there is none.
+    :param published: whether the call of `ArchiveStore.build` that returned this archive has published it. Not part of
+        the manifest.
     """
 
     key: str
@@ -49,75 +81,120 @@ class Archive:
     packages: Mapping[str, str] = field(hash=False)
     lock: tuple[str, ...]
     environment: Mapping[str, Any] = field(hash=False)
-    contents: Mapping[str, Any] = field(hash=False)
+    contents: Contents
     created_at: str
     created_by: str
     post_unpack_script: str | None = None
     format: int = FORMAT
+    published: bool = field(default=False, compare=False)
 
     @property
     def short_digest(self) -> str:
-        """The first 12 characters of the payload's sha256: enough to name it among others."""
+        """The first 12 characters of the payload's sha256."""
         return self.sha256[:12]
 
     @property
     def python_minor(self) -> str:
-        """Such as "3.12"."""
+        """The minor version of Python, e.g. "3.12"."""
         return ".".join(self.python.split(".")[:2])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data, for a manifest or XCom."""
+        """Return JSON data for a manifest or XCom."""
         data = asdict(self)
-        return {**data, "packages": dict(self.packages), "lock": list(self.lock)}
+        del data["published"]
+        modules = self.contents.modules
+        data["contents"]["modules"] = None if modules is None else list(modules)
+        return {**data, "lock": list(self.lock)}
 
     @staticmethod
     def from_dict(data: object) -> Archive:
-        """Make the archive that `to_dict` described.
+        """Return the archive that was described by `to_dict`.
 
-        :raises ArchiveError: when the data describes none; says what is wrong with it.
+        :raises ArchiveError: if the data does not describe an archive; names what is wrong with it.
         """
         if not isinstance(data, Mapping):
-            raise ArchiveError(f"This does not describe an archive: it is {type(data).__name__}, not an object.")
+            raise ArchiveError(f"The data does not describe an archive: it is {type(data).__name__}, not an object.")
         if data.get("format") != FORMAT:
             raise ArchiveError(
-                f"This describes an archive of format {data.get('format')!r}, and format {FORMAT} is known here."
-                " Use one version of airflow-provider-sparkdeps everywhere, or build the environment again."
+                f"The data describes an archive of format {data.get('format')!r}, but this version reads format"
+                f" {FORMAT}. Use one version of airflow-provider-sparkdeps everywhere, or build the environment again."
             )
-        # Manifests of before there was such a script.
+        # Earlier manifests do not have the script.
         data = {"post_unpack_script": None, **data}
-        names = {each.name for each in fields(Archive)}
-        if set(data) != names:
-            missing, unknown = sorted(names - set(data)), sorted(map(str, set(data) - names))
-            raise ArchiveError(f"This does not describe an archive: missing {missing}, unknown {unknown}.")
-        wrong = [name for name, is_right in _RIGHT.items() if not is_right(data[name])]
-        if wrong:
-            raise ArchiveError(f"This does not describe an archive: wrong {', '.join(wrong)}.")
-        return Archive(**{**data, "lock": tuple(data["lock"])})
+        if set(data) != set(_IS_VALID):
+            missing, unknown = sorted(set(_IS_VALID) - set(data)), sorted(map(str, set(data) - set(_IS_VALID)))
+            raise ArchiveError(f"The data does not describe an archive: missing {missing}, unknown {unknown}.")
+        invalid = [name for name, is_valid in _IS_VALID.items() if not is_valid(data[name])]
+        if invalid:
+            raise ArchiveError(f"The data does not describe an archive: invalid {', '.join(invalid)}.")
+        return Archive(**{**data, "lock": tuple(data["lock"]), "contents": Contents.from_dict(data["contents"])})
 
 
-def _text(value: object) -> bool:
+def make_manifest(
+    environment: Environment, key: str, built: BuiltPrefix, contents: Contents, *, size: int, sha256: str
+) -> Archive:
+    """Return the manifest of an environment that has just been built and packed.
+
+    :param key: of the environment.
+    :param size: of the payload, in bytes.
+    :param sha256: of the payload, in hex.
+    """
+    return Archive(
+        key=key,
+        kind=environment.kind,
+        # Not `.tar.gz`: Spark would unpack it once for each session.
+        payload=f"env-{sha256[:12]}.payload",
+        size=size,
+        sha256=sha256,
+        interpreter=built.interpreter,
+        python=built.python,
+        platform=environment.platform,
+        packages=dict(built.packages),
+        lock=built.lock,
+        environment=environment.to_dict(),
+        contents=contents,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_by=f"{socket.gethostname()}:{os.getpid()}",
+        post_unpack_script=built.post_unpack_script,
+    )
+
+
+def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _relative(value: object) -> bool:
-    return value is None or (_text(value) and not str(value).startswith("/") and ".." not in str(value).split("/"))
+def _is_relative_path(value: object) -> bool:
+    return value is None or (_is_name(value) and not str(value).startswith("/") and ".." not in str(value).split("/"))
 
 
-_RIGHT = {
+def _is_contents(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    contents = {**asdict(Contents()), **value}
+    return (
+        all(type(contents[name]) is int for name in ("files", "unpacked_size"))
+        and isinstance(contents["package_sizes"], Mapping)
+        and isinstance(contents["glibc"], str | None)
+        and isinstance(contents["modules"], list | tuple | None)
+    )
+
+
+_IS_VALID: dict[str, Callable[[Any], object]] = {
     "key": lambda value: isinstance(value, str) and _HEX64.fullmatch(value),
-    "kind": _text,
-    # A name that could lead out of the archive's folder must not get as far as a path.
+    "kind": _is_name,
+    # A name that leads out of the archive's folder must never become part of a path.
     "payload": lambda value: isinstance(value, str) and _PAYLOAD.fullmatch(value),
     "size": lambda value: type(value) is int and value > 0,
     "sha256": lambda value: isinstance(value, str) and _HEX64.fullmatch(value),
-    "interpreter": _relative,
+    "interpreter": _is_relative_path,
     "python": lambda value: isinstance(value, str) and re.fullmatch(r"3\.\d+\.\d+\S*", value),
-    "platform": _text,
-    "packages": lambda value: isinstance(value, Mapping) and all(_text(k) and _text(v) for k, v in value.items()),
-    "lock": lambda value: isinstance(value, list | tuple) and all(map(_text, value)),
+    "platform": _is_name,
+    "packages": lambda value: isinstance(value, Mapping) and all(_is_name(k) and _is_name(v) for k, v in value.items()),
+    "lock": lambda value: isinstance(value, list | tuple) and all(map(_is_name, value)),
     "environment": lambda value: isinstance(value, Mapping),
-    "contents": lambda value: isinstance(value, Mapping),
-    "created_at": _text,
-    "created_by": _text,
-    "post_unpack_script": _relative,
+    "contents": _is_contents,
+    "created_at": _is_name,
+    "created_by": _is_name,
+    "post_unpack_script": _is_relative_path,
+    "format": lambda value: value == FORMAT,
 }

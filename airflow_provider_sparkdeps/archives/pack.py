@@ -1,4 +1,4 @@
-"""From a prefix to one normalised, reproducible `.tar.gz`."""
+"""Packing a prefix into a reproducible `.tar.gz`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from airflow_provider_sparkdeps.archives.tar import Member, TarStream
 from airflow_provider_sparkdeps.exceptions import ArchiveError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 
-# Of isal's levels 0 to 3; what the others come to is in benchmarks/NOTES.md.
+# isal has levels 0 to 3. benchmarks/NOTES.md compares them.
 _LEVEL = 2
-# Compressed each by itself: 0.2 % larger than with the end of the block before as a dictionary.
+# Blocks are compressed independently: 0.2 % larger than with the end of the previous block as a dictionary.
 _BLOCK = 1 << 20
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _DEFLATE_END = b"\x03\0"
@@ -29,26 +29,29 @@ _MOST_THREADS = 4
 
 @dataclass(frozen=True)
 class Packed:
-    """A payload as it was written: size in bytes, sha256 in hex."""
+    """A packed payload.
+
+    :param size: in bytes.
+    :param sha256: in hex.
+    """
 
     size: int
     sha256: str
 
 
 def pack(prefix: Path, target: Path | BinaryIO, *, deadline: Deadline) -> Packed:
-    """Write a directory's contents as a `.tar.gz` in which nothing depends on when, where or by whom.
+    """Write the contents of a directory as a `.tar.gz` that does not depend on time, location or user.
 
-    Equal contents give equal bytes on the same kind of machine; the number of threads makes no difference.
+    Equal contents give equal bytes on the same kind of machine, with any number of threads.
 
-    :param prefix: the directory; its own name is not in the archive.
-    :param target: the file to write, or one that is open for it.
+    :param prefix: the directory. Its own name is not part of the archive.
+    :param target: the file to write, or an open file.
     :param deadline: of the build.
-    :raises ArchiveError: when it holds a link that leaves it, what is neither file, directory nor link, or what can't
-        be read.
-    :raises OSError: when the target can't be written.
+    :raises ArchiveError: if the directory contains a link that leaves it, a special file, or a file that can't be read.
+    :raises OSError: if the target can't be written.
     """
     stream = TarStream(prefix)
-    _refuse_links_that_leave(prefix, stream.members)
+    _check_links(prefix, stream.members)
     if isinstance(target, Path):
         with target.open("wb") as file:
             return _write(stream, file, deadline)
@@ -56,12 +59,12 @@ def pack(prefix: Path, target: Path | BinaryIO, *, deadline: Deadline) -> Packed
 
 
 @contextlib.contextmanager
-def packing(prefix: Path, target: Path, *, deadline: Deadline) -> Iterator[Future[Packed]]:
-    """Pack while a `with` block runs; if that raises, stop.
+def start_packing(prefix: Path, target: Path, *, deadline: Deadline) -> Iterator[Future[Packed]]:
+    """Pack in a thread while a `with` block runs. If the block raises, packing stops.
 
-    :param prefix: the directory, which the block may read.
+    :param prefix: the directory. The block may read it.
     :param target: the file to write.
-    :param deadline: of the build, which fails with the block.
+    :param deadline: of the build. It expires at once if the block raises.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="sparkdeps-packing") as pool:
         future = pool.submit(pack, prefix, target, deadline=deadline)
@@ -83,7 +86,7 @@ def _write(stream: TarStream, file: BinaryIO, deadline: Deadline) -> Packed:
 
 
 def _gzip(stream: TarStream, deadline: Deadline) -> Generator[bytes]:
-    """Compress blocks in threads, which also read them: only one core can run Python, and so it does little."""
+    """Read and compress blocks in threads. Both release the GIL, so that all cores are used."""
     from isal import isal_zlib
 
     threads = max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0))))
@@ -110,14 +113,14 @@ def _gzip(stream: TarStream, deadline: Deadline) -> Generator[bytes]:
 
 
 class _Worker:
-    """What threads share: the stream, and a buffer for each."""
+    """Compresses blocks of a tar stream, with one buffer per thread."""
 
     def __init__(self, stream: TarStream) -> None:
         self._stream = stream
         self._buffers = threading.local()
 
     def compress(self, start: int) -> tuple[bytes, int, int]:
-        """Return the raw deflate stream of a block, up to a byte's edge, with the block's crc32 and length."""
+        """Return the raw deflate stream of a block, aligned to bytes, with the crc32 and length of the block."""
         from isal import isal_zlib
 
         buffer = getattr(self._buffers, "buffer", None)
@@ -133,23 +136,23 @@ class _Worker:
         )
 
 
-def _leaves(root: Path, link: Path, target: str) -> bool:
-    # As it is written, even if it comes back in by the prefix's name; and as it is followed, through other links.
+def _leaves_prefix(root: Path, link: Path, target: str) -> bool:
+    # The target as written, even if it returns by the name of the prefix, and as resolved through other links.
     written = os.path.normpath(link.relative_to(root).parent / target)
-    followed = Path(os.path.realpath(link))
-    return target.startswith("/") or written.split("/")[0] == ".." or not followed.is_relative_to(root)
+    resolved = Path(os.path.realpath(link))
+    return target.startswith("/") or written.split("/")[0] == ".." or not resolved.is_relative_to(root)
 
 
-def _refuse_links_that_leave(prefix: Path, members: Sequence[Member]) -> None:
+def _check_links(prefix: Path, members: Sequence[Member]) -> None:
     root = Path(os.path.realpath(prefix))
     leaving = [
         f"{member.name} -> {member.link}"
         for member in members
-        if member.link and _leaves(root, root / member.name, member.link)
+        if member.link and _leaves_prefix(root, root / member.name, member.link)
     ]
     if leaving:
         more = f" and {len(leaving) - 10} more" if len(leaving) > 10 else ""
         raise ArchiveError(
-            f"These links lead out of the environment, and would lead nowhere on executors: {', '.join(leaving[:10])}"
+            f"These links point outside the environment and would be broken on executors: {', '.join(leaving[:10])}"
             f"{more}. Install copies instead of links."
         )

@@ -1,4 +1,4 @@
-"""An archive's payload: whether it is what its manifest says."""
+"""Verification of an archive's payload by size and sha256."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 
 
-def verify(source: StorePath, archive: Archive, *, copy_to: Path | None = None) -> None:
-    """Read a payload once, copying it on the way if asked to; raise when it is not the archive's."""
+def verify_payload(source: StorePath, archive: Archive, *, copy_to: Path | None = None) -> None:
+    """Read a payload once and compare its size and sha256 with the manifest.
+
+    :param copy_to: a local file to copy the payload to while reading.
+    :raises ArchiveError: if the payload is missing or damaged.
+    """
     digest, size = hashlib.sha256(), 0
     try:
         with source.open("rb") as file, open(copy_to or os.devnull, "wb") as copy:  # noqa: PTH123
@@ -26,10 +30,12 @@ def verify(source: StorePath, archive: Archive, *, copy_to: Path | None = None) 
                 digest.update(block)
                 copy.write(block)
     except FileNotFoundError as error:
-        raise ArchiveError(f"The payload {archive.payload} is gone from the store. Build it again.") from error
-    if (size, digest.hexdigest()) != (archive.size, archive.sha256):
-        fault = f"has {size} bytes instead of {archive.size}" if size != archive.size else "has another sha256"
         raise ArchiveError(
-            f"The payload {archive.payload} {fault}: it was damaged after it was built."
+            f"The payload {archive.payload} is no longer in the store. Build the environment again."
+        ) from error
+    if (size, digest.hexdigest()) != (archive.size, archive.sha256):
+        problem = f"has {size} bytes instead of {archive.size}" if size != archive.size else "has another sha256"
+        raise ArchiveError(
+            f"The payload {archive.payload} {problem}: it was damaged after it was built."
             " Build the environment again with refresh=True."
         )

@@ -1,4 +1,4 @@
-"""How old an archive may be before its wish is resolved again, and what came of that."""
+"""When an existing archive must be resolved again, and how its lock has changed."""
 
 from __future__ import annotations
 
@@ -16,53 +16,51 @@ if TYPE_CHECKING:
     from airflow_provider_sparkdeps.archives.filesystem import StorePath
 
 CHECKED = "checked.json"
-"""Beside a manifest, which stays as it is: when the wish was last resolved again, to the same lock."""
+"""Next to a manifest: when its environment was last resolved again, with the same lock as the result."""
 
 _SHOWN = 20
 
 
 class RefreshPolicy:
-    """What a build asks of an archive that is there already.
+    """Whether a build may return an existing archive without resolving its environment again.
 
-    :param refresh: whether its wish must be resolved again in any case.
-    :param max_age: seconds or a timedelta after which it must; never if None.
-    :raises InvalidArgumentError: when max_age can't be meant.
+    :param refresh: always resolve again.
+    :param max_age: seconds or a timedelta after which to resolve again; None for never.
+    :raises InvalidArgumentError: if `max_age` is invalid.
     """
 
     def __init__(self, *, refresh: bool, max_age: timedelta | float | None) -> None:
         seconds = max_age.total_seconds() if isinstance(max_age, timedelta) else max_age
         if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0):
             raise InvalidArgumentError(
-                f"max_age={max_age!r} is no time span. Write seconds or a timedelta, such as timedelta(days=1)."
+                f"max_age={max_age!r} is not a duration. Write seconds or a timedelta, e.g. timedelta(days=1)."
             )
         self._refresh = refresh
         self._max_age = seconds
 
-    def judge(self, archive: Archive, folder: StorePath) -> tuple[bool, str]:
-        """Return whether an archive may be used as it is, and a line on why or why not.
+    def stale_reason(self, archive: Archive, folder: StorePath) -> str | None:
+        """Return why an archive's environment must be resolved again; None if the archive is fresh.
 
         :param folder: of the archive.
         """
-        there = f"store: archive {archive.short_digest} is there, of {archive.created_at}"
         if self._refresh:
-            return False, f"{there}: resolving again"
+            return "refresh=True"
         if self._max_age is None:
-            return True, f"{there}: nothing to build"
-        age = max((datetime.now(UTC) - _last_look(archive, folder)).total_seconds(), 0)
-        there += f", and was looked at {age:.0f} s ago"
+            return None
+        age = max((datetime.now(UTC) - _last_checked(archive, folder)).total_seconds(), 0)
         if age <= self._max_age:
-            return True, f"{there}: nothing to build"
-        return False, f"{there}, longer than {self._max_age:.0f} s: resolving again"
+            return None
+        return f"it was last checked {age:.0f} s ago, longer than max_age={self._max_age:.0f} s"
 
 
-def record_check(folder: StorePath, archive: Archive) -> None:
-    """Remember that an archive's wish was resolved again, to the same lock."""
-    note = {"sha256": archive.sha256, "checked_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    filesystem.write(folder / CHECKED, json.dumps(note).encode())
+def record_check(archive: Archive, folder: StorePath) -> None:
+    """Record that an archive's environment was resolved again, with the same lock as the result."""
+    check = {"sha256": archive.sha256, "checked_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    filesystem.write(folder / CHECKED, json.dumps(check).encode())
 
 
-def changes(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
-    """Yield lines on how a lock has changed, such as "pandas==2.2.2 -> pandas==2.2.3"."""
+def diff_locks(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each changed package, e.g. "pandas==2.2.2 -> pandas==2.2.3"."""
     before, after = _by_name(old), _by_name(new)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     for name in changed[:_SHOWN]:
@@ -75,20 +73,20 @@ def _by_name(lock: Sequence[str]) -> dict[str, str]:
     return {re.split(r"[ =@\[]", line)[0]: line for line in lock}
 
 
-def _last_look(archive: Archive, folder: StorePath) -> datetime:
+def _last_checked(archive: Archive, folder: StorePath) -> datetime:
     times = [archive.created_at]
     try:
-        note = json.loads(filesystem.read(folder / CHECKED) or b"{}")
-        if note.get("sha256") == archive.sha256:
-            times.append(note["checked_at"])
+        check = json.loads(filesystem.read(folder / CHECKED) or b"{}")
+        if check.get("sha256") == archive.sha256:
+            times.append(check["checked_at"])
     except (ValueError, AttributeError, KeyError):
-        pass  # only a note: without it, the archive is as old as it is
-    return max(filter(None, map(_time, times)), default=datetime.fromtimestamp(0, UTC))
+        pass  # Without a readable record, the archive is as old as its manifest says.
+    return max(filter(None, map(_parse_time, times)), default=datetime.fromtimestamp(0, UTC))
 
 
-def _time(text: object) -> datetime | None:
+def _parse_time(value: object) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(str(text))
+        time = datetime.fromisoformat(str(value))
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""ArchiveStore: where built environments are found, built, fetched and listed."""
+"""ArchiveStore: finds, builds, fetches and lists archives."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.archives import filesystem
-from airflow_provider_sparkdeps.archives.build import Job, explain_disk_errors, make_manifest
-from airflow_provider_sparkdeps.archives.contents import scan_prefix
-from airflow_provider_sparkdeps.archives.lease import TTL_SECONDS, BuildStatus, Watch, acquire_lease, read_status
+from airflow_provider_sparkdeps.archives.build import MANIFEST, Build
+from airflow_provider_sparkdeps.archives.filesystem import explain_store_errors
+from airflow_provider_sparkdeps.archives.lease import acquire_lease
 from airflow_provider_sparkdeps.archives.manifest import Archive
-from airflow_provider_sparkdeps.archives.pack import packing
-from airflow_provider_sparkdeps.archives.payload import verify
-from airflow_provider_sparkdeps.archives.refresh import RefreshPolicy, changes, record_check
-from airflow_provider_sparkdeps.archives.uris import EXPIRATION, address, uri_under
+from airflow_provider_sparkdeps.archives.payload import verify_payload
+from airflow_provider_sparkdeps.archives.refresh import RefreshPolicy
+from airflow_provider_sparkdeps.archives.status import BuildStatus, BuildWatcher, read_status
+from airflow_provider_sparkdeps.archives.uris import EXPIRATION, presign_or_uri, uri_under
 from airflow_provider_sparkdeps.environments.base import Environment, Login
-from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
 from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.redaction import redact
@@ -33,17 +32,15 @@ from airflow_provider_sparkdeps.utils.scratch import scratch_directory
 if TYPE_CHECKING:
     from upath import UPath
 
-
 _log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 BUILD = "build.json"
 _POLL_SECONDS = 0.5
-_BLOCK = 1 << 20
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class ArchiveStore:
-    """Archives in a directory that all workers reach, local or on any fsspec file system.
+    """Archives in a directory that all workers share, local or on any fsspec file system.
 
     .. code-block:: python
 
@@ -51,10 +48,10 @@ class ArchiveStore:
         archive = store.build(VenvEnvironment(["pandas<3", "pyarrow"]), timeout=900, progress=print)
         payload = store.fetch(archive)
 
-    :param root: a path, a URL, or a `UPath` such as `ObjectStoragePath`; made when something is built.
-    :param cache_dir: where payloads of a store that isn't local are kept, one file per digest; by default
+    :param root: a path, a URL, or a `UPath` such as `ObjectStoragePath`; created by the first build.
+    :param cache_dir: local directory for copies of payloads if the store is not local, one file per digest; by default
         `sparkdeps` in the user's cache directory.
-    :raises InvalidArgumentError: when there is no file system for the root.
+    :raises InvalidArgumentError: if there is no file system for the root.
     """
 
     def __init__(self, root: str | os.PathLike[str] | UPath, *, cache_dir: Path | None = None) -> None:
@@ -65,29 +62,29 @@ class ArchiveStore:
         return f"ArchiveStore({redact(str(self._root))!r})"
 
     def find(self, environment: Environment | str) -> Archive | None:
-        """Return the archive of an environment, or None when it has not been built.
+        """Return the archive of an environment; None if it has not been built.
 
         :param environment: the environment, or its key.
-        :raises ArchiveError: when what is there is damaged: the manifest unreadable, the payload missing or not of
-            its size; when the store can't be read.
+        :raises ArchiveError: if the archive is damaged (its manifest is not readable, or its payload is missing or of
+            another size), or the store can't be read.
         """
         key = _key(environment)
         folder = self._root / key
-        with self._reachable():
+        with explain_store_errors(self._root):
             data = filesystem.read(folder / MANIFEST)
             if data is None:
                 return None
-            mend = f"Build the environment again, or remove {redact(str(folder))}."
+            fix = f"Build the environment again, or remove {redact(str(folder))}."
             try:
                 archive = Archive.from_dict(json.loads(data))
             except (ValueError, ArchiveError) as error:
-                raise ArchiveError(f"The manifest of archive {key[:12]} can't be read: {error} {mend}") from error
+                raise ArchiveError(f"Could not read the manifest of archive {key[:12]}: {error} {fix}") from error
             if archive.key != key:
-                raise ArchiveError(f"The manifest in folder {key[:12]} is that of {archive.key[:12]}. {mend}")
+                raise ArchiveError(f"The manifest in folder {key[:12]} belongs to archive {archive.key[:12]}. {fix}")
             size = filesystem.size(folder / archive.payload)
         if size != archive.size:
-            fault = "is missing" if size is None else f"has {size} bytes instead of {archive.size}"
-            raise ArchiveError(f"The payload {archive.payload} of archive {key[:12]} {fault}. {mend}")
+            problem = "is missing" if size is None else f"has {size} bytes instead of {archive.size}"
+            raise ArchiveError(f"The payload {archive.payload} of archive {key[:12]} {problem}. {fix}")
         return archive
 
     def build(
@@ -100,199 +97,118 @@ class ArchiveStore:
         max_age: timedelta | float | None = None,
         logins: Mapping[str, Login] | None = None,
     ) -> Archive:
-        """Return the archive of an environment, having it built if need be, here or by whoever is at it already.
+        """Return the archive of an environment. Build it if necessary, or wait for the process that is building it.
 
-        An archive that `find` calls damaged is built again.
+        A damaged archive is built again. `published` of the returned archive says whether this call has published it.
 
         :param environment: what to build.
-        :param timeout: seconds until it is given up, waiting for another builder included.
-        :param progress: called with one line at a time, on what is done or waited for.
-        :param logins: of the environment's `connections`, by id.
-        :param refresh: resolve the wish again even if there is an archive; replace that if the lock has changed, or
-            if it was damaged.
-        :param max_age: the same, if the archive was built, and last looked at so, longer ago; seconds or a timedelta.
-        :raises InvalidArgumentError: if max_age is invalid, or the files it names can't be read or change.
-        :raises BuildError: when it can't be built, here or by the other builder; with the builder's own words.
-        :raises ArchiveError: when the store can't be used.
+        :param timeout: seconds until the build fails, including the time to wait for another process.
+        :param progress: called with each line of progress; by default, lines are logged.
+        :param refresh: resolve the environment again even if it has an archive. The archive is replaced only if the
+            lock has changed or the payload is damaged.
+        :param max_age: like `refresh`, if the archive was built and last checked longer ago; seconds or a timedelta.
+        :param logins: for the environment's connections, by connection id.
+        :raises InvalidArgumentError: if `max_age` is invalid, or input files can't be read or change during the build.
+        :raises BuildError: if the build fails, in this process or in the other; with the message of the failed tool.
+        :raises ArchiveError: if the store can't be used.
         """
-        say = progress or _log.info
-        freshness = RefreshPolicy(refresh=refresh, max_age=max_age)
+        log_line = progress or _log.info
+        policy = RefreshPolicy(refresh=refresh, max_age=max_age)
         deadline = Deadline(timeout, f"Building {environment.title}")
-        # Asked once, since it may read many files.
+        # Computed once, because it may read many files.
         key = environment.key
         folder = self._root / key
-        watch = Watch(say)
+        watcher = BuildWatcher(environment.title, log_line)
         while True:
             status = self.status(key)
-            watch.look(status)
-            archive = self._sound(key, say)
-            with self._reachable():
-                if archive is not None:
-                    fresh, line = freshness.judge(archive, folder)
-                    if fresh:
-                        say(line)
-                        return archive
+            watcher.check(status)
+            existing = self._find_intact(key, log_line)
+            with explain_store_errors(self._root):
+                if existing and not policy.stale_reason(existing, folder):
+                    log_line(_describe_found(existing, None))
+                    return existing
                 filesystem.make_folder(folder)
-                lease = acquire_lease(folder / BUILD, over=watch.stale_token)
+                lease = acquire_lease(folder / BUILD, replace=watcher.stale_token)
             if lease is not None:
-                with lease:
-                    # It may have been published, or looked at, between the last look and the lease.
-                    archive = self._sound(key, say)
-                    if archive is not None:
-                        with self._reachable():
-                            fresh, line = freshness.judge(archive, folder)
-                        say(line)
-                        if fresh:
-                            return archive
-                    job = Job(environment, key, lease, say, deadline, logins or {})
-                    if archive is not None and self._is_unchanged(archive, job):
-                        return archive
-                    return self._build(job, before=archive)
+                break
+            watcher.log_progress()
             time.sleep(min(deadline.left(f"waiting for another builder ({status})"), _POLL_SECONDS))
+        with lease:
+            # Another process may have published or checked the archive before the lease was acquired.
+            existing = self._find_intact(key, log_line)
+            if existing:
+                with explain_store_errors(self._root):
+                    reason = policy.stale_reason(existing, folder)
+                log_line(_describe_found(existing, reason))
+                if reason is None:
+                    return existing
+            return Build(environment, key, self._root, lease, log_line, deadline, logins or {}).run(existing)
 
     def fetch(self, archive: Archive) -> Path:
-        """Return a local path of an archive's payload, of the right size and sha256.
+        """Return a local path of an archive's payload, after checking its size and sha256.
 
-        :param archive: as `find` or `build` returned it.
-        :raises ArchiveError: when the payload is missing or not what the manifest says; when the store can't be
-            read.
+        :param archive: as returned by `find` or `build`.
+        :raises ArchiveError: if the payload is missing or damaged, or the store can't be read.
         """
         source = self._root / archive.key / archive.payload
-        with self._reachable():
+        with explain_store_errors(self._root):
             if isinstance(source, Path):
-                verify(source, archive)
+                verify_payload(source, archive)
                 return source
             cache = self._cache_dir or _user_cache()
             cached = cache / f"{archive.sha256}.payload"
             with contextlib.suppress(ArchiveError):
-                verify(cached, archive)
+                verify_payload(cached, archive)
                 return cached
             cache.mkdir(parents=True, exist_ok=True)
             with scratch_directory("fetch-", parent=cache) as scratch:
                 partial = scratch / archive.payload
-                verify(source, archive, copy_to=partial)
+                verify_payload(source, archive, copy_to=partial)
                 partial.replace(cached)
             return cached
 
     def uri(self, archive: Archive, *, expiration: float = EXPIRATION, root: str | None = None) -> str:
-        """Return where others read an archive's payload: a presigned URL where the store signs, else its plain URI.
+        """Return the URI of an archive's payload: a presigned URL if the file system signs URLs, else its plain URI.
 
-        :param expiration: seconds for which a presigned URL is good.
-        :param root: the store's address as others see it, if that is another; then nothing is signed.
-        :raises ArchiveError: when the store could sign, and has no credentials that do.
+        :param archive: as returned by `find` or `build`.
+        :param expiration: seconds until a presigned URL expires.
+        :param root: URI of this store as the cluster sees it. The returned URI is then below it and not signed.
+        :raises ArchiveError: if the file system signs URLs, but not with the credentials that it has.
         """
         if root is not None:
             return uri_under(root, archive.key, archive.payload)
-        return address(self._root / archive.key / archive.payload, expiration=expiration)
+        return presign_or_uri(self._root / archive.key / archive.payload, expiration=expiration)
 
     def status(self, environment: Environment | str) -> BuildStatus | None:
-        """Return who builds an environment and how far they are, or how the last build failed; else None.
+        """Return the status of a running build, or of the last one if it failed; else None.
 
         :param environment: the environment, or its key.
-        :raises ArchiveError: when the store can't be read.
+        :raises ArchiveError: if the store can't be read.
         """
-        with self._reachable():
+        with explain_store_errors(self._root):
             return read_status(self._root / _key(environment) / BUILD)
 
-    def list(self) -> list[Archive]:
-        """Return all archives that are whole, by key; damaged ones are named in the log.
+    def list_archives(self) -> list[Archive]:
+        """Return all intact archives, sorted by key; damaged ones are logged.
 
-        :raises ArchiveError: when the store can't be read.
+        :raises ArchiveError: if the store can't be read.
         """
-        archives = []
-        with self._reachable():
-            keys = sorted(path.name for path in filesystem.entries(self._root) if _KEY.fullmatch(path.name))
-        for key in keys:
-            try:
-                archive = self.find(key)
-            except ArchiveError as error:
-                _log.warning("%s", error)
-            else:
-                archives += [archive] if archive else []
-        return archives
+        with explain_store_errors(self._root):
+            keys = sorted(path.name for path in filesystem.list_folder(self._root) if _KEY.fullmatch(path.name))
+        found = [self._find_intact(key, _log.warning) for key in keys]
+        return [archive for archive in found if archive]
 
-    def _sound(self, key: str, say: Callable[[str], None]) -> Archive | None:
+    def _find_intact(self, key: str, log_line: Callable[[str], None]) -> Archive | None:
         try:
             return self.find(key)
         except ArchiveError as error:
-            say(f"store: {error}")
+            log_line(f"store: {error}")
             return None
 
-    def _is_unchanged(self, archive: Archive, job: Job) -> bool:
-        """Whether the wish still resolves to an archive's lock, as far as that can be told without building."""
-        lock = job.environment.resolve_lock(report=job.report, timeout=job.deadline.left(), logins=job.logins)
-        return lock is not None and self._is_kept(archive, lock, job)
 
-    def _is_kept(self, archive: Archive, lock: tuple[str, ...], job: Job) -> bool:
-        if lock != archive.lock:
-            for line in changes(archive.lock, lock):
-                job.say(f"store: {line}")
-            return False
-        try:
-            with self._reachable():
-                # In the store itself, not in this worker's cache: a refresh mends what was damaged there.
-                verify(self._root / archive.key / archive.payload, archive)
-        except ArchiveError as error:
-            job.say(f"store: {error}")
-            return False
-        with self._reachable():
-            record_check(self._root / archive.key, archive)
-        job.say(f"store: the lock of archive {archive.short_digest} has not changed: nothing is published")
-        return True
-
-    def _build(self, job: Job, *, before: Archive | None) -> Archive:
-        environment, report, deadline = job.environment, job.report, job.deadline
-        self._sweep(job.key)
-        with explain_disk_errors(environment), scratch_directory("sparkdeps-build-") as scratch:
-            prefix, moved = scratch / "built" / "prefix", scratch / "moved"
-            prefix.parent.mkdir()
-            built = environment.build(prefix, report=report, timeout=deadline.left(), logins=job.logins)
-            if before is not None and self._is_kept(before, built.lock, job):
-                return before
-            # What runs here, under another path, runs wherever it is unpacked.
-            prefix.rename(moved)
-            report("check", f"Python {built.python} and its packages, from another directory")
-            contents = scan_prefix(moved, interpreter=built.interpreter, glibc=environment.glibc)
-            report("pack", f"packages: {len(built.packages)}, {contents.unpacked_size / 1e6:.1f} MB")
-            folder = self._root / job.key
-            with filesystem.part_in(folder, scratch) as part, contextlib.ExitStack() as reachable:
-                with packing(moved, part, deadline=deadline) as packed_later:
-                    verify_prefix(moved, built, deadline=deadline)
-                reachable.enter_context(self._reachable())
-                packed = packed_later.result()
-                if environment.key != job.key:
-                    raise InvalidArgumentError(
-                        f"Files that {environment.title} names changed while it was built. Build it again."
-                    )
-                archive = make_manifest(job.key, environment, built, packed, contents)
-                report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
-                filesystem.upload(part, folder / archive.payload)
-                filesystem.write(folder / MANIFEST, json.dumps(archive.to_dict(), indent=1).encode())
-        return archive
-
-    def _sweep(self, key: str) -> None:
-        """Remove what killed builders left, unless it is so fresh that somebody may still be writing it."""
-        folder = self._root / key
-        with self._reachable():
-            published = filesystem.size(folder / MANIFEST) is not None
-            for path in filesystem.entries(folder):
-                leftover = path.name.endswith(filesystem.PART) or (path.name.startswith("env-") and not published)
-                with contextlib.suppress(FileNotFoundError):
-                    if leftover and time.time() - path.stat().st_mtime > TTL_SECONDS:
-                        path.unlink()
-
-    @contextlib.contextmanager
-    def _reachable(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise ArchiveError(
-                f"The archive store {redact(str(self._root))} can't be used: {redact(str(error)) or error!r}."
-                " Check that this worker may read and write it."
-            ) from error
-
-
-_KEY = re.compile(r"[0-9a-f]{64}")
+def _describe_found(archive: Archive, stale_reason: str | None) -> str:
+    action = f"resolving again, because {stale_reason}" if stale_reason else "nothing to build"
+    return f"store: found archive {archive.short_digest}, built {archive.created_at}: {action}"
 
 
 def _key(environment: Environment | str) -> str:
@@ -300,7 +216,7 @@ def _key(environment: Environment | str) -> str:
         return environment.key
     if not _KEY.fullmatch(environment):
         raise InvalidArgumentError(
-            f"{environment!r} is not an environment's key. Give the environment, or 64 hex digits."
+            f"{environment!r} is not the key of an environment. Give the environment, or 64 hexadecimal digits."
         )
     return environment
 

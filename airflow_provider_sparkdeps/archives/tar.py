@@ -1,4 +1,4 @@
-"""A prefix as the bytes of a tar file that can be read from any place on, by several threads at once."""
+"""A prefix as a deterministic tar stream that several threads can read at any offset."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 from airflow_provider_sparkdeps.exceptions import ArchiveError
 
 _RECORD = 512
-# 1980-01-02, since zip files, which some packages make of themselves, know no earlier time in any time zone.
+# 1980-01-02: some packages zip their own files, and zip files cannot hold earlier times in every time zone.
 _MTIME = 315_619_200
-# Depends on times and on the state of the process that wrote it. Measured with numpy, pandas and pyarrow: shipping
-# it would make the archive 18 % larger and the build 5 s longer, to save each executor 1.4 s once.
+# Bytecode is left out: it depends on times and on the process that wrote it. Measured with numpy, pandas and pyarrow:
+# it makes the archive 18 % larger and the build 5 s longer, and saves each executor 1.4 s once.
 _BYTECODE = "__pycache__"
-# From here on, tar's own header has no room for it.
+# Longer names and larger files do not fit into a plain tar header.
 _LONG_NAME, _LARGE = 100, 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file, directory or link of a prefix, by its name in the archive; nothing of when or by whom it was made."""
+    """A file, directory or link of a prefix, without its times and owner."""
 
     name: str
     kind: bytes
@@ -35,12 +35,12 @@ class Member:
     link: str = ""
 
     def header(self) -> bytes:
-        """Return what stands before its contents in a tar file of GNU's format."""
+        """Return the header of the member in GNU tar format."""
         name = os.fsencode(f"{self.name}/" if self.kind == tarfile.DIRTYPE else self.name)
         link = os.fsencode(self.link)
         if max(len(name), len(link)) > _LONG_NAME or self.size >= _LARGE:
             return self._long_header()
-        # By hand: tarfile takes ten times as long, and Python runs on one core only.
+        # Not by tarfile, which takes ten times as long and holds the GIL.
         first = b"%b%07o\x000000000\x000000000\x00%011o\x00%011o\x00" % (
             name.ljust(_LONG_NAME, b"\0"), self.mode, self.size, _MTIME,
         )  # fmt: skip
@@ -55,10 +55,10 @@ class Member:
 
 
 class TarStream:
-    """The tar file of a prefix; laid out once, and never written as such.
+    """The tar file of a prefix. Its layout is computed once; its bytes are generated when they are read.
 
-    :param prefix: the directory; its own name is not in the archive.
-    :raises ArchiveError: when it holds what is neither file, directory nor link, or what can't be read.
+    :param prefix: the directory. Its own name is not part of the archive.
+    :raises ArchiveError: if the directory contains a special file, or a file that can't be read.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -68,14 +68,14 @@ class TarStream:
         self._headers = [member.header() for member in self.members]
         sizes = (len(header) + _padded(member.size) for header, member in zip(self._headers, self.members, strict=True))
         self._starts = list(accumulate(sizes, initial=0))
-        # Two empty records end it, and it fills whole blocks of 20 records, as tar writes them.
+        # tar ends a file with two empty records, and pads it to a multiple of 20 records.
         end = self._starts[-1] + 2 * _RECORD
         self.size = end + -end % (20 * _RECORD)
 
     def read_into(self, buffer: memoryview, start: int) -> int:
-        """Fill a buffer with what stands from `start` on; return the number of bytes, which is less at the end.
+        """Fill a buffer with the bytes from `start` on; return their number, which is smaller at the end.
 
-        :raises ArchiveError: when a file can't be read, or is no longer what it was.
+        :raises ArchiveError: if a file can't be read or has changed.
         """
         length = min(len(buffer), self.size - start)
         at = 0
@@ -95,9 +95,9 @@ class TarStream:
             at = len(part)
         in_file = offset + at - len(header)
         if 0 <= in_file < member.size and at < len(buffer):
-            wanted = min(len(buffer) - at, member.size - in_file)
-            self._read_file(member, buffer[at : at + wanted], in_file)
-            at, in_file = at + wanted, in_file + wanted
+            count = min(len(buffer) - at, member.size - in_file)
+            self._read_file(member, buffer[at : at + count], in_file)
+            at, in_file = at + count, in_file + count
         padding = min(len(buffer) - at, _padded(member.size) - in_file) if in_file >= member.size else 0
         buffer[at : at + padding] = bytes(padding)
         return at + padding
@@ -111,7 +111,7 @@ class TarStream:
                     count = os.preadv(file, [buffer[at:]], offset + at)
                     if not count:
                         raise ArchiveError(
-                            f"{member.name} was changed while it was packed. Build the environment again."
+                            f"Could not pack {member.name}: it changed while it was read. Build the environment again."
                         )
                     at += count
             finally:
@@ -120,11 +120,11 @@ class TarStream:
 
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Tell what is the prefix's fault from what is that of the disk that the archive goes to."""
+    """Raise an error of the prefix as an ArchiveError, unlike one of the disk that the archive is written to."""
     try:
         yield
     except OSError as error:
-        raise ArchiveError(f"{name} can't be read to be packed: {error}. Build the environment again.") from error
+        raise ArchiveError(f"Could not pack {name}: {error}. Build the environment again.") from error
 
 
 def _padded(size: int) -> int:
@@ -138,12 +138,14 @@ def _members(directory: str, below: str) -> Iterator[Member]:
                 continue
             name = f"{below}{entry.name}"
             if entry.is_symlink():
-                yield Member(name, tarfile.SYMTYPE, 0o777, link=os.readlink(entry.path))  # noqa: PTH115 - as it is
+                yield Member(name, tarfile.SYMTYPE, 0o777, link=os.readlink(entry.path))  # noqa: PTH115 - unchanged
             elif entry.is_dir():
                 yield Member(name, tarfile.DIRTYPE, 0o755)
                 yield from _members(entry.path, f"{name}/")
             else:
                 facts = entry.stat(follow_symlinks=False)
                 if not stat.S_ISREG(facts.st_mode):
-                    raise ArchiveError(f"{name} is neither file, directory nor link and can't be packed.")
+                    raise ArchiveError(
+                        f"Could not pack {name}: it is not a file, directory or link. Remove it from the environment."
+                    )
                 yield Member(name, tarfile.REGTYPE, 0o755 if facts.st_mode & stat.S_IXUSR else 0o644, facts.st_size)

@@ -1,4 +1,4 @@
-"""Addresses at which others than the worker read payloads, and what of them must not be shown."""
+"""URIs of payloads for executors: presigned URLs, quoting, and validation of a store's URI."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from airflow_provider_sparkdeps.archives.filesystem import StorePath
 
 EXPIRATION = 24 * 3600.0
-"""Seconds for which a presigned URL is good, unless told otherwise."""
+"""Default lifetime of a presigned URL, in seconds."""
 EXPIRATION_BOUNDS = (60.0, 7 * 24 * 3600.0)
-"""The shortest that is of use, and the longest that S3 and Google Cloud Storage sign."""
+"""Shortest useful lifetime of a presigned URL, and the longest that S3 and Google Cloud Storage sign; in seconds."""
 
-# What may stand as it is in the path and in the query of a URI. Quotes, backslashes, blanks, `$` and braces may not:
-# they would also mean something in SQL.
+# Characters of a path, a query and an authority that are not escaped. Quotes, backslashes, spaces, `$` and braces are
+# escaped, because they have a meaning in SQL, too.
 _IN_PATH = "/:@!~*()+,=&;-._"
 _IN_QUERY = _IN_PATH + "?"
 _IN_AUTHORITY = _IN_PATH + "[]"
@@ -31,16 +31,16 @@ _SECRET_NAME = re.compile(r"token|secret|passw|credential|signature|sig$|key", r
 _QUERY = re.compile(r"([a-z][a-z0-9+.-]*:/{1,3}[^\s?'\"<>]*)\?[^\s'\"<>]*", re.IGNORECASE)
 
 
-def address(path: StorePath, *, expiration: float) -> str:
-    """Return a presigned URL of a file where its file system signs, else its plain URI.
+def presign_or_uri(path: StorePath, *, expiration: float) -> str:
+    """Return a presigned URL of a file if its file system signs URLs, else its plain URI.
 
-    :param expiration: seconds for which a presigned URL is good.
-    :raises ArchiveError: the file system could sign, but has no credentials that do.
+    :param expiration: seconds until a presigned URL expires.
+    :raises ArchiveError: if the file system signs URLs, but not with the credentials that it has.
     """
     if isinstance(path, Path):
         return path.as_uri()
     plain = str(path)
-    # Airflow's `ObjectStoragePath` shows its connection there.
+    # Airflow's `ObjectStoragePath` includes its connection id.
     if conn_id := getattr(path, "conn_id", None):
         plain = plain.replace(f"://{conn_id}@", "://", 1)
     try:
@@ -50,66 +50,67 @@ def address(path: StorePath, *, expiration: float) -> str:
         return plain if scheme in _WEB else f"{scheme}://{quote(rest, safe=_IN_PATH)}"
     except Exception as error:
         raise ArchiveError(
-            f"no presigned URL can be had for {redact(plain)} ({redact(str(error)) or type(error).__name__}): give "
-            "[sparkdeps] archive_store_conn_id a connection with credentials that sign, or name in the Spark "
-            "connection's archive_store_uri where the cluster reads the store"
+            f"Could not presign {redact(plain)}: {redact(str(error)) or type(error).__name__}. Set [sparkdeps]"
+            " archive_store_conn_id to a connection whose credentials can sign URLs, or set archive_store_uri of the"
+            " Spark connection to the URI at which the cluster reads the store."
         ) from error
 
 
 def uri_under(root: str, *names: str) -> str:
-    """Return the address of what is below a root, in front of the root's query if it has one.
+    """Return the URI of a file below a root. A query of the root is kept at the end.
 
-    :param root: a URI, as `validate_store_uri` wants it.
-    :param names: of folders and, last, the file.
+    :param root: a URI that `validate_store_uri` accepts.
+    :param names: of the folders and the file.
     """
     parts = urlsplit(root.strip())
     path = "/".join([parts.path.rstrip("/"), *map(quote, names)])
     return quote_uri(f"{parts.scheme}://{parts.netloc}{path}{_query(parts.query)}")
 
 
-def quote_uri(text: str) -> str:
-    """Return an address with all escaped that a URI can't hold as it is, or that has a meaning in SQL."""
-    parts = urlsplit(text)
+def quote_uri(uri: str) -> str:
+    """Return a URI in which all characters that are invalid, or have a meaning in SQL, are escaped."""
+    parts = urlsplit(uri)
     netloc, path = _escape(parts.netloc, _IN_AUTHORITY), _escape(parts.path, _IN_PATH)
     return f"{parts.scheme}://{netloc}{path}{_query(_escape(parts.query, _IN_QUERY))}"
 
 
 def validate_store_uri(root: str, name: str) -> None:
-    """Refuse what can't be the root of a store as a cluster sees it.
+    """Check that a cluster can read a store at a URI.
 
-    :param root: such as `hdfs://namenode/team/archives`.
-    :param name: of the field, for the message, which shows no credentials.
-    :raises InvalidArgumentError: it is no absolute URI, or has parts that Spark does not take.
+    :param root: the URI, e.g. `hdfs://namenode/team/archives`.
+    :param name: of the argument, for messages. They contain no credentials.
+    :raises InvalidArgumentError: if it is not an absolute URI, or has parts that Spark does not support.
     """
     shown = repr(redact(root.partition("?")[0]))
     if not _SCHEME.match(root):
         raise InvalidArgumentError(
-            f"{name} {shown} is no address: write scheme and path, such as s3a://bucket/sparkdeps, or "
-            "file:///mnt/team/sparkdeps"
+            f"{name}={shown} is not a URI. Write a scheme and a path, e.g. s3a://bucket/sparkdeps or"
+            " file:///mnt/team/sparkdeps."
         )
     try:
         parts = urlsplit(root)
         web = parts.scheme in _WEB
         _ = parts.port if web else None
     except ValueError:
-        raise InvalidArgumentError(
-            f"{name} {shown} can't be read as an address: write such as https://host/sparkdeps"
-        ) from None
+        raise InvalidArgumentError(f"{name}={shown} is not a valid URL. Write e.g. https://host/sparkdeps.") from None
     if parts.scheme == "local":
         raise InvalidArgumentError(
-            f"{name} {shown}: Spark ships no file of local://: write file:// and a path that its driver reads"
+            f"{name}={shown} is not supported: Spark does not distribute files from local://. Write file:// and a path"
+            " that the Spark driver can read."
         )
     if not _AUTHORITY.fullmatch(parts.netloc) or (web and not parts.hostname):
         raise InvalidArgumentError(
-            f"{name} {shown} names no host that can be meant: write such as {parts.scheme}://host/sparkdeps"
+            f"{name}={shown} does not have a valid host. Write e.g. {parts.scheme}://host/sparkdeps."
         )
     if parts.password or (web and "@" in parts.netloc):
         raise InvalidArgumentError(
-            f"{name} {shown} holds a user or a password, which Spark doesn't send: take it out, and give the cluster "
-            "access of its own"
+            f"{name}={shown} contains a user name or a password, which Spark does not send. Remove it, and configure"
+            " the cluster's own access."
         )
     if parts.fragment or (parts.query and not web):
-        raise InvalidArgumentError(f"{name} {shown}: write # as %23 and ? as %3F in a path")
+        raise InvalidArgumentError(
+            f"{name}={shown} contains # or ?, which would end the path. Write %23 instead of # and %3F instead of ?."
+        )
 
 
 def secrets_in(uri: str | None) -> list[str]:
@@ -125,10 +126,10 @@ def without_secrets(text: str) -> str:
     return _QUERY.sub(r"\1?***", text)
 
 
-def _query(text: str) -> str:
-    return f"?{text}" if text else ""
+def _query(query: str) -> str:
+    return f"?{query}" if query else ""
 
 
-def _escape(text: str, safe: str) -> str:
-    # What is escaped already stays so; any other percent sign is meant as such.
-    return quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", text), safe=safe + "%")
+def _escape(part: str, safe: str) -> str:
+    # Escaped characters stay as they are. Any other percent sign is literal.
+    return quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", part), safe=safe + "%")

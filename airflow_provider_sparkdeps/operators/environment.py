@@ -1,4 +1,4 @@
-"""The operator that builds an environment's archive."""
+"""BuildEnvironmentOperator: builds the archive of an environment."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_provider_sparkdeps.configuration import archive_store, build_timeout, logins_for
-from airflow_provider_sparkdeps.exceptions import ArchiveError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_sparkdeps.archives import ArchiveStore
     from airflow_provider_sparkdeps.environments import Environment
 
 
 class BuildEnvironmentOperator(BaseOperator):
-    """Builds an environment, unless its archive is in the store already; returns the archive as a dict.
+    """Builds an environment, unless its archive is already in the store, and returns the archive as a dict.
 
-    XCom has, under the key `published`, whether the archive is a new one.
+    Pushes the XCom `published`: whether this task has published a new archive.
 
-    :param environment: what to build.
-    :param archive_store: directory or URL instead of `[sparkdeps] archive_store`. (templated)
-    :param build_timeout: seconds, instead of `[sparkdeps] build_timeout`.
-    :param refresh: resolve again even if there is an archive; publish a new one only if the lock has changed.
-    :param max_age: the same, if the archive was built, and last looked at so, longer ago; seconds or a timedelta.
+    :param environment: the environment to build.
+    :param archive_store: directory or URL of the store; by default `[sparkdeps] archive_store`. (templated)
+    :param build_timeout: seconds until the build fails; by default `[sparkdeps] build_timeout`.
+    :param refresh: resolve the environment again even if it has an archive. A new archive is published only if the lock
+        has changed or the payload is damaged.
+    :param max_age: like `refresh`, if the archive was built and last checked longer ago; seconds or a timedelta.
     """
 
     template_fields: Sequence[str] = ("archive_store",)
@@ -51,9 +50,7 @@ class BuildEnvironmentOperator(BaseOperator):
         self.max_age = max_age
 
     def execute(self, context: Context) -> dict[str, Any]:
-        store = archive_store(self.archive_store)
-        before = _digest(store, self.environment)
-        archive = store.build(
+        archive = archive_store(self.archive_store).build(
             self.environment,
             timeout=build_timeout(self.build_timeout),
             progress=self.log.info,
@@ -61,13 +58,5 @@ class BuildEnvironmentOperator(BaseOperator):
             max_age=self.max_age,
             logins=logins_for(self.environment),
         )
-        context["ti"].xcom_push(key="published", value=archive.sha256 != before)
+        context["ti"].xcom_push(key="published", value=archive.published)
         return archive.to_dict()
-
-
-def _digest(store: ArchiveStore, environment: Environment) -> str | None:
-    try:
-        archive = store.find(environment)
-    except ArchiveError:
-        return None  # damaged: it will be built again
-    return archive.sha256 if archive else None

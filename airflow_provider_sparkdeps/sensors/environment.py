@@ -1,4 +1,4 @@
-"""The sensor that waits for an environment's archive to be built."""
+"""EnvironmentSensor: waits for the archive of an environment."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
+from airflow_provider_sparkdeps.archives.status import BuildWatcher
 from airflow_provider_sparkdeps.configuration import archive_store, default_deferrable
 from airflow_provider_sparkdeps.environments import Environment
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
-from airflow_provider_sparkdeps.triggers.environment import BuildWatch, EnvironmentTrigger
+from airflow_provider_sparkdeps.triggers.environment import EnvironmentTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
 class EnvironmentSensor(BaseSensorOperator):
-    """Waits until the archive of an environment is in the store; its XCom is the archive as a dict.
+    """Waits until the archive of an environment is in the store, and returns the archive as a dict.
 
-    Fails at once, with the builder's own error, when the build fails. Failures from before the DAG run do not count:
-    somebody may be about to build.
+    Fails as soon as the build fails, with the error message of the builder. Builds that failed before the DAG run
+    started are ignored, because the build may be about to be retried.
 
-    :param environment: what is waited for.
-    :param archive_store: directory or URL instead of `[sparkdeps] archive_store`. (templated)
+    :param environment: the environment to wait for.
+    :param archive_store: directory or URL of the store; by default `[sparkdeps] archive_store`. (templated)
     :param deferrable: wait in the triggerer, without a worker slot.
-    :raises InvalidArgumentError: at DAG parse, when `environment` is none.
+    :raises InvalidArgumentError: if `environment` is not an environment.
     """
 
     template_fields: Sequence[str] = ("archive_store",)
@@ -43,7 +44,8 @@ class EnvironmentSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         if not isinstance(environment, Environment):
             raise InvalidArgumentError(
-                f"environment is a {type(environment).__name__}: give an environment, as the builder has"
+                f"environment must be an Environment, not a {type(environment).__name__}. Pass the one that is built,"
+                " e.g. a VenvEnvironment."
             )
         self.environment = environment
         self.archive_store = archive_store
@@ -52,15 +54,15 @@ class EnvironmentSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         if not self.deferrable:
             return super().execute(context)
-        ready = self.poke(context)
-        if isinstance(ready, PokeReturnValue):
-            return ready.xcom_value
+        result = self.poke(context)
+        if isinstance(result, PokeReturnValue):
+            return result.xcom_value
         self.defer(
             trigger=EnvironmentTrigger(
                 key=self.environment.key,
                 title=self.environment.title,
                 archive_store=self.archive_store,
-                since=_since(context),
+                failed_since=_run_start(context),
                 poke_interval=self.poke_interval,
             ),
             method_name="execute_complete",
@@ -68,21 +70,25 @@ class EnvironmentSensor(BaseSensorOperator):
         )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Called when the trigger has seen the archive, or the failure of its build.
+        """Return the archive from the trigger's event.
 
-        :raises BuildError: the build failed, or the store can't be read.
+        :raises BuildError: if the build failed, or the store can't be read.
         """
         if "error" in event:
             raise BuildError(event["error"])
         return dict(event["archive"])
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        watch = BuildWatch(archive_store(self.archive_store), self.environment.key, self.environment.title)
-        archive, line = watch.look(since=_since(context))
-        self.log.info("%s", line)
-        return PokeReturnValue(is_done=True, xcom_value=archive) if archive else False
+        store = archive_store(self.archive_store)
+        if archive := store.find(self.environment):
+            self.log.info("Found archive %s of %s.", archive.short_digest, self.environment.title)
+            return PokeReturnValue(is_done=True, xcom_value=archive.to_dict())
+        watcher = BuildWatcher(self.environment.title, self.log.info, failed_since=_run_start(context))
+        watcher.check(store.status(self.environment))
+        watcher.log_progress()
+        return False
 
 
-def _since(context: Context) -> float:
+def _run_start(context: Context) -> float:
     started = context["dag_run"].start_date
     return started.timestamp() if started else 0.0

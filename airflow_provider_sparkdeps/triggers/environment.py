@@ -1,4 +1,4 @@
-"""The trigger that waits for an environment's archive, and what it shares with the sensor."""
+"""EnvironmentTrigger: waits for the archive of an environment in the triggerer."""
 
 from __future__ import annotations
 
@@ -8,48 +8,19 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_sparkdeps.archives import ArchiveStore
+from airflow_provider_sparkdeps.archives.status import BuildWatcher
 from airflow_provider_sparkdeps.configuration import archive_store
-from airflow_provider_sparkdeps.exceptions import BuildError, SparkDepsError
-
-
-class BuildWatch:
-    """Looks whether an archive is there, and at who builds it.
-
-    :param store: where it will be.
-    :param key: the environment's key.
-    :param title: what people call the environment.
-    """
-
-    def __init__(self, store: ArchiveStore, key: str, title: str) -> None:
-        self._store = store
-        self._key = key
-        self._title = title
-
-    def look(self, *, since: float) -> tuple[dict[str, Any] | None, str]:
-        """Return the archive as a dict, or None, and a line for the log.
-
-        :param since: seconds since the epoch; a build that failed earlier does not count.
-        :raises BuildError: the build failed; the message is the builder's.
-        """
-        if archive := self._store.find(self._key):
-            return archive.to_dict(), f"{self._title}: archive {archive.short_digest} is there"
-        status = self._store.status(self._key)
-        if status is None or (status.state == "failed" and status.heartbeat < since):
-            return None, f"{self._title}: nobody builds it yet"
-        if status.state == "failed":
-            raise BuildError(f"{self._title}: the build by {status.host}:{status.pid} failed: {status.error}")
-        return None, f"{self._title}: {status}"
+from airflow_provider_sparkdeps.exceptions import SparkDepsError
 
 
 class EnvironmentTrigger(BaseTrigger):
-    """Fires when an environment's archive is in the store, or its build has failed.
+    """Fires when the archive of an environment is in the store, or its build has failed.
 
-    :param key: the environment's key.
-    :param title: what people call the environment.
-    :param archive_store: directory or URL instead of `[sparkdeps] archive_store`.
-    :param since: seconds since the epoch; a build that failed earlier does not count.
-    :param poke_interval: seconds between two looks.
+    :param key: key of the environment.
+    :param title: of the environment, for logs and errors.
+    :param archive_store: directory or URL of the store; by default `[sparkdeps] archive_store`.
+    :param failed_since: seconds since the epoch. Builds that failed earlier are ignored.
+    :param poke_interval: seconds between two checks.
     """
 
     def __init__(
@@ -58,14 +29,14 @@ class EnvironmentTrigger(BaseTrigger):
         key: str,
         title: str,
         archive_store: str | None = None,
-        since: float = 0.0,
+        failed_since: float = 0.0,
         poke_interval: float = 60.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.key = key
         self.title = title
         self.archive_store = archive_store
-        self.since = since
+        self.failed_since = failed_since
         self.poke_interval = poke_interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -75,23 +46,22 @@ class EnvironmentTrigger(BaseTrigger):
                 "key": self.key,
                 "title": self.title,
                 "archive_store": self.archive_store,
-                "since": self.since,
+                "failed_since": self.failed_since,
                 "poke_interval": self.poke_interval,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        # In threads: the triggerer's loop is shared, and a store may be a slow file system.
+        watcher = BuildWatcher(self.title, self.log.info, failed_since=self.failed_since)
+        # Threads, because the store may be a slow file system and other triggers share the event loop.
         try:
             store = await asyncio.to_thread(archive_store, self.archive_store)
-            watch = BuildWatch(store, self.key, self.title)
-            while True:
-                archive, line = await asyncio.to_thread(watch.look, since=self.since)
-                self.log.info("%s", line)
-                if archive:
-                    break
+            while not (archive := await asyncio.to_thread(store.find, self.key)):
+                watcher.check(await asyncio.to_thread(store.status, self.key))
+                watcher.log_progress()
                 await asyncio.sleep(self.poke_interval)
         except SparkDepsError as error:
             yield TriggerEvent({"error": str(error)})
         else:
-            yield TriggerEvent({"archive": archive})
+            self.log.info("Found archive %s of %s.", archive.short_digest, self.title)
+            yield TriggerEvent({"archive": archive.to_dict()})

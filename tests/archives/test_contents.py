@@ -42,7 +42,7 @@ def test_sizes_are_told_by_package(prefix: Path) -> None:
 
 
 def test_the_names_to_import_its_packages_by_are_told(copied: Path) -> None:
-    assert scan_prefix(copied, interpreter=None).modules == ["markupsafe", "six", "tabulate"]
+    assert scan_prefix(copied, interpreter=None).modules == ("markupsafe", "six", "tabulate")
     (packages,) = copied.glob("lib/python3.*/site-packages")
     (packages / "_native.cpython-311-x86_64-linux-gnu.so").write_bytes(b"")
     (packages / "space/inner").mkdir(parents=True)
@@ -50,7 +50,7 @@ def test_the_names_to_import_its_packages_by_are_told(copied: Path) -> None:
     (packages / "elsewhere/hidden.py").write_text("")
     (packages / "more.pth").write_text("import sys; sys.path\n# no\nelsewhere\n/nowhere\n")
     modules = scan_prefix(copied, interpreter=None).modules
-    assert modules == ["_native", "elsewhere", "hidden", "markupsafe", "six", "space", "tabulate"]
+    assert modules == ("_native", "elsewhere", "hidden", "markupsafe", "six", "space", "tabulate")
 
 
 def test_of_a_prefix_without_packages_to_look_at_the_modules_are_not_known(tmp_path: Path) -> None:
@@ -75,5 +75,5 @@ def test_a_script_bound_to_this_machine_is_named(copied: Path) -> None:
 
 
 def test_a_missing_interpreter_is_named(prefix: Path) -> None:
-    with pytest.raises(ArchiveError, match="no bin/nothing that can be run"):
+    with pytest.raises(ArchiveError, match="bin/nothing is missing or not executable"):
         scan_prefix(prefix, interpreter="bin/nothing")

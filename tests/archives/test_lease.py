@@ -14,7 +14,8 @@ import pytest
 from upath import UPath
 
 from airflow_provider_sparkdeps.archives import lease as lease_module
-from airflow_provider_sparkdeps.archives.lease import acquire_lease, read_status
+from airflow_provider_sparkdeps.archives.lease import acquire_lease
+from airflow_provider_sparkdeps.archives.status import read_status
 from airflow_provider_sparkdeps.exceptions import BuildError
 
 
@@ -61,10 +62,10 @@ def test_while_it_is_held_it_tells_who_and_how_far(path: Path, monkeypatch: pyte
         while (status := read_status(path)) is None or status.phase != "install":
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert (status.state, status.phase, status.abandoned) == ("building", "install", False)
+        assert (status.state, status.phase, status.is_stale) == ("building", "install", False)
         assert status.progress == "from https://***@example.com"
         assert status.heartbeat_age < 5
-        assert f":{status.pid} is building for " in str(status)
+        assert f":{status.pid} has been building for " in str(status)
     assert read_status(path) is None
 
 
@@ -103,7 +104,7 @@ def test_a_silent_builder_elsewhere_is_superseded(path: Path) -> None:
 def test_a_builder_whose_clock_is_ahead_is_superseded_by_who_saw_it_silent(path: Path) -> None:
     of_another_host(path, age=-1000)
     assert acquire_lease(path) is None
-    assert acquire_lease(path, over="theirs")
+    assert acquire_lease(path, replace="theirs")
 
 
 def test_a_dead_builder_on_this_machine_is_superseded_at_once(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_dead_builder_on_this_machine_is_superseded_at_once(tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", code, tmp_path / "build.json"], check=False)
     status = read_status(tmp_path / "build.json")
     assert status
-    assert status.abandoned
+    assert status.is_stale
     assert acquire_lease(tmp_path / "build.json")
 
 

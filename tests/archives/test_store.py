@@ -87,14 +87,14 @@ def copied(built: tuple[Path, Archive], tmp_path: Path) -> tuple[Path, Archive]:
 
 def test_what_is_built_is_found_fetched_and_listed(store: ArchiveStore) -> None:
     assert store.find(SIX) is None
-    assert store.list() == []
+    assert store.list_archives() == []
     lines: list[str] = []
     archive = store.build(SIX, timeout=60, progress=lines.append)
     assert [line.partition(":")[0] for line in lines if not line.startswith("install")] == [
-        "resolve", "check", "pack", "publish",
+        "resolve", "verify", "pack", "publish",
     ]  # fmt: skip
     assert store.find(SIX) == store.find(SIX.key) == archive
-    assert store.list() == [archive]
+    assert store.list_archives() == [archive]
     assert store.status(SIX) is None
     payload = store.fetch(archive)
     assert payload.stat().st_size == archive.size
@@ -107,7 +107,7 @@ def test_what_is_built_is_found_fetched_and_listed(store: ArchiveStore) -> None:
 def test_what_is_there_is_not_built_again(copied: tuple[Path, Archive]) -> None:
     lines: list[str] = []
     assert ArchiveStore(copied[0]).build(SIX, timeout=60, progress=lines.append) == copied[1]
-    assert lines == [f"store: archive {copied[1].short_digest} is there, of {copied[1].created_at}: nothing to build"]
+    assert lines == [f"store: found archive {copied[1].short_digest}, built {copied[1].created_at}: nothing to build"]
 
 
 def test_roots_may_be_written_in_any_way(
@@ -121,16 +121,16 @@ def test_roots_may_be_written_in_any_way(
 
 @pytest.mark.parametrize("root", ["nosuch://bucket/folder", "hdfsx://x"])
 def test_a_root_without_a_file_system_is_refused(root: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="no file system for an archive store at"):
+    with pytest.raises(InvalidArgumentError, match="Could not open an archive store at"):
         ArchiveStore(root)
 
 
 def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = ArchiveStore(tmp_path / "file")
-    with pytest.raises(ArchiveError, match=f"The archive store {tmp_path}/file can't be used"):
+    with pytest.raises(ArchiveError, match=f"Could not use the archive store {tmp_path}/file: "):
         store.find(SIX)
-    with pytest.raises(ArchiveError, match="can't be used"):
+    with pytest.raises(ArchiveError, match="Could not use the archive store"):
         store.build(SIX, timeout=60)
 
 
@@ -152,13 +152,15 @@ def test_builders_of_one_key_at_once_build_it_once(tmp_path: Path) -> None:
     assert len({output.rpartition("archive: ")[2] for output in outputs}) == 1
     assert sum("pack:" in output for output in outputs) == 1
     # A late one finds the archive, the others wait for it.
-    assert all("pack:" in output or "is building for" in output or "is there" in output for output in outputs)
+    assert all(
+        "pack:" in output or "has been building for" in output or "found archive" in output for output in outputs
+    )
 
 
 def test_two_builders_that_know_nothing_of_each_other_do_no_harm(tmp_path: Path) -> None:
     code = (
         "from airflow_provider_sparkdeps.archives import store, lease\nimport os\n"
-        "store.acquire_lease = lambda path, over=None: "
+        "store.acquire_lease = lambda path, replace=None: "
         "lease.acquire_lease(path.with_name(f'build-{os.getpid()}.json'))\n"
     ) + BUILDER
     processes = [builder(tmp_path / "store", tmp=tmp_path / f"tmp{number}", code=code) for number in range(2)]
@@ -166,7 +168,7 @@ def test_two_builders_that_know_nothing_of_each_other_do_no_harm(tmp_path: Path)
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert sum("pack:" in output for output in outputs) == 2
     store = ArchiveStore(tmp_path / "store")
-    (archive,) = store.list()
+    (archive,) = store.list_archives()
     store.fetch(archive)
 
 
@@ -176,9 +178,9 @@ class TestAKilledBuild:
     def survive(self, root: Path, tmp: Path, environment: VenvEnvironment) -> None:
         store = ArchiveStore(root)
         assert store.find(environment) is None
-        assert store.list() == []
+        assert store.list_archives() == []
         status = store.status(environment)
-        assert status is None or status.abandoned
+        assert status is None or status.is_stale
         start = time.monotonic()
         with builder(root, tmp=tmp, environment=environment) as process:
             output = process.communicate()[0]
@@ -192,7 +194,7 @@ class TestAKilledBuild:
 
     @pytest.mark.parametrize(
         ("phase", "environment"),
-        [("resolve", SIX), ("install", SIX), ("relocate", WHOLE), ("check", WHOLE), ("pack", WHOLE), ("publish", SIX)],
+        [("resolve", SIX), ("install", SIX), ("relocate", WHOLE), ("verify", WHOLE), ("pack", WHOLE), ("publish", SIX)],
         ids=lambda value: value if isinstance(value, str) else "",
     )
     def test_in_any_phase(self, phase: str, environment: VenvEnvironment, tmp_path: Path) -> None:
@@ -275,7 +277,7 @@ def test_another_hosts_dead_lease_is_taken_over(tmp_path: Path) -> None:
     store = ArchiveStore(tmp_path)
     status = store.status(SIX)
     assert status
-    assert status.abandoned
+    assert status.is_stale
     assert store.build(SIX, timeout=30).created_by.endswith(f":{os.getpid()}")
 
 
@@ -294,10 +296,10 @@ def test_who_waits_says_for_whom_and_gets_the_other_builders_error_at_once(tmp_p
     thread.start()
     lines: list[str] = []
     start = time.monotonic()
-    with pytest.raises(BuildError, match=r":\d+, whose build was waited for, failed: the resolver says no"):
+    with pytest.raises(BuildError, match=r":\d+ could not build venv of six.*: the resolver says no"):
         store.build(SIX, timeout=30, progress=lines.append)
     assert time.monotonic() - start < 5
-    assert f":{os.getpid()} is building for" in lines[0]
+    assert f":{os.getpid()} has been building for" in lines[0]
     thread.join()
 
 
@@ -305,7 +307,7 @@ def test_waiting_is_bounded_and_the_error_says_for_whom(tmp_path: Path) -> None:
     (tmp_path / SIX.key).mkdir()
     lease = acquire_lease(tmp_path / SIX.key / "build.json")
     assert lease
-    with lease, pytest.raises(BuildError, match=rf"waiting for another builder \(\S+:{os.getpid()} is building"):
+    with lease, pytest.raises(BuildError, match=rf"waiting for another builder \(\S+:{os.getpid()} has been building"):
         ArchiveStore(tmp_path).build(SIX, timeout=1)
 
 
@@ -342,7 +344,9 @@ def test_a_full_disk_is_told_with_the_place_and_the_mend(tmp_path: Path, monkeyp
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, hard))  # files fail to grow, as on a full disk
     try:
-        with pytest.raises(BuildError, match=rf"failed on this machine: .* It works in {tmp_path}.* set TMPDIR"):
+        with pytest.raises(
+            BuildError, match=rf"Could not build .* on this machine: .* The build used {tmp_path}.* set TMPDIR"
+        ):
             ArchiveStore(tmp_path / "store").build(WHOLE, timeout=60)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -362,7 +366,7 @@ class TestDamage:
             store.find(SIX)
         with pytest.raises(ArchiveError, match="bytes instead of"):
             store.fetch(archive)
-        assert store.list() == []
+        assert store.list_archives() == []
         assert list((root / archive.key).iterdir())
 
     def test_a_flipped_bit_is_found_before_anyone_uses_it(self, copied: tuple[Path, Archive]) -> None:
@@ -381,14 +385,14 @@ class TestDamage:
         (root / archive.key / archive.payload).unlink()
         with pytest.raises(ArchiveError, match="is missing"):
             ArchiveStore(root).find(SIX)
-        with pytest.raises(ArchiveError, match="is gone from the store"):
+        with pytest.raises(ArchiveError, match="is no longer in the store"):
             ArchiveStore(root).fetch(archive)
 
     def test_without_its_manifest_a_payload_is_nothing(self, copied: tuple[Path, Archive]) -> None:
         root, archive = copied
         (root / archive.key / "manifest.json").unlink()
         assert ArchiveStore(root).find(SIX) is None
-        assert ArchiveStore(root).list() == []
+        assert ArchiveStore(root).list_archives() == []
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"format": 1}'])
     def test_a_manifest_that_cannot_be_read_is_an_error_that_names_the_mend(
@@ -396,14 +400,16 @@ class TestDamage:
     ) -> None:
         root, archive = copied
         (root / archive.key / "manifest.json").write_bytes(content)
-        with pytest.raises(ArchiveError, match=r"can't be read: .* Build the environment again, or remove"):
+        with pytest.raises(
+            ArchiveError, match=r"Could not read the manifest .* Build the environment again, or remove"
+        ):
             ArchiveStore(root).find(SIX)
 
     def test_another_archives_manifest_is_an_error(self, copied: tuple[Path, Archive]) -> None:
         root, archive = copied
         manifest = root / archive.key / "manifest.json"
         manifest.write_text(json.dumps(replace(archive, key="0" * 64).to_dict()))
-        with pytest.raises(ArchiveError, match="is that of 000000000000"):
+        with pytest.raises(ArchiveError, match="belongs to archive 000000000000"):
             ArchiveStore(root).find(SIX)
 
     def test_a_builder_says_what_is_wrong_and_builds_again(self, copied: tuple[Path, Archive]) -> None:

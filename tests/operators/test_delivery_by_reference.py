@@ -18,6 +18,7 @@ from airflow.sdk.log import redact
 from pyspark.sql.functions import udf
 
 from airflow_provider_sparkdeps.archives import Archive
+from airflow_provider_sparkdeps.archives.manifest import Contents
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.operators.spark_connect import SparkConnectPythonOperator
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
@@ -54,7 +55,7 @@ def archive(payload: bytes) -> Archive:
         packages={},
         lock=(),
         environment={"kind": "venv"},
-        contents={},
+        contents=Contents(),
         created_at="2026-11-20T00:00:00+00:00",
         created_by="host:1",
     )

@@ -33,7 +33,7 @@ def build(store: Path, *requirements: str, **environ: str) -> tuple[Archive, int
     """Build in a process of its own; return the archive and the most memory that any process of it had, in bytes."""
     command = [sys.executable, "-m", "airflow_provider_sparkdeps.cli", "build", "--store", store, *requirements]
     subprocess.run(command, env={**os.environ, **environ}, check=True, timeout=1800)
-    (archive,) = ArchiveStore(store).list()
+    (archive,) = ArchiveStore(store).list_archives()
     return archive, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
@@ -49,8 +49,8 @@ def test_an_environment_of_a_gigabyte_is_built_in_little_memory_and_runs(
 ) -> None:
     """`SPARKDEPS_SOAK_TORCH` may name another requirement, such as one of a CPU build in `UV_FIND_LINKS`."""
     archive, peak = build(tmp_path, os.environ.get("SPARKDEPS_SOAK_TORCH", "torch"), "pyarrow", "numpy")
-    print(f"{archive.contents['unpacked_size'] / MEGABYTE:.0f} MB unpacked, peak memory {peak / MEGABYTE:.0f} MB")
-    assert archive.contents["unpacked_size"] > 700 * MEGABYTE
+    print(f"{archive.contents.unpacked_size / MEGABYTE:.0f} MB unpacked, peak memory {peak / MEGABYTE:.0f} MB")
+    assert archive.contents.unpacked_size > 700 * MEGABYTE
     assert peak < 300 * MEGABYTE
 
     def multiply(_):

@@ -1,8 +1,9 @@
-"""An archive's manifest, for tests that need no payload."""
+"""A manifest for tests that need no payload."""
 
 from __future__ import annotations
 
 from airflow_provider_sparkdeps.archives import Archive
+from airflow_provider_sparkdeps.archives.manifest import Contents
 
 ARCHIVE = Archive(
     key="a" * 64,
@@ -16,7 +17,7 @@ ARCHIVE = Archive(
     packages={"six": "1.17.0"},
     lock=("six==1.17.0",),
     environment={"kind": "venv", "requirements": ["six"]},
-    contents={"files": 2, "unpacked_size": 34, "package_sizes": {"six": 34}, "glibc": None},
+    contents=Contents(files=2, unpacked_size=34, package_sizes={"six": 34}, modules=("six",)),
     created_at="2026-11-20T00:00:00+00:00",
     created_by="host:1",
 )

@@ -37,7 +37,7 @@ class ExecutorModules:
         cls, archive: Archive | None, *, py_files: Sequence[str | Path] = (), root: Path | None = None
     ) -> ExecutorModules:
         """Read what an archive's manifest says; manifests of before it said so leave it open."""
-        names = archive.contents.get("modules") if archive else None
+        names = archive.contents.modules if archive else None
         return cls(
             environment=frozenset(names) if names is not None else None,
             sealed=bool(archive and archive.interpreter),

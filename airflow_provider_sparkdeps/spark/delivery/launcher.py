@@ -29,7 +29,7 @@ def launcher_archive(archive: Archive, source: str | None = None, *, prove: bool
     :param prove: get the payload from there even on executors that have it unpacked, to see whether they can.
     """
     scheme = urlsplit(source).scheme if source else ""
-    unpacked = archive.contents.get("unpacked_size", archive.size) if archive.contents else 0
+    unpacked = archive.contents.unpacked_size
     values = {
         "digest": archive.short_digest,
         "sha256": archive.sha256,

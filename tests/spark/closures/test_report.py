@@ -24,6 +24,7 @@ from pyspark.sql.types import StringType
 from pyspark.sql.udf import UserDefinedFunction
 
 from airflow_provider_sparkdeps.archives import Archive
+from airflow_provider_sparkdeps.archives.manifest import Contents
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.spark.closures import report, walker
 from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
@@ -48,7 +49,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bundle]:
         del sys.modules[name]
 
 
-def archive(*modules: str, interpreter: str | None = "bin/python", contents: Any = None) -> Archive:
+def archive(*modules: str, interpreter: str | None = "bin/python", contents: Contents | None = None) -> Archive:
     """The manifest of an environment with these modules."""
     return Archive(
         key="0" * 64,
@@ -62,7 +63,7 @@ def archive(*modules: str, interpreter: str | None = "bin/python", contents: Any
         packages={},
         lock=(),
         environment={},
-        contents={"modules": list(modules)} if contents is None else contents,
+        contents=Contents(modules=tuple(modules)) if contents is None else contents,
         created_at="now",
         created_by="me",
     )
@@ -484,7 +485,7 @@ def test_a_module_that_the_environment_lacks_is_found(bundle: Bundle, tmp_path: 
     "unknown",
     [
         None,
-        archive(contents={"files": 1}),
+        archive(contents=Contents(files=1)),
         archive("numpy", interpreter=None),
     ],
     ids=["no environment", "an old manifest", "the executors' own Python"],
