@@ -1,4 +1,4 @@
-"""The lease: one builder at a time, taken over from the dead, in the way of nobody."""
+"""The lease: one builder at a time, and a stale lease is replaced."""
 
 from __future__ import annotations
 
@@ -9,69 +9,77 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from upath import UPath
 
 from airflow_provider_sparkdeps.archives import lease as lease_module
-from airflow_provider_sparkdeps.archives.lease import acquire_lease
+from airflow_provider_sparkdeps.archives.lease import Lease, acquire_lease
 from airflow_provider_sparkdeps.archives.status import read_status
 from airflow_provider_sparkdeps.exceptions import BuildError
 
+from ..support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from airflow_provider_sparkdeps.archives.filesystem import StorePath
+
 
 @pytest.fixture(params=["local", "memory"])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    if request.param == "local":
-        return tmp_path / "build.json"
-    return UPath(f"memory://{tmp_path.name}/build.json")  # type: ignore[return-value]
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> StorePath:
+    """A `build.json` that does not exist yet."""
+    return tmp_path / "build.json" if request.param == "local" else UPath(f"memory://{tmp_path.name}/build.json")
 
 
-def of_another_host(path: Path, *, age: float, **facts: object) -> None:
+@pytest.fixture
+def lease(path: StorePath, monkeypatch: pytest.MonkeyPatch) -> Lease:
+    """The lease on `path`, not entered yet."""
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
+    acquired = acquire_lease(path)
+    assert acquired
+    return acquired
+
+
+def write_status_of_another_host(path: StorePath, *, heartbeat_age: float) -> None:
     now = time.time()
-    known = {
+    facts = {
         "state": "building", "host": "elsewhere", "pid": 1, "phase": "install", "progress": "12 packages",
-        "started_at": now - 100, "heartbeat": now - age, "error": "", "token": "theirs", "pid_namespace": "theirs",
+        "started_at": now - 100, "heartbeat": now - heartbeat_age, "error": "", "token": "another",
+        "pid_namespace": "another",
     }  # fmt: skip
-    path.write_text(json.dumps({**known, **facts}))
+    path.write_text(json.dumps(facts))
 
 
-def test_only_one_of_many_gets_it(path: Path) -> None:
-    barrier, got = threading.Barrier(8), []
+def test_only_one_of_many_acquires_it(path: StorePath) -> None:
+    barrier, acquired = threading.Barrier(8), []
 
     def attempt() -> None:
         barrier.wait()
         if lease := acquire_lease(path):
-            got.append(lease)
+            acquired.append(lease)
 
     threads = [threading.Thread(target=attempt) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(got) == 1
+    assert len(acquired) == 1
 
 
-def test_while_it_is_held_it_tells_who_and_how_far(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
-    lease = acquire_lease(path)
-    assert lease
+def test_while_it_is_held_its_status_is_renewed(path: StorePath, lease: Lease) -> None:
     with lease:
         assert acquire_lease(path) is None
         lease.report("install", "from https://me:hunter2@example.com")
-        deadline = time.monotonic() + 10
-        while (status := read_status(path)) is None or status.phase != "install":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert (status.state, status.phase, status.is_stale) == ("building", "install", False)
-        assert status.progress == "from https://***@example.com"
-        assert status.heartbeat_age < 5
-        assert f":{status.pid} has been building for " in str(status)
+        wait_until(lambda: (status := read_status(path)) and status.phase == "install")
+        first = read_status(path)
+        assert first
+        assert (first.state, first.is_stale) == ("building", False)
+        assert first.progress == "from https://***@example.com"
+        wait_until(lambda: (status := read_status(path)) and status.heartbeat > first.heartbeat)
     assert read_status(path) is None
 
 
-def test_after_an_error_it_tells_the_error_and_the_next_builder_gets_it(path: Path) -> None:
-    lease = acquire_lease(path)
-    assert lease
+def test_after_an_error_the_status_has_its_message_and_the_lease_is_free(path: StorePath, lease: Lease) -> None:
     with contextlib.suppress(BuildError), lease:
         raise BuildError("no such package at https://me:hunter2@example.com" + 10_000 * "x" + "the end")
     status = read_status(path)
@@ -83,31 +91,31 @@ def test_after_an_error_it_tells_the_error_and_the_next_builder_gets_it(path: Pa
     assert acquire_lease(path)
 
 
-def test_after_an_interrupt_nothing_stays(path: Path) -> None:
-    lease = acquire_lease(path)
-    assert lease
+def test_after_an_interrupt_the_status_is_removed(path: StorePath, lease: Lease) -> None:
     with contextlib.suppress(KeyboardInterrupt), lease:
         raise KeyboardInterrupt
     assert not path.exists()
 
 
-def test_a_live_builder_elsewhere_is_left_alone(path: Path) -> None:
-    of_another_host(path, age=30)
+def test_a_live_builder_on_another_host_keeps_its_lease(path: StorePath) -> None:
+    write_status_of_another_host(path, heartbeat_age=30)
     assert acquire_lease(path) is None
 
 
-def test_a_silent_builder_elsewhere_is_superseded(path: Path) -> None:
-    of_another_host(path, age=61)
+def test_the_lease_of_a_builder_without_a_heartbeat_is_replaced(path: StorePath) -> None:
+    write_status_of_another_host(path, heartbeat_age=61)
     assert acquire_lease(path)
 
 
-def test_a_builder_whose_clock_is_ahead_is_superseded_by_who_saw_it_silent(path: Path) -> None:
-    of_another_host(path, age=-1000)
+def test_the_lease_of_a_builder_whose_clock_is_ahead_is_replaced_if_the_caller_knows_that_it_is_stale(
+    path: StorePath,
+) -> None:
+    write_status_of_another_host(path, heartbeat_age=-1000)
     assert acquire_lease(path) is None
-    assert acquire_lease(path, replace="theirs")
+    assert acquire_lease(path, replace="another")
 
 
-def test_a_dead_builder_on_this_machine_is_superseded_at_once(tmp_path: Path) -> None:
+def test_the_lease_of_a_dead_process_on_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path\n"
         "from airflow_provider_sparkdeps.archives.lease import acquire_lease\n"
@@ -121,19 +129,20 @@ def test_a_dead_builder_on_this_machine_is_superseded_at_once(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"state": "building"}'])
-def test_a_lease_that_cannot_be_read_is_in_nobodys_way(path: Path, content: str) -> None:
+def test_an_unreadable_lease_is_replaced(path: StorePath, content: str) -> None:
     path.write_text(content)
     assert read_status(path) is None
     assert acquire_lease(path)
 
 
-def test_who_lost_it_neither_beats_nor_removes_the_new_holders(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.05)
-    lease = acquire_lease(path)
-    assert lease
+def test_a_builder_that_lost_its_lease_neither_renews_nor_removes_the_new_one(path: StorePath, lease: Lease) -> None:
+    def has_stopped_renewing() -> bool:
+        # Written each time, since the lease may just have been about to write its own status.
+        write_status_of_another_host(path, heartbeat_age=0)
+        return "sparkdeps-lease" not in {thread.name for thread in threading.enumerate()}
+
     with lease:
-        of_another_host(path, age=0)
-        time.sleep(0.2)
+        wait_until(has_stopped_renewing)
     status = read_status(path)
     assert status
-    assert status.token == "theirs"
+    assert status.token == "another"

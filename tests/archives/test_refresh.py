@@ -139,7 +139,7 @@ class Sealed(Environment):
     lock: list[str] = field(default_factory=list, compare=False)
     wish: Path | None = None
     kind: ClassVar[str] = "sealed"
-    title: ClassVar[str] = "sealed"  # type: ignore[misc]
+    title: ClassVar[str] = "sealed"
 
     def inputs(self) -> dict[str, Any]:
         return {"text": self.wish.read_text() if self.wish else ""}
