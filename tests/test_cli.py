@@ -11,7 +11,7 @@ import pytest
 from airflow_provider_sparkdeps.cli import main
 
 
-def test_what_is_built_is_listed_shown_and_held_against_a_function(
+def test_an_archive_is_built_listed_described_and_checked_against_a_function(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = ["--store", str(tmp_path)]
@@ -23,16 +23,9 @@ def test_what_is_built_is_listed_shown_and_held_against_a_function(
     assert main(["show", *store, "--json", built["key"][:8]]) == 0
     assert json.loads(capsys.readouterr().out) == built
     assert main(["show", *store, built["key"][:8]]) == 0
-    shown = capsys.readouterr().out
-    for part in (
-        "six     1.16.0",
-        "six==1.16.0",
-        "bundled",
-        built["platform"],
-        "largest:   six 0.0 MB",
-        built["sha256"],
-    ):
-        assert part.replace("six     ", "six  ") in shown, shown
+    description = capsys.readouterr().out
+    for part in ("six  1.16.0", "six==1.16.0", "bundled", built["platform"], "largest:   six 0.0 MB", built["sha256"]):
+        assert part in description, description
     assert built["contents"]["modules"] == ["six"]
     jobs = tmp_path / "jobs"
     jobs.mkdir()
@@ -43,9 +36,9 @@ def test_what_is_built_is_listed_shown_and_held_against_a_function(
     monkeypatch.setattr(sys, "path", [*sys.path])
     command = ["closure", "cli_job:score", *store, "--archive", built["key"][:8]]
     assert main(command) == 1
-    shown = capsys.readouterr().out
-    assert "six: found" in shown
-    assert "error: `pandas` in score is a module that executors don't have: add pandas" in shown
+    report = capsys.readouterr().out
+    assert "six: found" in report
+    assert "error: `pandas` in score is a module that executors don't have: add pandas" in report
     assert main([*command, "--json"]) == 1
     (finding,) = json.loads(capsys.readouterr().out)["findings"]
     assert finding["name"] == "pandas"
@@ -55,26 +48,26 @@ def test_what_is_built_is_listed_shown_and_held_against_a_function(
 
 
 @pytest.mark.parametrize(
-    ("words", "fault"),
+    ("arguments", "problem"),
     [
         (["show", "abc"], "0 archives have a key that starts with 'abc'"),
         (["build", "not a requirement"], "not a requirement"),
         (["build", "sparkdeps-no-such-package"], "sparkdeps-no-such-package was not found"),
     ],
 )
-def test_a_fault_is_one_sentence_and_an_exit_code(
-    words: list[str], fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_error_is_a_message_and_an_exit_code(
+    arguments: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command, *rest = words
+    command, *rest = arguments
     assert main([command, "--store", str(tmp_path), *rest]) == 1
     error = capsys.readouterr().err
     assert "sparkdeps: " in error
-    assert fault in error
+    assert problem in error
     assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(
-    ("words", "fault"),
+    ("arguments", "problem"),
     [
         (["json"], "'json' does not name a function. Write MODULE:FUNCTION"),
         (["no_such_module_here:f"], "Could not import module 'no_such_module_here' from "),
@@ -83,9 +76,9 @@ def test_a_fault_is_one_sentence_and_an_exit_code(
         (["json:dumps", "--archive", "abc"], "--store and --archive must be used together"),
     ],
 )
-def test_a_function_that_can_not_be_had_is_told(
-    words: list[str], fault: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_function_that_cannot_be_checked_is_an_error(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert main(["closure", *words]) == 1
-    assert fault in capsys.readouterr().err
+    assert main(["closure", *arguments]) == 1
+    assert problem in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Packing: the same contents give the same bytes, and nothing that would not survive the journey."""
+"""Packing: equal contents give equal bytes, and contents that would break elsewhere are refused."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def tree(root: Path) -> Path:
     return root
 
 
-def test_equal_contents_give_equal_bytes_wherever_and_whenever_they_were_made(tmp_path: Path) -> None:
+def test_equal_contents_give_equal_bytes_wherever_and_whenever_they_were_created(tmp_path: Path) -> None:
     one = tree(tmp_path / "one")
     two = tmp_path / "elsewhere" / "two"
-    for path in sorted(one.rglob("*"), reverse=True):  # made in another order, with other times and hard links
+    for path in sorted(one.rglob("*"), reverse=True):  # In another order, with other times and hard links.
         copy = two / path.relative_to(one)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
@@ -55,7 +55,7 @@ def test_equal_contents_give_equal_bytes_wherever_and_whenever_they_were_made(tm
     assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
 
 
-def test_the_number_of_cores_makes_no_difference(tmp_path: Path) -> None:
+def test_the_number_of_cores_does_not_change_the_bytes(tmp_path: Path) -> None:
     prefix = tree(tmp_path / "prefix")
     cores = os.sched_getaffinity(0)
     many = pack(prefix, tmp_path / "many.tar.gz", deadline=deadline())
@@ -76,7 +76,7 @@ def test_size_and_sha256_are_those_of_the_file(tmp_path: Path) -> None:
     assert (flags, mtime) == (0, bytes(4)), "a gzip header with a name or time"
 
 
-def test_members_are_sorted_and_without_owner_time_or_odd_modes(tmp_path: Path) -> None:
+def test_members_are_sorted_and_have_no_owner_time_or_unusual_modes(tmp_path: Path) -> None:
     pack(tree(tmp_path / "prefix"), tmp_path / "out.tar.gz", deadline=deadline())
     with tarfile.open(tmp_path / "out.tar.gz") as tar:
         members = tar.getmembers()
@@ -98,14 +98,14 @@ def test_tar_and_gzip_unpack_what_was_packed(tmp_path: Path) -> None:
     assert os.access(tmp_path / "unpacked" / "bin" / "again", os.X_OK)
 
 
-def test_what_is_long_large_or_ends_at_an_edge_is_packed_as_tarfile_would(tmp_path: Path) -> None:
+def test_long_names_and_all_sizes_are_packed_as_tarfile_does(tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
     (prefix / ("d" * 99)).mkdir(parents=True)
     (prefix / ("d" * 100)).mkdir()
     for length in (99, 100, 101, 250):
         (prefix / ("n" * length)).write_bytes(os.urandom(length))
         (prefix / f"l{length}").symlink_to("t" * length)
-    # Blocks that are compressed by themselves end within files, headers and padding.
+    # Blocks are compressed independently, and end within files, headers and padding.
     for number, size in enumerate((0, 1, 511, 512, 513, (1 << 20) - 512, 1 << 20, (1 << 20) + 1, 3_333_333)):
         (prefix / f"size{number}").write_bytes(os.urandom(size))
     pack(prefix, tmp_path / "out.tar.gz", deadline=deadline())
@@ -120,12 +120,12 @@ def test_what_is_long_large_or_ends_at_an_edge_is_packed_as_tarfile_would(tmp_pa
                 assert content
                 assert content.read() == path.read_bytes(), path.name
     assert not members
-    # GNU tar is stricter about the end.
+    # GNU tar is stricter about the end of the file.
     listed = subprocess.run(["tar", "-tzf", tmp_path / "out.tar.gz"], capture_output=True, text=True, check=True)
     assert (len(listed.stdout.splitlines()), listed.stderr) == (len(list(prefix.iterdir())), "")
 
 
-def test_a_file_that_shrinks_while_it_is_packed_is_named(tmp_path: Path) -> None:
+def test_a_file_that_shrinks_while_it_is_packed_is_an_error(tmp_path: Path) -> None:
     prefix = tree(tmp_path / "prefix")
     stream = TarStream(prefix)
     (prefix / "lib" / "data").write_bytes(b"less")
@@ -133,7 +133,7 @@ def test_a_file_that_shrinks_while_it_is_packed_is_named(tmp_path: Path) -> None
         stream.read_into(memoryview(bytearray(stream.size)), 0)
 
 
-def test_bytecode_is_left_behind(tmp_path: Path) -> None:
+def test_bytecode_is_not_packed(tmp_path: Path) -> None:
     (tmp_path / "prefix" / "lib" / "__pycache__").mkdir(parents=True)
     (tmp_path / "prefix" / "lib" / "__pycache__" / "x.pyc").write_text("x")
     pack(tmp_path / "prefix", tmp_path / "out.tar.gz", deadline=deadline())
@@ -144,7 +144,7 @@ def test_bytecode_is_left_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "target", ["/usr/bin/python3", "../outside", "lib/../../outside", "../prefix/lib", "door/outside"]
 )
-def test_a_link_that_leaves_the_prefix_is_refused_by_name(target: str, tmp_path: Path) -> None:
+def test_a_link_that_leaves_the_prefix_is_refused(target: str, tmp_path: Path) -> None:
     prefix = tree(tmp_path / "prefix")
     (prefix / "link").symlink_to(target)
     if target.startswith("door"):
@@ -153,14 +153,14 @@ def test_a_link_that_leaves_the_prefix_is_refused_by_name(target: str, tmp_path:
         pack(prefix, tmp_path / "out.tar.gz", deadline=deadline())
 
 
-def test_links_inside_the_prefix_may_go_up_and_lead_to_nothing_yet(tmp_path: Path) -> None:
+def test_a_link_inside_the_prefix_may_go_up_or_be_broken(tmp_path: Path) -> None:
     prefix = tree(tmp_path / "prefix")
     (prefix / "bin" / "up").symlink_to("../lib/data")
     (prefix / "bin" / "nothing").symlink_to("../lib/later")
     pack(prefix, tmp_path / "out.tar.gz", deadline=deadline())
 
 
-def test_what_is_neither_file_nor_directory_nor_link_is_refused(tmp_path: Path) -> None:
+def test_a_special_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prefix").mkdir()
     os.mkfifo(tmp_path / "prefix" / "pipe")
     with pytest.raises(ArchiveError, match="Could not pack pipe: it is not a file"):
@@ -172,7 +172,7 @@ def test_packing_stops_at_the_deadline(tmp_path: Path) -> None:
         pack(tree(tmp_path / "prefix"), tmp_path / "out.tar.gz", deadline=deadline(0))
 
 
-def test_memory_does_not_grow_with_what_is_packed(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_size_of_the_prefix(tmp_path: Path) -> None:
     import resource
 
     (tmp_path / "prefix").mkdir()

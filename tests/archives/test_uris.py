@@ -1,4 +1,4 @@
-"""Addresses of payloads: what Spark takes, what is signed, and what must not be shown."""
+"""URIs of payloads: presigned URLs, quoting for Spark, and validation."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ SIGNED = (
 pytestmark = pytest.mark.filterwarnings("ignore:UPath 'fakesigned' filesystem")
 
 
-class FakeObjectStore(MemoryFileSystem):
-    """A fake of a file system that signs, such as s3fs, over one in memory."""
+class FakeObjectStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A fake of a file system that signs URLs, as s3fs does, with files in memory."""
 
     protocol = "fakesigned"
-    fault: Exception | None = None
+    error: Exception | None = None
 
     def sign(self, path: str, expiration: int = 100, **_: Any) -> str:
-        if self.fault:
-            raise self.fault
+        if self.error:
+            raise self.error
         return f"https://objects.example.org/{path.partition('://')[2]}?Expires={expiration!r}&Signature=5ec7e7"
 
 
@@ -43,23 +43,23 @@ def signing() -> ArchiveStore:
     return ArchiveStore("fakesigned://team/archives")
 
 
-def test_a_store_that_signs_gives_a_presigned_url_for_as_long_as_asked(signing: ArchiveStore) -> None:
+def test_a_store_that_signs_returns_a_presigned_url_with_the_given_expiration(signing: ArchiveStore) -> None:
     start = f"https://objects.example.org/team/archives/{KEY}/{NAME}?Expires="
     assert signing.uri(ARCHIVE, expiration=90.0) == f"{start}90&Signature=5ec7e7"
     assert signing.uri(ARCHIVE) == f"{start}86400&Signature=5ec7e7"
 
 
-def test_a_store_without_credentials_that_sign_says_what_to_give_it(
+def test_a_store_without_credentials_that_can_sign_is_an_error_that_says_what_to_configure(
     signing: ArchiveStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeObjectStore, "fault", AttributeError("you need a private key to sign credentials"))
+    monkeypatch.setattr(FakeObjectStore, "error", AttributeError("you need a private key to sign credentials"))
     with pytest.raises(
         ArchiveError, match=r"Could not presign .*private key.*archive_store_conn_id .*archive_store_uri"
     ):
         signing.uri(ARCHIVE)
 
 
-def test_a_store_that_does_not_sign_gives_its_own_address(tmp_path: Path) -> None:
+def test_a_store_that_does_not_sign_returns_its_plain_uri(tmp_path: Path) -> None:
     folder = tmp_path / "a b%20'c"
     uri = ArchiveStore(folder).uri(ARCHIVE)
     assert uri.startswith("file:///")
@@ -79,14 +79,14 @@ def test_a_store_that_does_not_sign_gives_its_own_address(tmp_path: Path) -> Non
         ("https://[::1]:8443/a%20b?sv=1&sig=a%2Fb", "https://[::1]:8443/a%20b", "?sv=1&sig=a%2Fb"),
     ],
 )
-def test_the_clusters_address_of_the_store_leads_to_the_payload(
+def test_a_uri_below_the_clusters_root_is_returned_if_there_is_one(
     signing: ArchiveStore, root: str, before: str, after: str
 ) -> None:
     assert signing.uri(ARCHIVE, root=root) == f"{before}/{KEY}/{NAME}{after}"
     validate_store_uri(root.strip(), "archive_store_uri")
 
 
-def test_nothing_in_an_address_ends_the_statement_that_it_stands_in() -> None:
+def test_a_quoted_uri_cannot_end_a_sql_string() -> None:
     uri = "http://ho'st/a'b\\'c${spark.app.name}/50%/é?q='x'\"&sig=%27+/="
     assert quote_uri(uri) == ("http://ho%27st/a%27b%5C%27c%24%7Bspark.app.name%7D/50%25/%C3%A9?q=%27x%27%22&sig=%27+/=")
     assert quote_uri(quote_uri(uri)) == quote_uri(uri)
@@ -94,7 +94,7 @@ def test_nothing_in_an_address_ends_the_statement_that_it_stands_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("root", "fault"),
+    ("root", "problem"),
     [
         ("/mnt/team", "is not a URI. Write a scheme and a path"),
         ("bucket/team", "is not a URI"),
@@ -110,13 +110,13 @@ def test_nothing_in_an_address_ends_the_statement_that_it_stands_in() -> None:
         ("host/a?5ec7e7", "is not a URI"),
     ],
 )
-def test_a_root_that_no_cluster_reads_is_refused_without_showing_secrets(root: str, fault: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"^archive_store_uri=.*{fault}") as refused:
+def test_a_root_that_a_cluster_cannot_read_is_refused_without_showing_secrets(root: str, problem: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^archive_store_uri=.*{problem}") as refused:
         validate_store_uri(root, "archive_store_uri")
     assert "5ec7e7" not in str(refused.value)
 
 
-def test_no_part_of_a_signature_is_shown() -> None:
+def test_signatures_are_redacted() -> None:
     java = f"java.io.IOException: Server returned HTTP response code: 403 for URL: {SIGNED}\n\tat sun.net"
     shown = without_secrets(java)
     assert shown.endswith("403 for URL: https://team.s3.amazonaws.com/a/env-1.payload?***\n\tat sun.net")
