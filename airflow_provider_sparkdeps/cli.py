@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,23 +127,16 @@ def _closure(arguments: argparse.Namespace) -> int:
 
 
 def _load(function: str) -> Any:
-    name, _, path = function.partition(":")
-    if not name or not path:
-        raise InvalidArgumentError(
-            f"{function!r} does not name a function. Write MODULE:FUNCTION, e.g. jobs.scoring:score."
-        )
     try:
-        found: Any = importlib.import_module(name)
-    except ImportError as error:
-        raise InvalidArgumentError(
-            f"Could not import module {name!r} from {Path.cwd()}: {error}. Run the command where it can be imported."
-        ) from None
-    for part in path.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise InvalidArgumentError(f"Module {name!r} has no {path!r}. Name a function at module level.") from None
-    return found
+        if ":" in function:
+            return pkgutil.resolve_name(function)
+        problem = "it does not name a function"
+    except (ImportError, AttributeError, ValueError) as error:
+        problem = str(error)
+    raise InvalidArgumentError(
+        f"Could not load {function!r} from {Path.cwd()}: {problem}. Write MODULE:FUNCTION, e.g. jobs.scoring:score, and"
+        " run the command where the module can be imported."
+    )
 
 
 def _description(archive: Archive) -> str:

@@ -69,9 +69,9 @@ def test_an_error_is_a_message_and_an_exit_code(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["json"], "'json' does not name a function. Write MODULE:FUNCTION"),
-        (["no_such_module_here:f"], "Could not import module 'no_such_module_here' from "),
-        (["json:nothing.here"], "Module 'json' has no 'nothing.here'. Name a function at module level"),
+        (["json"], "it does not name a function. Write MODULE:FUNCTION"),
+        (["no_such_module_here:f"], "No module named 'no_such_module_here'. Write"),
+        (["json:nothing.here"], "module 'json' has no attribute 'nothing'. Write"),
         (["json:decoder"], "a module can't be called: give a function or a UDF"),
         (["json:dumps", "--archive", "abc"], "--store and --archive must be used together"),
     ],

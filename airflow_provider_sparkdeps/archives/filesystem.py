@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -112,30 +113,25 @@ def write(path: StorePath, data: bytes) -> None:
     if not isinstance(path, Path):
         path.write_bytes(data)
         return
-    part = _partial(path)
-    try:
+    with _partial(path) as part:
         part.write_bytes(data)
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def create(path: StorePath, data: bytes) -> bool:
     """Write a new file; return False if it exists already. Exclusive wherever the file system allows it."""
     if isinstance(path, Path):
-        part = _partial(path)
-        try:
+        with _partial(path) as part:
             part.write_bytes(data)
-            # Unlike with open("xb"), readers never see a half-written file.
-            path.hardlink_to(part)
-        except FileExistsError:
-            return False
-        except OSError:
-            pass  # The file system has no hard links.
-        else:
-            return True
-        finally:
-            part.unlink(missing_ok=True)
+            try:
+                # Unlike with open("xb"), readers never see a half-written file.
+                path.hardlink_to(part)
+            except FileExistsError:
+                return False
+            except OSError:
+                pass  # The file system has no hard links.
+            else:
+                return True
     try:
         with path.open("xb") as file:
             file.write(data)
@@ -156,29 +152,19 @@ def upload(source: Path, target: StorePath) -> None:
     if source.parent == target.parent:
         source.replace(target)
         return
-    part = _partial(target)
-    try:
+    with _partial(target) as part:
         shutil.move(source, part)
         part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def partial_file(folder: StorePath, scratch: Path) -> Iterator[Path]:
-    """Yield a local path for a large file that will be uploaded to a folder under a name that is not known yet.
+def partial_file(folder: StorePath, scratch: Path) -> AbstractContextManager[Path]:
+    """Return a context manager with a local path for a large file that is uploaded to a folder when its name is known.
 
-    The path is in the folder if that is local, so that `upload` copies nothing. The file is removed after the block
-    if it is still there.
+    The path is in the folder if that is local, so that `upload` copies nothing. The file is removed at the end.
 
     :param scratch: a local directory, used if the folder is not local.
     """
-    part = _partial((folder if isinstance(folder, Path) else scratch) / "payload")
-    try:
-        yield part
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    return _partial((folder if isinstance(folder, Path) else scratch) / "payload")
 
 
 def remove(path: StorePath) -> None:
@@ -187,5 +173,11 @@ def remove(path: StorePath) -> None:
         path.unlink()
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        yield part
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()

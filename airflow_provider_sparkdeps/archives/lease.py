@@ -45,7 +45,7 @@ def acquire_lease(path: StorePath, *, replace: str | None = None) -> Lease | Non
     if data is None:
         return None  # Released just now. To remove the file could remove the next holder's.
     status = parse_status(data)
-    if status and status.is_building and not status.is_stale and status.token != replace:
+    if status and status.state == "building" and not status.is_stale and status.token != replace:
         return None
     filesystem.remove(path)
     return lease if filesystem.create(path, lease.content()) else None

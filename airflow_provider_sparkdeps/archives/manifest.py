@@ -42,8 +42,9 @@ class Contents:
     def from_dict(data: Mapping[str, Any]) -> Contents:
         """Return the contents that a manifest describes; unknown fields are ignored."""
         known = {each.name: data[each.name] for each in fields(Contents) if each.name in data}
-        modules = known.get("modules")
-        return Contents(**{**known, "modules": None if modules is None else tuple(modules)})
+        if known.get("modules") is not None:
+            known["modules"] = tuple(known["modules"])
+        return Contents(**known)
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ class Archive:
         """Return JSON data for a manifest or XCom."""
         data = asdict(self)
         del data["published"]
-        modules = self.contents.modules
-        data["contents"]["modules"] = None if modules is None else list(modules)
+        if self.contents.modules is not None:
+            data["contents"]["modules"] = list(self.contents.modules)
         return {**data, "lock": list(self.lock)}
 
     @staticmethod
@@ -167,18 +168,6 @@ def _is_relative_path(value: object) -> bool:
     return value is None or (_is_name(value) and not str(value).startswith("/") and ".." not in str(value).split("/"))
 
 
-def _is_contents(value: object) -> bool:
-    if not isinstance(value, Mapping):
-        return False
-    contents = {**asdict(Contents()), **value}
-    return (
-        all(type(contents[name]) is int for name in ("files", "unpacked_size"))
-        and isinstance(contents["package_sizes"], Mapping)
-        and isinstance(contents["glibc"], str | None)
-        and isinstance(contents["modules"], list | tuple | None)
-    )
-
-
 _IS_VALID: dict[str, Callable[[Any], object]] = {
     "key": lambda value: isinstance(value, str) and _HEX64.fullmatch(value),
     "kind": _is_name,
@@ -192,7 +181,11 @@ _IS_VALID: dict[str, Callable[[Any], object]] = {
     "packages": lambda value: isinstance(value, Mapping) and all(_is_name(k) and _is_name(v) for k, v in value.items()),
     "lock": lambda value: isinstance(value, list | tuple) and all(map(_is_name, value)),
     "environment": lambda value: isinstance(value, Mapping),
-    "contents": _is_contents,
+    "contents": lambda value: (
+        isinstance(value, Mapping)
+        and type(value.get("unpacked_size", 0)) is int
+        and isinstance(value.get("modules"), list | tuple | None)
+    ),
     "created_at": _is_name,
     "created_by": _is_name,
     "post_unpack_script": _is_relative_path,

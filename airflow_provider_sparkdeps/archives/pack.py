@@ -29,11 +29,7 @@ _MOST_THREADS = 4
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed payload.
-
-    :param size: in bytes.
-    :param sha256: in hex.
-    """
+    """A packed payload: its size in bytes, and its sha256 in hex."""
 
     size: int
     sha256: str

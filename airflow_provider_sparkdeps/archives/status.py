@@ -51,14 +51,9 @@ class BuildStatus:
     pid_namespace: str
 
     @property
-    def is_building(self) -> bool:
-        """Whether the build has neither finished nor failed, as far as its builder has reported."""
-        return self.state == "building"
-
-    @property
     def is_stale(self) -> bool:
         """Whether the builder is gone: dead on this machine, or without a heartbeat for 60 seconds."""
-        if not self.is_building:
+        if self.state != "building":
             return False
         is_dead = self.pid_namespace == pid_namespace() and not _is_running(self.pid)
         return is_dead or self.heartbeat_age > TTL_SECONDS
@@ -73,7 +68,7 @@ class BuildStatus:
         return json.dumps(asdict(self)).encode()
 
     def __str__(self) -> str:
-        if not self.is_building:
+        if self.state != "building":
             return f"{self.host}:{self.pid} failed in {self.phase}"
         duration = max(0, time.time() - self.started_at)
         late = f", last seen {self.heartbeat_age:.0f} s ago" if self.heartbeat_age > 3 * HEARTBEAT_SECONDS else ""
@@ -116,7 +111,7 @@ class BuildWatcher:
 
         :raises BuildError: if the build failed; with the builder's error message.
         """
-        if status and not status.is_building and self._is_awaited(status):
+        if status and status.state == "failed" and self._is_awaited(status):
             raise BuildError(f"{status.host}:{status.pid} could not build {self._title}: {status.error}")
         if status != self._last:
             self._last, self._changed_at = status, time.monotonic()
@@ -125,7 +120,7 @@ class BuildWatcher:
         """Log who is building and how far the build is, at most every 5 seconds."""
         if time.monotonic() - self._logged_at > _LOG_SECONDS:
             self._logged_at = time.monotonic()
-            progress = self._last if self._last and self._last.is_building else "no build is running"
+            progress = self._last if self._last and self._last.state == "building" else "no build is running"
             self._log_line(f"wait: {self._title}: {progress}")
 
     @property
@@ -137,7 +132,7 @@ class BuildWatcher:
     def _is_awaited(self, failed: BuildStatus) -> bool:
         if self._failed_since is not None and failed.heartbeat >= self._failed_since:
             return True
-        return self._last is not None and self._last.is_building and self._last.token == failed.token
+        return self._last is not None and self._last.state == "building" and self._last.token == failed.token
 
 
 def pid_namespace() -> str:
@@ -155,8 +150,6 @@ def pid_namespace() -> str:
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
