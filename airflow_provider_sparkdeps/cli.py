@@ -80,7 +80,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    environment = VenvEnvironment(arguments.requirements, python=arguments.python, base=Path.cwd())
+    environment = VenvEnvironment(arguments.requirements, python=arguments.python, base_dir=Path.cwd())
     archive = ArchiveStore(arguments.store).build(
         environment, timeout=arguments.timeout, progress=lambda line: print(line, file=sys.stderr)
     )

@@ -51,7 +51,7 @@ def logins_for(environment: Environment) -> dict[str, Login]:
 
     :raises InvalidArgumentError: when a connection doesn't say where its index is.
     """
-    return {conn_id: login_from_connection(BaseHook.get_connection(conn_id)) for conn_id in environment.connections}
+    return {conn_id: login_from_connection(BaseHook.get_connection(conn_id)) for conn_id in environment.conn_ids}
 
 
 def login_from_connection(connection: Connection) -> Login:

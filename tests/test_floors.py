@@ -64,5 +64,9 @@ def test_a_dag_file_that_imports_environments_loads_few_modules() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {*done.stdout.split()} - {"__future__"}
-    environments = {"environments"} | {f"environments.{name}" for name in ("base", "context", "venv", "conda", "pex")}
-    assert loaded <= {PACKAGE} | {f"{PACKAGE}.{name}" for name in environments | {"exceptions"}}
+    environments = {"environments"} | {
+        f"environments.{name}" for name in ("base", "context", "uv_environment", "venv", "conda", "pex")
+    }
+    assert loaded <= {PACKAGE} | {
+        f"{PACKAGE}.{name}" for name in environments | {"exceptions", "utils", "utils.platforms"}
+    }

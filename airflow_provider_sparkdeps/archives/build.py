@@ -19,7 +19,8 @@ from airflow_provider_sparkdeps.archives.pack import start_packing
 from airflow_provider_sparkdeps.archives.payload import verify_payload
 from airflow_provider_sparkdeps.archives.refresh import diff_locks, record_check
 from airflow_provider_sparkdeps.archives.status import TTL_SECONDS
-from airflow_provider_sparkdeps.environments.base import Environment, Login
+from airflow_provider_sparkdeps.environments.base import Environment
+from airflow_provider_sparkdeps.environments.context import BuildContext, Login
 from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
 from airflow_provider_sparkdeps.exceptions import ArchiveError, BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
@@ -62,17 +63,14 @@ class Build:
 
         :param existing: an intact archive of the environment.
         """
-        if existing is not None:
-            lock = self.environment.resolve_lock(report=self.report, timeout=self.deadline.left(), logins=self.logins)
-            if lock is not None and self._keep_if_unchanged(existing, lock):
-                return existing
+        context = BuildContext(self.deadline, self.report, self.logins)
+        if existing is not None and self._keep_if_unchanged(existing, self.environment.resolve_lock(context)):
+            return existing
         self._remove_leftovers()
         with self._explain_disk_errors(), scratch_directory("sparkdeps-build-") as scratch:
             prefix, moved = scratch / "built" / "prefix", scratch / "moved"
             prefix.parent.mkdir()
-            built = self.environment.build(prefix, report=self.report, timeout=self.deadline.left(), logins=self.logins)
-            if existing is not None and self._keep_if_unchanged(existing, built.lock):
-                return existing
+            built = self.environment.build(prefix, context)
             # An environment that works here after it was moved works wherever it is unpacked.
             prefix.rename(moved)
             self.report("verify", f"Python {built.python} and its packages, from another directory")

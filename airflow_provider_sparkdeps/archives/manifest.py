@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_sparkdeps.exceptions import ArchiveError
 
 if TYPE_CHECKING:
-    from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment
+    from airflow_provider_sparkdeps.environments.base import Environment
+    from airflow_provider_sparkdeps.environments.context import BuiltPrefix
 
 FORMAT = 1
 _HEX64 = re.compile(r"[0-9a-f]{64}")

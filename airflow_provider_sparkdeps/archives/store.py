@@ -23,7 +23,8 @@ from airflow_provider_sparkdeps.archives.payload import verify_payload
 from airflow_provider_sparkdeps.archives.refresh import RefreshPolicy
 from airflow_provider_sparkdeps.archives.status import BuildStatus, BuildWatcher, read_status
 from airflow_provider_sparkdeps.archives.uris import EXPIRATION, presign_or_uri, uri_under
-from airflow_provider_sparkdeps.environments.base import Environment, Login
+from airflow_provider_sparkdeps.environments.base import Environment
+from airflow_provider_sparkdeps.environments.context import Login
 from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.redaction import redact

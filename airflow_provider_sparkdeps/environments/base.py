@@ -1,89 +1,47 @@
-"""An environment: what a task wants installed, as a frozen value with a key."""
+"""An environment: what a task needs installed, as a frozen value with a key."""
 
 from __future__ import annotations
 
+import os
 import re
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix
+from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
+from airflow_provider_sparkdeps.utils.platforms import current_platform, current_python
 
 KEY_FORMAT = 1
-"""Part of every key: raised when the same wish would be built into something else."""
-
-Report = Callable[[str, str], None]
-"""Called with a phase ("resolve", "install", ...) and a line on how far it is."""
+"""Part of every key. Increase it when the same specification would be built into something else."""
 
 _MINOR = re.compile(r"3\.(0|[1-9]\d*)")
-
-
-def current_python() -> str:
-    """Return the running interpreter's minor version, such as "3.12"."""
-    return f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-def current_platform() -> str:
-    """Return this machine's platform, such as "linux-x86_64"."""
-    import platform
-
-    return f"{sys.platform}-{platform.machine()}"
-
-
-@dataclass(frozen=True)
-class BuiltPrefix:
-    """What a build made in its directory.
-
-    :param python: full version of the interpreter that it was built for, such as "3.12.1".
-    :param interpreter: path of the interpreter relative to the prefix; None where it holds none.
-    :param packages: version of each installed distribution, by canonical name.
-    :param lock: the exact requirements that the wish was resolved to, sorted.
-    :param post_unpack_script: path, relative to the prefix, of a script that its interpreter runs after unpacking,
-        with the path that it will be at as the argument.
-    :param host_path: the PATH on which the interpreter, a script, finds what it runs; None where it is a Python
-        that is all in the prefix.
-    """
-
-    python: str
-    interpreter: str | None
-    packages: Mapping[str, str]
-    lock: tuple[str, ...]
-    post_unpack_script: str | None = None
-    host_path: str | None = None
-
-
-@dataclass(frozen=True)
-class Login:
-    """Where a private index or channel is, and who we are there: what an Airflow connection says.
-
-    :param url: of the index or channel, without credentials.
-    :param username: empty if only the password (a token) counts.
-    :param password: never shown.
-    """
-
-    url: str
-    username: str = ""
-    password: str = field(default="", repr=False)
+_TITLE_LENGTH = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment(ABC):
-    """A wish: which Python packages executors should have.
+    """A specification of the Python packages that executors should have.
 
-    :param python: minor version such as "3.12". None, the default, means that of the process that asks: UDFs are
-        pickled by it, and executors need the same.
-    :param platform: what the archive will run on; by default this machine's, such as "linux-x86_64".
-    :param glibc: the oldest C library that executors have, such as "2.28"; a build whose native code wants a newer one
+    :param python: minor version such as "3.12". By default that of the process that asks: executors need the Python
+        that pickles the UDFs.
+    :param platform: what the archive will run on, such as "linux-x86_64"; by default this machine's.
+    :param glibc: the oldest C library that executors have, such as "2.28". A build whose native code needs a newer one
         is refused. Not checked by default.
-    :raises InvalidArgumentError: when a value can't be meant as written.
+    :param index_conn_id: Airflow connection of a private package index, which takes precedence over all others.
+    :param base_dir: directory that relative paths start from. By default that of the file that creates the environment
+        (the DAG file), or the working directory in a notebook.
+    :raises InvalidArgumentError: if an argument is invalid.
     """
 
     python: str | None = None
     platform: str = field(default_factory=current_platform)
     glibc: str | None = None
+    index_conn_id: str | None = None
+    base_dir: str | os.PathLike[str] | None = field(default=None, repr=False)
 
     kind: ClassVar[str]
     _kinds: ClassVar[dict[str, type[Environment]]] = {}
@@ -104,97 +62,167 @@ class Environment(ABC):
                 f"platform={self.platform!r} is not a platform. Write system and machine,"
                 f' such as platform="{current_platform()}", or leave it out for this machine\'s.'
             )
-
         if self.glibc is not None and not (isinstance(self.glibc, str) and re.fullmatch(r"2\.\d+", self.glibc)):
             raise InvalidArgumentError(
                 f'glibc={self.glibc!r} is not a version of glibc. Write it as a string, such as glibc="2.28".'
             )
+        if self.index_conn_id is not None and not (isinstance(self.index_conn_id, str) and self.index_conn_id):
+            raise InvalidArgumentError(
+                f"index_conn_id={self.index_conn_id!r} is not a connection ID. Write one, or leave it out."
+            )
 
     @property
     def python_minor(self) -> str:
-        """The minor version of Python that is meant, such as "3.12"."""
+        """The minor version of Python, such as "3.12"."""
         return self.python or current_python()
 
     @property
     def key(self) -> str:
-        """Hex sha256 of the wish: the same wish has the same archive, in whatever words it is put."""
+        """Hex sha256 of the specification. Files count by their contents, which are read now.
+
+        :raises InvalidArgumentError: if a file can't be read, or its contents are invalid.
+        """
         import hashlib
         import json
 
-        wish = {
+        specification = {
             "format": KEY_FORMAT,
             "kind": self.kind,
             "python": self.python_minor,
             "platform": self.platform,
             "glibc": self.glibc,
             "inputs": self.inputs(),
+            **self._index_option,
         }
-        canonical = json.dumps(wish, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        canonical = json.dumps(specification, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
-    @abstractmethod
     def title(self) -> str:
-        """A few words for logs, such as "venv of pandas<3, pyarrow (Python 3.12)"."""
-
-    @abstractmethod
-    def inputs(self) -> dict[str, Any]:
-        """Return, as plain data, what is to be installed, with the contents of files in place of their names."""
-
-    @abstractmethod
-    def options(self) -> dict[str, Any]:
-        """Return, as plain data, the arguments that make an equal environment; never a credential."""
+        """A short description for logs, such as "venv of pandas<3, pyarrow (Python 3.12)". Reads no file."""
+        summary = self._summary
+        short = summary if len(summary) <= _TITLE_LENGTH else f"{summary[: _TITLE_LENGTH - 3]}..."
+        return f"{self.kind} of {short} (Python {self.python or current_python()})"
 
     @property
-    def connections(self) -> tuple[str, ...]:
-        """The ids of the connections that a build needs a `Login` of."""
-        return ()
+    def conn_ids(self) -> tuple[str, ...]:
+        """The IDs of the connections whose `Login` a build needs."""
+        return (self.index_conn_id,) if self.index_conn_id else ()
 
-    @abstractmethod
-    def build(self, prefix: Path, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> BuiltPrefix:
-        """Install into an empty directory, so that it can be moved anywhere afterwards.
+    def build(self, prefix: Path, context: BuildContext) -> BuiltPrefix:
+        """Install the environment into a directory that can be moved to any path afterwards.
 
-        :param prefix: a directory that doesn't exist yet.
-        :param report: told about each phase and its progress.
-        :param timeout: seconds until the build is given up.
-        :param logins: by connection id, for each of `connections`.
-        :raises BuildError: with the builder's own words.
+        :param prefix: a directory that does not exist yet.
+        :param context: deadline, progress callback and logins.
+        :raises BuildError: if it can't be built; with the output of the tool that failed.
+        :raises InvalidArgumentError: if a file can't be read, or its contents are invalid.
         """
+        with self._builder(context, parent=prefix.parent) as builder:
+            builder.install(prefix)
+            return builder.relocate(prefix)
 
-    def resolve_lock(self, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> tuple[str, ...] | None:
-        """Return the lock that `build` would have now, without building; None where only a build can tell.
+    def resolve_lock(self, context: BuildContext) -> tuple[str, ...]:
+        """Return the lock that `build` would have now, without building.
 
         Not called `resolve`: Airflow takes whatever has a method of that name for something to be rendered.
 
-        :param report: told about each phase and its progress.
-        :param timeout: seconds until it is given up.
-        :param logins: by connection id, for each of `connections`.
-        :raises BuildError: with the resolver's own words.
+        :param context: deadline, progress callback and logins.
+        :raises BuildError: if it can't be resolved; with the output of the resolver.
+        :raises InvalidArgumentError: if a file can't be read, or its contents are invalid.
         """
-        return None
+        with self._builder(context) as builder:
+            return builder.lock
+
+    @contextmanager
+    def _builder(self, context: BuildContext, *, parent: Path | None = None) -> Iterator[Builder]:
+        import tempfile
+
+        if self.platform != current_platform() and not self._is_cross_platform:
+            raise BuildError(
+                f"This machine is {current_platform()} and can't build for {self.platform}. Build on a worker of that"
+                " platform, or leave platform out. VenvEnvironment with bundle_python=False can be built here if all"
+                " its packages have wheels, for executors that have their own Python."
+            )
+        with tempfile.TemporaryDirectory(prefix=f"{self.kind}-", dir=parent) as scratch:
+            yield self._make_builder(Path(os.path.realpath(scratch)), context)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data from which `from_dict` makes the same wish, also in another Python.
+        """Return plain data from which `from_dict` makes an equal environment, also in another Python.
 
-        Files are named in it as they were written, absolute ones by their last name alone.
+        Files are named in it as they were written, absolute ones by their last name only.
         """
         common = {"kind": self.kind, "python": self.python_minor, "platform": self.platform, "glibc": self.glibc}
-        return {**common, **self.options()}
+        return {**common, **self._index_option, **self.options()}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Environment:
-        """Make the environment that `to_dict` described.
+        """Return the environment that `to_dict` described.
 
-        :raises InvalidArgumentError: when the data describes none.
+        :raises InvalidArgumentError: if the data does not describe an environment.
         """
         arguments = dict(data)
         kind = arguments.pop("kind", None)
         cls = Environment._kinds.get(kind) if isinstance(kind, str) else None
         if cls is None:
             raise InvalidArgumentError(
-                f"kind={kind!r} is no environment; known kinds are {sorted(Environment._kinds)}."
+                f"kind={kind!r} is not a kind of environment. Known kinds are {', '.join(sorted(Environment._kinds))}."
             )
         try:
             return cls(**arguments)
         except TypeError as error:
-            raise InvalidArgumentError(f"This is no description of a {kind} environment: {error}.") from error
+            raise InvalidArgumentError(
+                f"The data does not describe a {kind} environment: {error}. Use the result of to_dict()."
+            ) from error
+
+    # What each kind fills in.
+
+    @property
+    @abstractmethod
+    def _summary(self) -> str:
+        """The middle of the title, such as "pandas<3, pyarrow"."""
+
+    @abstractmethod
+    def inputs(self) -> dict[str, Any]:
+        """Return, as plain data, what is installed, with the contents of files instead of their names."""
+
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """Return, as plain data, the arguments that make an equal environment; never a credential."""
+
+    @abstractmethod
+    def _make_builder(self, scratch: Path, context: BuildContext) -> Builder:
+        """Return the steps of a build, which may work in a directory that is removed afterwards."""
+
+    @property
+    def _is_cross_platform(self) -> bool:
+        """Whether it can be built on a machine of another platform."""
+        return False
+
+    # What several kinds use.
+
+    @property
+    def _index_option(self) -> dict[str, str]:
+        return {"index_conn_id": self.index_conn_id} if self.index_conn_id else {}
+
+    def _check_path(self, name: str, *, example: str) -> None:
+        """Check an argument that is a path, and expand `~` in it."""
+        path = getattr(self, name)
+        try:
+            written = os.fspath(path)
+        except TypeError:
+            written = b""
+        if not isinstance(written, str) or not written.strip():
+            raise InvalidArgumentError(f"{name}={path!r} is not a path. Write one, such as {example!r}.")
+        object.__setattr__(self, name, str(Path(written).expanduser()))
+
+    def _set_base_dir(self, *, has_paths: bool) -> None:
+        """Find the directory that relative paths start from; without paths there is none to compare or to send."""
+        from airflow_provider_sparkdeps.environments.input_files import callers_directory
+
+        directory = None
+        if has_paths:
+            directory = callers_directory() if self.base_dir is None else Path(self.base_dir).absolute()
+        object.__setattr__(self, "base_dir", directory)
+
+    def _absolute(self, path: str | os.PathLike[str]) -> Path:
+        return Path(os.path.normpath((Path(self.base_dir) if self.base_dir is not None else Path.cwd()) / path))

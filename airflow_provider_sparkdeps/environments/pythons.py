@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_provider_sparkdeps.environments.base import current_python
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
+from airflow_provider_sparkdeps.utils.platforms import current_python
 from airflow_provider_sparkdeps.utils.processes import run, tool_environ
 from airflow_provider_sparkdeps.utils.text import one_screen
 
@@ -74,7 +74,7 @@ def find_python(minor: str, *, uv: Path, deadline: Deadline) -> BasePython:
     if found is None and os.environ.get("UV_PYTHON_DOWNLOADS") == "automatic":
         install = run([uv, "python", "install", minor], deadline=deadline)
         if install.code != 0:
-            raise BuildError(f"uv could not fetch Python {minor}. It says:\n\n{one_screen(install.stderr)}")
+            raise BuildError(f"uv could not fetch Python {minor}. Its output:\n\n{one_screen(install.stderr)}")
         found = _first(minor, uv, deadline)
     if found is None:
         have = [f"{python.version} ({python.executable})" for python in _installed(uv, deadline)]

@@ -1,30 +1,29 @@
-"""What uv does for us: resolve requirements, make a venv, install into it."""
+"""Runs uv: resolves requirements, creates venvs, installs packages, builds wheels."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
-from airflow_provider_sparkdeps.environments.base import Login
+from airflow_provider_sparkdeps.environments.context import BuildContext, Login
 from airflow_provider_sparkdeps.exceptions import BuildError
-from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.processes import run, tool_environ
 from airflow_provider_sparkdeps.utils.text import one_screen
 
-# Settings of the user's that would make another prefix than the one that is asked for.
+# User settings of uv that would change what is installed, or where.
 _OVERRULED = (
     "UV_COMPILE_BYTECODE", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_PROJECT", "UV_VENV_SEED",
     "UV_REQUIRE_HASHES", "UV_LOCKED", "UV_FROZEN", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY",
 )  # fmt: skip
 
-# An archive must not depend on when the wheels in it were built; zip files know no earlier time in any time zone.
+# An archive must not depend on when its wheels were built. Zip files have no earlier time in any time zone.
 _BUILT_AT = "315619200"
 _INDEX = "SPARKDEPS"
-# uv prepares what its cache doesn't hold yet.
+# uv "prepares" packages that are not in its cache yet.
 _COUNTED = re.compile(r"(Prepared|Installed) (\d+) packages? in")
 
 
@@ -32,42 +31,35 @@ _COUNTED = re.compile(r"(Prepared|Installed) (\d+) packages? in")
 def uv_binary() -> Path:
     """Return the path of the uv that is installed with this package.
 
-    :raises BuildError: when it can't be found.
+    :raises BuildError: if it can't be found.
     """
     from uv import find_uv_bin
 
     try:
         return Path(find_uv_bin())
     except FileNotFoundError as error:
-        raise BuildError(f"The package uv is installed without its program ({error}). Install it again.") from error
+        raise BuildError(f"The package uv is installed without its program: {error}. Install it again.") from error
 
 
 class Uv:
-    """uv, bound to a working directory and a deadline.
+    """uv, with the working directory, deadline and login of one build.
 
-    :param scratch: an existing directory for its input files; away from the user's projects, whose settings uv
-        would read.
-    :param deadline: of the build.
-    :param on_line: told each line of its progress.
-    :param login: of a private index, which comes before all others.
-    :param foreign: options of uv about a platform that isn't this machine's: then wheels only.
+    :param scratch: an existing directory for its input files, outside the user's projects, whose settings uv would
+        read.
+    :param context: its `report` is called with each line of uv's output.
+    :param login: of a private index, which takes precedence over all others.
+    :param cross_platform: options of uv that select another platform; only wheels are used then.
     """
 
     def __init__(
-        self,
-        scratch: Path,
-        *,
-        deadline: Deadline,
-        on_line: Callable[[str], None],
-        login: Login | None = None,
-        foreign: Sequence[str] = (),
+        self, scratch: Path, context: BuildContext, *, login: Login | None = None, cross_platform: Sequence[str] = ()
     ) -> None:
         self.scratch = scratch
-        self._deadline = deadline
+        self._context = context
         self._login = login
+        self._phase = "resolve"
         self._installed = self._fetched = 0
-        self._tell = on_line
-        self._foreign = [*foreign, "--only-binary", ":all:"] if foreign else []
+        self._cross_platform = [*cross_platform, "--only-binary", ":all:"] if cross_platform else []
 
     def resolve(
         self,
@@ -77,66 +69,74 @@ class Uv:
         constraints: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> tuple[str, ...]:
-        """Return exact requirements that meet the wish, sorted.
+        """Return the exact requirements that satisfy these, sorted.
 
         :param options: lines of a requirements.txt about indexes.
-        :raises BuildError: with the resolver's explanation.
+        :raises BuildError: if there is no solution; with the resolver's explanation.
         """
-        wish = self._file("requirements.in", [*options, *requirements])
+        wanted = self._file("requirements.in", [*options, *requirements])
         limits: list[str | Path] = ["--constraints", self._file("constraints.txt", constraints)] if constraints else []
         quiet = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
         stdout = self._uv(
-            "pip", "compile", wish, "--python", python, *limits, *self._foreign, *quiet, what="resolve the requirements"
+            "pip",
+            "compile",
+            wanted,
+            "--python",
+            python,
+            *limits,
+            *self._cross_platform,
+            *quiet,
+            what="resolve the requirements",
         )
         return tuple(sorted(line.strip() for line in stdout.splitlines() if line.strip()))
 
     def install(
         self, lock: Sequence[str], *, prefix: Path, python: Path, options: Sequence[str] = (), pylock: str = ""
     ) -> None:
-        """Make a venv whose scripts find their interpreter by themselves, with exactly these packages.
+        """Create a venv with exactly these packages, whose scripts run the interpreter next to them.
 
         :param options: lines of a requirements.txt about indexes.
-        :param pylock: a pylock.toml's text, whose packages are installed, too.
-        :raises BuildError: with uv's explanation.
+        :param pylock: contents of a pylock.toml whose packages are installed, too.
+        :raises BuildError: if it fails; with uv's output.
         """
         self._uv("venv", "--relocatable", "--quiet", "--python", python, prefix, what="make a venv")
         self._install(lock, options, pylock, "--python", prefix / "bin" / "python")
 
-    def install_foreign(
+    def install_for_platform(
         self, lock: Sequence[str], *, target: Path, python: Path, options: Sequence[str] = (), pylock: str = ""
     ) -> None:
-        """Put another platform's packages into a directory; their scripts into its `bin`.
+        """Install packages for another platform into a directory, and their scripts into its `bin`.
 
-        :raises BuildError: with uv's explanation.
+        :raises BuildError: if it fails; with uv's output.
         """
-        self._install(lock, options, pylock, "--target", target, "--python", python, *self._foreign)
+        self._install(lock, options, pylock, "--target", target, "--python", python, *self._cross_platform)
 
     def add(self, lock: Sequence[str], *, python: Path) -> None:
-        """Install exactly these packages for an interpreter, next to what it has.
+        """Add exactly these packages to an environment.
 
-        :raises BuildError: with uv's explanation.
+        :raises BuildError: if it fails; with uv's output.
         """
         self._install(lock, (), "", "--break-system-packages", "--python", python)
 
     def build_wheel(self, source: Path, target: Path, *, python: Path, title: str) -> None:
         """Build a project's wheel.
 
-        :param source: its directory or sdist; something may be written next to it.
+        :param source: its directory or sdist. The build may write to it.
         :param target: directory for the wheel.
-        :param title: of the project, for the error's sentence.
-        :raises BuildError: with the build backend's own words.
+        :param title: name of the project, for the error.
+        :raises BuildError: if the build fails; with the output of the build backend.
         """
         self._uv("build", "--wheel", "--out-dir", target, "--python", python, source, what=f"build a wheel of {title}")
 
     def export(self, project: Path, *, extras: Sequence[str], groups: Sequence[str], python: Path) -> Path:
-        """Return a pylock.toml of what a project's uv.lock says.
+        """Return a pylock.toml with the contents of a project's uv.lock.
 
-        :raises BuildError: with uv's explanation.
+        :raises BuildError: if it fails; with uv's output.
         """
         target = self.scratch / "pylock.toml"
         chosen = [part for extra in extras for part in ("--extra", extra)]
         chosen += [part for group in groups for part in ("--group", group)]
-        # The lock is taken as it is: what its project's pyproject.toml says was compared when it was read.
+        # The lock is used as it is: it was compared with its pyproject.toml when it was read.
         options = ["--frozen", "--no-default-groups", "--no-emit-project", "--no-header", "--format", "pylock.toml"]
         self._uv(
             "export", "--project", project, "--python", python, *options, *chosen, "--output-file", target,
@@ -145,20 +145,23 @@ class Uv:
         return target
 
     def _install(self, lock: Sequence[str], options: Sequence[str], pylock: str, *where: str | Path) -> None:
-        # Symlinks into the cache, which a user's settings may ask for, would not survive the journey.
+        # The user's settings may ask for symlinks into the cache, which executors do not have.
         common = ["--no-deps", "--link-mode", "hardlink", *where]
+        self._phase = "install"
         self._installed = self._fetched = 0
         if pylock:
             file = self.scratch / "pylock.sparkdeps.toml"
             file.write_text(pylock, encoding="utf-8")
             self._uv("pip", "install", "--requirements", file, *common, what="install the locked packages")
         if lock:
-            # As pip has it: with one hash, all packages must have one.
+            # As with pip: if one package has a hash, all need one.
             strict = ["--require-hashes"] if any("--hash=" in line for line in lock) else []
             file = self._file("requirements.lock", [*options, *lock])
             self._uv("pip", "install", "--requirements", file, *common, *strict, what="install the packages")
         if self._installed:
-            self._tell(f"{self._installed - self._fetched} packages from uv's cache, {self._fetched} fetched or built")
+            self._report(
+                f"{self._installed - self._fetched} packages from uv's cache, {self._fetched} fetched or built"
+            )
 
     def _file(self, name: str, lines: Sequence[str]) -> Path:
         path = self.scratch / name
@@ -169,32 +172,35 @@ class Uv:
         command = [uv_binary(), *arguments]
 
         def on_line(line: str) -> None:
-            if told := _COUNTED.match(line.strip()):
-                self._installed += int(told[2]) if told[1] == "Installed" else 0
-                self._fetched += int(told[2]) if told[1] == "Prepared" else 0
+            if counted := _COUNTED.match(line.strip()):
+                self._installed += int(counted[2]) if counted[1] == "Installed" else 0
+                self._fetched += int(counted[2]) if counted[1] == "Prepared" else 0
             if not line.startswith("Using Python"):
-                self._tell(self._without_password(line.strip()))
+                self._report(self._without_password(line.strip()))
 
-        done = run(command, deadline=self._deadline, cwd=self.scratch, environ=self._environ(), on_line=on_line)
+        done = run(command, deadline=self._context.deadline, cwd=self.scratch, environ=self._environ(), on_line=on_line)
         if done.code != 0:
-            words = one_screen(self._without_password(done.stderr or done.stdout))
-            raise BuildError(f"uv could not {what}. It says:\n\n{words}")
+            output = one_screen(self._without_password(done.stderr or done.stdout))
+            raise BuildError(f"uv could not {what}. Its output:\n\n{output}")
         return done.stdout
 
+    def _report(self, line: str) -> None:
+        self._context.report(self._phase, line)
+
     def _environ(self) -> dict[str, str]:
-        # An interpreter that isn't there is an error to report, not a reason to download for minutes.
+        # A missing interpreter is reported as an error, unless the user allows uv to download it.
         downloads = os.environ.get("UV_PYTHON_DOWNLOADS", "never")
         environ = tool_environ(
             UV_PYTHON_DOWNLOADS=downloads, UV_NO_PROGRESS="1", NO_COLOR="1", SOURCE_DATE_EPOCH=_BUILT_AT
         )
         for name in _OVERRULED:
             environ.pop(name, None)
-        # Else uv warns at each use that it takes lock files as an experiment.
+        # Otherwise uv warns at each use that its support of lock files is experimental.
         environ["UV_PREVIEW_FEATURES"] = ",".join(filter(None, [environ.get("UV_PREVIEW_FEATURES"), "pylock"]))
         if self._login:
             environ["UV_INDEX"] = f"{_INDEX.lower()}={self._login.url} {environ.get('UV_INDEX', '')}".strip()
         if self._login and (self._login.username or self._login.password):
-            # A token alone goes by the name that PyPI made usual for it.
+            # The user name that PyPI asks for with a token.
             environ[f"UV_INDEX_{_INDEX}_USERNAME"] = self._login.username or "__token__"
             environ[f"UV_INDEX_{_INDEX}_PASSWORD"] = self._login.password
         return environ

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from airflow_provider_sparkdeps.archives.pack import pack
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, VenvEnvironment
+from airflow_provider_sparkdeps.environments.context import BuildContext
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from benchmarks import recipe
 from benchmarks.measure import Claim, Outcome, in_turns, log, timed
@@ -63,7 +64,7 @@ def run() -> Outcome:
 
 
 def _prepare(environment: Environment, target: Path) -> Path:
-    environment.build(target, report=lambda *_: None, timeout=_TIMEOUT, logins={})
+    environment.build(target, BuildContext(Deadline(_TIMEOUT, f"Building {environment.title}"), lambda *_: None))
     return target
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.archives.refresh import diff_locks
-from airflow_provider_sparkdeps.environments import Environment, Login
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Report
+from airflow_provider_sparkdeps.environments import Environment, VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 
 from ..support.builders import SIX
@@ -135,56 +132,16 @@ class TestMaxAge:
             refresh(max_age=max_age)
 
 
-@dataclass(frozen=True)
-class BuildOnly(Environment):
-    """A fake kind whose lock is known only after a build. It contains one file."""
-
-    lock: list[str] = field(default_factory=list, compare=False)
-    file: Path | None = None
-    kind: ClassVar[str] = "build-only"
-    title: ClassVar[str] = "build-only"
-
-    def inputs(self) -> dict[str, Any]:
-        return {"content": self.file.read_text() if self.file else ""}
-
-    def options(self) -> dict[str, Any]:
-        return {}
-
-    def build(self, prefix: Path, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> BuiltPrefix:
-        prefix.mkdir()
-        (prefix / "file").write_text(self.lock[0])
-        if self.file:
-            self.file.write_text("changed")
-        version = ".".join(map(str, sys.version_info[:3]))
-        return BuiltPrefix(python=version, interpreter=None, packages={}, lock=tuple(self.lock))
-
-
-@pytest.fixture
-def build_only() -> Iterator[type[BuildOnly]]:
-    yield BuildOnly
-    Environment._kinds.pop("build-only", None)
-
-
-def test_a_lock_that_is_known_only_after_a_build_publishes_nothing_if_it_is_unchanged(
-    build_only: type[BuildOnly], root: Path, refresh: Refresh
-) -> None:
-    environment = build_only(lock=["one==1"])
-    refresh(environment)
-    before = files(root, environment)
-    _, lines = refresh(environment, refresh=True)
-    assert files(root, environment) == before
-    assert "nothing is published" in lines[-1]
-    environment.lock[0] = "one==2"
-    archive, _ = refresh(environment, refresh=True)
-    assert archive.lock == ("one==2",)
-
-
-def test_an_environment_whose_files_change_during_the_build_is_not_published(
-    build_only: type[BuildOnly], tmp_path: Path, root: Path, refresh: Refresh
-) -> None:
-    (tmp_path / "input").write_text("before")
-    environment = build_only(lock=["one==1"], file=tmp_path / "input")
+def test_an_environment_whose_files_change_during_the_build_is_not_published(tmp_path: Path, root: Path) -> None:
+    file = tmp_path / "requirements.txt"
+    file.write_text("six")
+    environment = VenvEnvironment.from_file(file, bundle_python=False)
     key = environment.key
+
+    def change(line: str) -> None:
+        if line.startswith("install:"):
+            file.write_text("tabulate")
+
     with pytest.raises(InvalidArgumentError, match=r"its input files changed while it was built\. Build it again"):
-        refresh(environment)
+        ArchiveStore(root).build(environment, timeout=60, progress=change)
     assert ArchiveStore(root).find(key) is None

@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, PexEnvironment, VenvEnvironment
+from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -131,9 +131,9 @@ def test_the_key_is_the_same_in_another_process() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"requirements": ["six"]}, "known kinds are"),
-        ({"kind": "wish", "requirements": ["six"]}, "known kinds are"),
-        ({"kind": "venv", "packages": ["six"]}, "no description of a venv"),
+        ({"requirements": ["six"]}, "Known kinds are"),
+        ({"kind": "wish", "requirements": ["six"]}, "Known kinds are"),
+        ({"kind": "venv", "packages": ["six"]}, "does not describe a venv"),
     ],
 )
 def test_data_that_describes_no_environment_is_refused(data: dict[str, object], says: str) -> None:
@@ -141,8 +141,6 @@ def test_data_that_describes_no_environment_is_refused(data: dict[str, object], 
         Environment.from_dict(data)
 
 
-def test_a_path_is_refused_by_kinds_that_do_not_build_projects() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"'\./my_lib' is a path, .* use VenvEnvironment"):
-        PexEnvironment(["six", "./my_lib"])
+def test_a_path_is_refused_by_conda_which_builds_no_projects() -> None:
     with pytest.raises(InvalidArgumentError, match=r"'\./my_lib' is a path, .* use VenvEnvironment"):
         CondaEnvironment(["six"], channels=["conda-forge"], pip=["./my_lib"])

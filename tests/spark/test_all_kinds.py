@@ -106,7 +106,7 @@ def pex(directory: Path, channel: str) -> Environment:
 
 def pex_that_exists(directory: Path, channel: str) -> Environment:
     subprocess.run([sys.executable, "-m", "pex", *PACKAGES, "-o", directory / "app.pex"], check=True)
-    return PexEnvironment.from_file(directory / "app.pex")
+    return PexEnvironment.from_pex(directory / "app.pex")
 
 
 def seen(session: Session) -> set[tuple[str, ...]]:

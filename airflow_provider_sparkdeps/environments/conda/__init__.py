@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Environment, Login, Report, current_platform
+from airflow_provider_sparkdeps.environments.base import Environment
+from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
+from airflow_provider_sparkdeps.utils.platforms import current_platform
 
 _INSTALL = "pip install 'airflow-provider-sparkdeps[conda]'"
 
@@ -50,7 +52,6 @@ class CondaEnvironment(Environment):
     contents: str | None = field(default=None, kw_only=True)
     ignore_missing_files: bool = field(default=False, kw_only=True)
     channel_conn_ids: Sequence[str] = field(default=(), kw_only=True, compare=False)
-    index_conn_id: str | None = field(default=None, kw_only=True, compare=False)
 
     kind: ClassVar[str] = "conda"
 
@@ -146,22 +147,15 @@ class CondaEnvironment(Environment):
         return cls.from_prefix(existing.find(name), **options)
 
     @property
-    def title(self) -> str:
-        """A few words for logs, such as "conda of gdal, geopandas (Python 3.12)"."""
+    def _summary(self) -> str:
         if self.prefix:
-            named = self.prefix
-        elif self.locked:
-            named = f"{len(self.locked)} locked packages"
-        else:
-            named = ", ".join([*self.dependencies, *self.pip])
-        short = named if len(named) <= 80 else f"{named[:77]}..."
-        return f"conda of {short} (Python {self.python_minor})"
+            return self.prefix
+        return f"{len(self.locked)} locked packages" if self.locked else ", ".join([*self.dependencies, *self.pip])
 
     def inputs(self) -> dict[str, Any]:
         """Return what is to be installed, as plain data."""
-        # Where an installed environment is makes no difference, nor by which login the same channels are reached. A
-        # private index is another place to take packages from.
-        left_out = {"prefix", "channel_conn_ids", *(() if self.index_conn_id else ("index_conn_id",))}
+        # The path of an installed environment makes no difference, nor does the login by which a channel is reached.
+        left_out = {"prefix", "channel_conn_ids"}
         return {name: value for name, value in self.options().items() if name not in left_out}
 
     def options(self) -> dict[str, Any]:
@@ -175,37 +169,30 @@ class CondaEnvironment(Environment):
             "contents": self.contents,
             "ignore_missing_files": self.ignore_missing_files,
             "channel_conn_ids": list(self.channel_conn_ids),
-            "index_conn_id": self.index_conn_id,
         }
 
     @property
-    def connections(self) -> tuple[str, ...]:
-        """The ids of the connections that a build needs a `Login` of."""
-        return (*self.channel_conn_ids, *([self.index_conn_id] if self.index_conn_id else []))
+    def conn_ids(self) -> tuple[str, ...]:
+        """The IDs of the connections whose `Login` a build needs."""
+        return (*self.channel_conn_ids, *super().conn_ids)
 
-    def build(self, prefix: Path, *, report: Report, timeout: float, logins: Mapping[str, Login]) -> BuiltPrefix:
-        """Solve, install and make relocatable; or only the last, with an installed environment.
-
-        :param prefix: a directory that doesn't exist yet.
-        :param report: told about each phase and its progress.
-        :param timeout: seconds until the build is given up.
-        :param logins: by connection id, for each of `connections`.
-        :raises BuildError: with rattler's, uv's or conda-pack's own words.
-        """
-        from airflow_provider_sparkdeps.utils.deadline import Deadline
-
-        if self.platform != current_platform():
-            raise BuildError(
-                f"This machine is {current_platform()} and can't build for {self.platform}."
-                " Build on a worker of that platform, or leave platform out."
-            )
+    def _make_builder(self, scratch: Path, context: BuildContext) -> Builder:
         try:
             import conda_pack  # noqa: F401
             import rattler  # noqa: F401
         except ImportError as error:
             raise BuildError(f"Conda environments need more than is installed here ({error}): `{_INSTALL}`.") from error
-        from airflow_provider_sparkdeps.environments.conda import build
+        from airflow_provider_sparkdeps.environments.conda.build import CondaBuilder, InstalledCondaBuilder
 
-        return build.build(
-            self, prefix, report=report, deadline=Deadline(timeout, f"Building {self.title}"), logins=logins
+        if self.prefix:
+            return InstalledCondaBuilder(Path(self.prefix), self.contents, self.ignore_missing_files, context)
+        return CondaBuilder(
+            self,
+            tuple(self.dependencies),
+            tuple(self.channels),
+            tuple(self.locked),
+            tuple(self.pip),
+            tuple(map(context.login, self.channel_conn_ids)),
+            scratch,
+            context,
         )

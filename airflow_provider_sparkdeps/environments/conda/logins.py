@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_sparkdeps.environments.base import Login
+from airflow_provider_sparkdeps.environments.context import Login
 from airflow_provider_sparkdeps.exceptions import BuildError
 
 CONDA_TOKEN = "conda-token"  # noqa: S105 - a user name

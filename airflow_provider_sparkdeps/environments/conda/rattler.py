@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from airflow_provider_sparkdeps.environments.base import Login, Report
 from airflow_provider_sparkdeps.environments.conda.logins import access
 from airflow_provider_sparkdeps.environments.conda.specs import SUBDIRS
+from airflow_provider_sparkdeps.environments.context import Login, ProgressCallback
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.text import one_screen
@@ -36,7 +36,7 @@ def solve(
     platform: str,
     logins: Sequence[Login],
     deadline: Deadline,
-    report: Report,
+    report: ProgressCallback,
 ) -> list[RepoDataRecord]:
     """Return the packages that meet the specs.
 
@@ -111,7 +111,7 @@ def install(
     platform: str,
     logins: Sequence[Login],
     deadline: Deadline,
-    report: Report,
+    report: ProgressCallback,
 ) -> None:
     """Download packages and link them into a prefix.
 

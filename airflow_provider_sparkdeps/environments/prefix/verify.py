@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix
+from airflow_provider_sparkdeps.environments.context import BuiltPrefix
 from airflow_provider_sparkdeps.environments.prefix.site_packages import installed
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
@@ -115,7 +115,7 @@ def ask(
         environ = {"PATH": host_path, "PYTHONPATH": given, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
     done = run(command, deadline=deadline, cwd=Path("/"), environ=environ)
     if done.code != 0:
-        raise BuildError(f"The interpreter that was built doesn't run. It says:\n\n{one_screen(done.stderr)}")
+        raise BuildError(f"The interpreter that was built doesn't run. Its output:\n\n{one_screen(done.stderr)}")
     found: dict[str, Any] = json.loads(done.stdout)
     if host_path is not None and given not in found["path"]:
         raise BuildError(

@@ -1,32 +1,35 @@
-"""The steps of building a venv: from what is wanted to exact packages, and on to a prefix."""
+"""The steps of building a venv: resolve the requirements, install the packages, add the interpreter."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_sparkdeps.environments import input_files
+from airflow_provider_sparkdeps.environments.base import Environment
+from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix
 from airflow_provider_sparkdeps.environments.prefix import site_packages
 from airflow_provider_sparkdeps.environments.prefix.bundle_python import bundle_interpreter, remove_venv_files
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Login, Report, current_platform
-from airflow_provider_sparkdeps.environments.venv.existing import Virtualenv
-from airflow_provider_sparkdeps.environments.requirements.local_projects import Wheel, build_wheels, with_path_dependencies
-from airflow_provider_sparkdeps.environments.requirements.lock_files import choose, read_pylock
-from airflow_provider_sparkdeps.utils.deadline import Deadline
-from airflow_provider_sparkdeps.environments.pythons import BasePython, find_python
 from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script
-from airflow_provider_sparkdeps.environments.uv import Uv, uv_binary
+from airflow_provider_sparkdeps.environments.pythons import BasePython, find_python
+from airflow_provider_sparkdeps.environments.requirements.local_projects import (
+    Wheel,
+    build_wheels,
+    with_path_dependencies,
+)
+from airflow_provider_sparkdeps.environments.requirements.lock_files import choose, read_pylock
 from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
+from airflow_provider_sparkdeps.environments.uv import Uv, uv_binary
+from airflow_provider_sparkdeps.environments.venv.existing import Virtualenv
 from airflow_provider_sparkdeps.exceptions import BuildError
+from airflow_provider_sparkdeps.utils.platforms import current_platform
 
-# What uv calls the machines that it knows wheels of, by Python's name for them.
-_TRIPLES = {
+# uv's names of the platforms for which it can select wheels.
+_UV_PLATFORMS = {
     "linux-x86_64": "x86_64-unknown-linux-gnu",
     "linux-aarch64": "aarch64-unknown-linux-gnu",
     "darwin-arm64": "aarch64-apple-darwin",
@@ -36,12 +39,12 @@ _TRIPLES = {
 
 @dataclass(frozen=True)
 class Resolution:
-    """The exact packages that a wish comes to.
+    """The exact packages that requirements were resolved to.
 
-    :param lock: for the manifest: one line for each, sorted, and without paths.
-    :param lines: for uv, of those that come from indexes, URLs and this machine.
+    :param lock: for the manifest: one line for each package, sorted, without paths.
+    :param lines: for uv: the packages that do not come from a lock file.
     :param options: about indexes.
-    :param pylock: the text of a pylock.toml with those that a lock file names.
+    :param pylock: contents of a pylock.toml with the packages that come from a lock file.
     :param wheels: of this machine.
     """
 
@@ -52,128 +55,135 @@ class Resolution:
     wheels: tuple[Wheel, ...] = ()
 
 
-def foreign_options(platform: str, minor: str) -> list[str]:
-    """Return uv's options for building for another platform.
+@dataclass(eq=False)
+class UvBuilder(Builder):
+    """Resolves requirements with uv and installs them into a venv; what happens then is up to the subclass.
 
-    :raises BuildError: when it can't.
-    """
-    if platform not in _TRIPLES:
-        raise BuildError(
-            f"uv knows no wheels for {platform}, but for {', '.join(_TRIPLES)}. Correct platform=, or build on a"
-            " worker of that platform."
-        )
-    return ["--python-platform", _TRIPLES[platform], "--python-version", minor]
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a build must keep to.
-
-    :param title: of the environment, for reports and errors.
-    :param minor: of its Python.
-    :param platform: that it is for.
-    :param timeout: seconds that it may take.
-    :param login: of the private index, if there is one.
+    :param environment: whose Python, platform and index are used.
+    :param wanted: the requirements or lock file.
+    :param scratch: a directory for intermediate files.
+    :param context: of the build.
     """
 
-    title: str
-    minor: str
-    platform: str
-    timeout: float
-    login: Login | None = None
+    environment: Environment
+    wanted: RequirementSet
+    scratch: Path
+    context: BuildContext
 
+    @cached_property
+    def uv(self) -> Uv:
+        """uv, with the login and the platform of the environment."""
+        conn_id = self.environment.index_conn_id
+        login = self.context.login(conn_id) if conn_id else None
+        options = _cross_platform_options(self.environment)
+        return Uv(self.scratch, self.context, login=login, cross_platform=options)
 
-@contextlib.contextmanager
-def workshop(order: Order, *, report: Report, parent: Path | None = None) -> Iterator[Workshop]:
-    """Get ready to build: with a deadline, room to work in, and uv.
+    @cached_property
+    def base(self) -> BasePython:
+        """The interpreter that the environment is built on."""
+        return find_python(self.environment.python_minor, uv=uv_binary(), deadline=self.context.deadline)
 
-    :param report: told about each phase and its progress.
-    :param parent: where to work; by default the system's temporary directory.
-    """
-    with tempfile.TemporaryDirectory(prefix="uv-", dir=parent) as scratch:
-        yield Workshop(order, Path(os.path.realpath(scratch)), report)
-
-
-class Workshop:
-    """The steps of one build, with what they share."""
-
-    def __init__(self, order: Order, scratch: Path, report: Report) -> None:
-        self._order = order
-        self._report = report
-        self._phase = "resolve"
-        self._deadline = Deadline(order.timeout, f"Building {order.title}")
-        self._foreign = foreign_options(order.platform, order.minor) if order.platform != current_platform() else []
-        self._uv = Uv(
-            scratch,
-            deadline=self._deadline,
-            on_line=lambda line: report(self._phase, line),
-            login=order.login,
-            foreign=self._foreign,
-        )
-        self._base: BasePython | None = None
-
-    def resolve(self, wanted: RequirementSet) -> Resolution:
-        """Find exact packages that meet a wish.
-
-        :raises BuildError: with the resolver's own words; when nothing applies.
-        """
-        self._base = find_python(self._order.minor, uv=uv_binary(), deadline=self._deadline)
-        self._report("resolve", f"{self._order.title}, on {self._base.executable}")
-        resolution = resolve(wanted, uv=self._uv, base=self._base, platform=self._order.platform)
+    @cached_property
+    def resolution(self) -> Resolution:
+        """The exact packages."""
+        uv, platform = self.uv, self.environment.platform
+        self.context.report("resolve", f"{self.environment.title}, on {self.base.executable}")
+        resolution = resolve(self.wanted, uv=uv, base=self.base, platform=platform)
         if not resolution.lock:
-            named = ", ".join(wanted.requirements) or "the packages that are locked"
+            named = ", ".join(self.wanted.requirements) or "the locked packages"
             raise BuildError(
-                f"None of {named} applies to Python {self._base.minor} on {self._order.platform}:"
-                " their markers rule it out."
+                f"None of {named} applies to Python {self.base.minor} on {platform}: their markers exclude it."
+                " Correct the markers, python or platform."
             )
         return resolution
 
-    def install(self, wanted: RequirementSet, prefix: Path) -> tuple[str, ...]:
-        """Make a prefix of what is wanted; return its lock.
-
-        :raises BuildError: with uv's own words.
-        """
-        resolution = self.resolve(wanted)
-        self._phase = "install"
-        self._report("install", f"packages: {len(resolution.lock)}")
-        install(resolution, prefix, uv=self._uv, base=self._python, foreign=bool(self._foreign))
-        return resolution.lock
-
-    def copy(self, existing: Virtualenv, prefix: Path) -> tuple[str, ...]:
-        """Make a prefix of a virtualenv; return its lock.
-
-        :raises BuildError: when it can't be packed.
-        """
-        self._base = existing.base(self._deadline)
-        self._phase = "install"
-        self._report("install", f"{self._order.title}, on {self._base.executable}")
-        existing.copy_to(prefix, uv=self._uv, base=self._base)
-        return existing.lock()
-
-    def finish(self, prefix: Path, lock: tuple[str, ...], *, bundle_python: bool) -> BuiltPrefix:
-        """Take out what ties a prefix to this machine, and add the interpreter.
-
-        :raises BuildError: when that can't be made relocatable.
-        """
-        base = self._python
-        remove_venv_files(prefix)
-        bundled = None
-        if bundle_python:
-            self._report("relocate", f"Python {base.version} of {base.prefix}")
-            bundled = bundle_interpreter(prefix, base)
-        packages = site_packages.installed(prefix)
-        return BuiltPrefix(python=base.version, interpreter=bundled, packages=packages, lock=lock)
-
     @property
-    def _python(self) -> BasePython:
-        assert self._base is not None  # noqa: S101 - the first step of each build finds it
-        return self._base
+    def lock(self) -> tuple[str, ...]:
+        """The exact packages, for the manifest."""
+        return self.resolution.lock
+
+    def install(self, prefix: Path) -> None:
+        """Install the resolved packages."""
+        resolution = self.resolution
+        self.context.report("install", f"packages: {len(resolution.lock)}")
+        what: dict[str, Any] = {"options": resolution.options, "pylock": resolution.pylock}
+        if self.environment.platform != current_platform():
+            target = prefix / "lib" / f"python{self.base.minor}" / "site-packages"
+            target.mkdir(parents=True)
+            self.uv.install_for_platform(resolution.lines, target=target, python=self.base.executable, **what)
+            _move_scripts(target, prefix / "bin")
+        else:
+            self.uv.install(resolution.lines, prefix=prefix, python=self.base.executable, **what)
+        site_packages.remove_install_metadata(prefix, [wheel.name for wheel in resolution.wheels])
+
+
+@dataclass(eq=False)
+class VenvBuilder(UvBuilder):
+    """Builds a venv from requirements or a lock file."""
+
+    bundle_python: bool
+
+    def relocate(self, prefix: Path) -> BuiltPrefix:
+        """Remove what ties the venv to this machine, and add the interpreter."""
+        return _relocate(self, prefix)
+
+
+@dataclass(eq=False)
+class VirtualenvBuilder(Builder):
+    """Copies an existing virtualenv."""
+
+    virtualenv: Virtualenv
+    scratch: Path
+    context: BuildContext
+    bundle_python: bool
+
+    @cached_property
+    def base(self) -> BasePython:
+        """The interpreter that the virtualenv was created with."""
+        return self.virtualenv.base(self.context.deadline)
+
+    @cached_property
+    def lock(self) -> tuple[str, ...]:
+        """The installed distributions."""
+        return self.virtualenv.lock()
+
+    def install(self, prefix: Path) -> None:
+        """Copy the virtualenv; its editable projects are installed as wheels."""
+        self.context.report("install", f"{self.virtualenv.prefix}, on {self.base.executable}")
+        self.virtualenv.copy_to(prefix, uv=Uv(self.scratch, self.context), base=self.base)
+
+    def relocate(self, prefix: Path) -> BuiltPrefix:
+        """Remove what ties the venv to this machine, and add the interpreter."""
+        return _relocate(self, prefix)
+
+
+def _relocate(builder: VenvBuilder | VirtualenvBuilder, prefix: Path) -> BuiltPrefix:
+    base, interpreter = builder.base, None
+    remove_venv_files(prefix)
+    if builder.bundle_python:
+        builder.context.report("relocate", f"Python {base.version} of {base.prefix}")
+        interpreter = bundle_interpreter(prefix, base)
+    packages = site_packages.installed(prefix)
+    return BuiltPrefix(python=base.version, interpreter=interpreter, packages=packages, lock=builder.lock)
+
+
+def _cross_platform_options(environment: Environment) -> list[str]:
+    platform = environment.platform
+    if platform == current_platform():
+        return []
+    if platform not in _UV_PLATFORMS:
+        raise BuildError(
+            f"uv can't select wheels for {platform}, only for {', '.join(_UV_PLATFORMS)}. Correct platform, or build on"
+            " a worker of that platform."
+        )
+    return ["--python-platform", _UV_PLATFORMS[platform], "--python-version", environment.python_minor]
 
 
 def resolve(wanted: RequirementSet, *, uv: Uv, base: BasePython, platform: str) -> Resolution:
-    """Find exact packages that meet a wish; build those wheels that projects of this machine become.
+    """Resolve requirements to exact packages; local projects are built as wheels first.
 
-    :raises BuildError: with the words of the resolver or of a build backend; with no packages, if none apply.
+    :return: without packages if no marker applies.
+    :raises BuildError: if there is no solution, or a project can't be built; with the output of the tool.
     """
     pylock = ""
     lock: tuple[str, ...] = ()
@@ -205,7 +215,7 @@ def _url(line: str) -> str:
 
 
 def _with_hashes(lines: Sequence[str], wanted: RequirementSet, wheels: Sequence[Wheel]) -> tuple[str, ...]:
-    """Return resolved lines with the hashes that were wished for: then every package needs one."""
+    """Return resolved lines with the hashes that the requirements have: then every package needs one."""
     hashed = [line.split(" --hash=") for line in (*wanted.requirements, *wanted.constraints) if " --hash=" in line]
     if not hashed:
         return tuple(lines)
@@ -219,23 +229,6 @@ def _with_hashes(lines: Sequence[str], wanted: RequirementSet, wheels: Sequence[
         " ".join([line, *(f"--hash={each}" for each in sorted(set(known.get(line.split(";")[0].strip(), []))))])
         for line in lines
     )
-
-
-def install(resolution: Resolution, prefix: Path, *, uv: Uv, base: BasePython, foreign: bool) -> None:
-    """Install exact packages into a prefix.
-
-    :param foreign: whether they are another platform's; the prefix then holds no interpreter at all.
-    :raises BuildError: with uv's own words.
-    """
-    what: dict[str, Any] = {"options": resolution.options, "pylock": resolution.pylock, "python": base.executable}
-    if foreign:
-        target = prefix / "lib" / f"python{base.minor}" / "site-packages"
-        target.mkdir(parents=True)
-        uv.install_foreign(resolution.lines, target=target, **what)
-        _move_scripts(target, prefix / "bin")
-    else:
-        uv.install(resolution.lines, prefix=prefix, **what)
-    site_packages.remove_install_metadata(prefix, [wheel.name for wheel in resolution.wheels])
 
 
 def _move_scripts(target: Path, bin_: Path) -> None:

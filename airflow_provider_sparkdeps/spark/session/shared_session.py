@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sparkdeps.environments.base import current_python
 from airflow_provider_sparkdeps.exceptions import SessionError, SessionLostError
+from airflow_provider_sparkdeps.utils.platforms import current_python
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.spark.endpoint import Endpoint

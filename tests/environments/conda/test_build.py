@@ -30,8 +30,8 @@ from pyspark.sql.functions import pandas_udf, udf
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix, Login
 from airflow_provider_sparkdeps.environments.conda.logins import CONDA_TOKEN
+from airflow_provider_sparkdeps.environments.context import BuildContext, BuiltPrefix, Login
 from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
 from airflow_provider_sparkdeps.exceptions import ArchiveError, BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.spark.attach import attach
@@ -77,8 +77,8 @@ def build(channel: str, tmp_path: Path) -> Build:
         number = next(numbers)
         prefix = tmp_path / f"build-{number}" / "prefix"
         prefix.parent.mkdir()
-        report = lambda *line: reports.append(line)  # noqa: E731
-        built = wish.build(prefix, report=report, timeout=timeout, logins=logins)
+        context = BuildContext(Deadline(timeout, f"Building {wish.title}"), lambda *line: reports.append(line), logins)
+        built = wish.build(prefix, context)
         return prefix.rename(tmp_path / f"moved-{number}"), built
 
     return build
@@ -124,8 +124,8 @@ class TestTheWish:
     def test_the_logins_of_channels_do_not_change_the_key_yet_travel_along(self) -> None:
         wish = CondaEnvironment(["six"], channels=[ANY], channel_conn_ids=["conda"], index_conn_id="pypi", pip=["x"])
         assert wish.key == key("six", pip=["x"], index_conn_id="pypi")
-        assert wish.connections == ("conda", "pypi")
-        assert Environment.from_dict(wish.to_dict()).connections == ("conda", "pypi")
+        assert wish.conn_ids == ("conda", "pypi")
+        assert Environment.from_dict(wish.to_dict()).conn_ids == ("conda", "pypi")
 
     def test_it_survives_json_and_pickle(self) -> None:
         wish = CondaEnvironment(["six=1.17"], channels=["conda-forge"], pip=["x"], python=MINOR)
@@ -404,9 +404,12 @@ class TestBuilding:
         code = (
             "import os, sys\nfrom pathlib import Path\n"
             "from airflow_provider_sparkdeps.environments import CondaEnvironment\n"
+            "from airflow_provider_sparkdeps.environments.context import BuildContext\n"
+            "from airflow_provider_sparkdeps.utils.deadline import Deadline\n"
             f"wish = CondaEnvironment(['cheese'], channels=[{channel!r}])\n"
             "def build(name):\n"
-            f"    wish.build(Path({str(tmp_path)!r}) / name, report=lambda *_: None, timeout=30, logins={{}})\n"
+            "    context = BuildContext(Deadline(30, 'Building'), lambda *_: None)\n"
+            f"    wish.build(Path({str(tmp_path)!r}) / name, context)\n"
             "build('parent')\n"
             "if os.fork():\n    os.wait()\nelse:\n    build('child')\n"
         )
@@ -482,7 +485,7 @@ class TestExistingEnvironments:
     def test_one_that_changed_after_it_was_described_is_refused(self, build: Build, existing: Path) -> None:
         wish = CondaEnvironment.from_prefix(existing)
         next(existing.glob("conda-meta/cellar-*.json")).unlink()
-        with pytest.raises(BuildError, match="is not what it was when it was described"):
+        with pytest.raises(BuildError, match="has changed since it was described"):
             build(environment=wish)
 
     def test_condas_files_that_pip_has_removed_are_told_with_the_remedy(self, build: Build, existing: Path) -> None:
@@ -761,5 +764,5 @@ def test_manifests_of_before_say_that_nothing_is_to_be_done_after_unpacking(chan
     assert Archive.from_dict(data) == archive
     del data["post_unpack_script"]
     assert Archive.from_dict(data).post_unpack_script is None
-    with pytest.raises(ArchiveError, match="wrong post_unpack_script"):
+    with pytest.raises(ArchiveError, match="invalid post_unpack_script"):
         Archive.from_dict({**data, "post_unpack_script": "../../bin/sh"})

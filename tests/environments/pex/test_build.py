@@ -16,13 +16,16 @@ import pytest
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import Environment, PexEnvironment
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix
-from airflow_provider_sparkdeps.environments.pex.pex_info import PexInfo, read_info, unpack
+from airflow_provider_sparkdeps.environments.context import BuiltPrefix
+from airflow_provider_sparkdeps.environments.pex.existing import unpack
+from airflow_provider_sparkdeps.environments.pex.pex_info import PexInfo, read_info
 from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
 from airflow_provider_sparkdeps.environments.pythons import find_python
 from airflow_provider_sparkdeps.environments.uv import uv_binary
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
+
+from ...support.build_contexts import build
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 BASE = Path(sys._base_executable)  # type: ignore[attr-defined]
@@ -32,10 +35,6 @@ PATH = f"{BASE.parent}:/usr/bin:/bin"
 
 def deadline(seconds: float = 60) -> Deadline:
     return Deadline(seconds, "Building for a test")
-
-
-def build(environment: PexEnvironment, prefix: Path) -> BuiltPrefix:
-    return environment.build(prefix, report=lambda phase, text: None, timeout=60, logins={})
 
 
 def pex(file: Path, *arguments: str | Path) -> Path:
@@ -63,25 +62,24 @@ class TestWish:
         assert one.key == other.key
 
     def test_it_comes_back_from_plain_data(self, six: Path) -> None:
-        for wish in (PexEnvironment(["six"]), PexEnvironment.from_file(six), PexEnvironment(["six"], python="3.13")):
-            again = Environment.from_dict(wish.to_dict())
+        for wish in (PexEnvironment(["six"]), PexEnvironment.from_pex(six), PexEnvironment(["six"], python="3.13")):
+            assert str(six.parent) not in str(wish.to_dict())
+            again = Environment.from_dict({**wish.to_dict(), "base_dir": six.parent})
             assert (type(again), again.key, again.python_minor) == (PexEnvironment, wish.key, wish.python_minor)
 
     def test_a_files_key_is_that_of_its_contents_wherever_it_lies(self, six: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copy(six, tmp_path / "renamed.pex"))
-        key = PexEnvironment.from_file(six).key
-        assert PexEnvironment.from_file(copy).key == key
+        key = PexEnvironment.from_pex(six).key
+        assert PexEnvironment.from_pex(copy).key == key
         with copy.open("ab") as file:
             file.write(b"\n")
-        assert PexEnvironment.from_file(copy).key != key
-        assert PexEnvironment.from_file(six, python="3.99").key != key
+        assert PexEnvironment.from_pex(copy).key != key
+        assert PexEnvironment.from_pex(six, python="3.99").key != key
 
     def test_a_file_that_is_missing_is_told_when_the_key_is_asked_for(self, tmp_path: Path) -> None:
-        environment = PexEnvironment.from_file(tmp_path / "missing.pex")
-        assert str(environment.title) == f"pex missing.pex (Python {MINOR})"
-        with pytest.raises(
-            InvalidArgumentError, match=r"missing\.pex can't be read: No such file .* every process that uses"
-        ):
+        environment = PexEnvironment.from_pex(tmp_path / "missing.pex")
+        assert str(environment.title) == f"pex of missing.pex (Python {MINOR})"
+        with pytest.raises(InvalidArgumentError, match=r"missing\.pex can't be read: No such file"):
             _ = environment.key
 
     @pytest.mark.parametrize("nothing", [{}, {"requirements": []}])
@@ -91,9 +89,9 @@ class TestWish:
 
     def test_a_file_with_requirements_is_refused(self) -> None:
         with pytest.raises(InvalidArgumentError, match="exclude each other"):
-            PexEnvironment(["six"], file="app.pex")
+            PexEnvironment(["six"], pex="app.pex")
         with pytest.raises(InvalidArgumentError, match="is not a path"):
-            PexEnvironment(file="")
+            PexEnvironment(pex="")
 
 
 class TestMade:
@@ -172,7 +170,7 @@ class TestMade:
     def test_a_lost_package_is_found_out(self, made: tuple[Path, BuiltPrefix], tmp_path: Path) -> None:
         copy = Path(shutil.copytree(made[0], tmp_path / "copy", symlinks=True))
         shutil.rmtree(next(copy.glob("app.pex/.deps/six-*")))
-        with pytest.raises(BuildError, match=r"doesn't run\. It says:(.|\n)*six"):
+        with pytest.raises(BuildError, match=r"doesn't run\. Its output:(.|\n)*six"):
             verify_prefix(copy, made[1], deadline=deadline())
 
     def test_a_package_of_another_version_is_found_out(self, made: tuple[Path, BuiltPrefix]) -> None:
@@ -192,7 +190,7 @@ def archive(environment: PexEnvironment, store: Path) -> Archive:
 
 
 def test_built_twice_it_is_the_same_to_the_byte(six: Path, tmp_path: Path) -> None:
-    for wish in (PexEnvironment(["markupsafe", "tabulate"]), PexEnvironment.from_file(six)):
+    for wish in (PexEnvironment(["markupsafe", "tabulate"]), PexEnvironment.from_pex(six)):
         digests = {archive(wish, tmp_path / store).sha256 for store in "ab"}
         assert len(digests) == 1
 
@@ -228,13 +226,13 @@ def test_without_pex_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BuildError, match=r"pip install 'airflow-provider-sparkdeps\[pex\]'"):
         build(PexEnvironment(["six"]), tmp_path / "prefix")
-    assert build(PexEnvironment.from_file(six), tmp_path / "taken").packages["six"] == "1.16.0"
+    assert build(PexEnvironment.from_pex(six), tmp_path / "taken").packages["six"] == "1.16.0"
 
 
 def test_a_wish_that_cannot_be_met_ends_with_the_resolvers_own_words(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"uv could not resolve the requirements\. It says:(.|\n)*six==99\.9"):
+    with pytest.raises(BuildError, match=r"uv could not resolve the requirements\. Its output:(.|\n)*six==99\.9"):
         build(PexEnvironment(["six==99.9"]), tmp_path / "prefix")
-    with pytest.raises(BuildError, match="markers rule it out"):
+    with pytest.raises(BuildError, match="markers exclude it"):
         build(PexEnvironment(["six; sys_platform == 'win32'"]), tmp_path / "prefix")
 
 
@@ -274,7 +272,7 @@ class TestTaken:
     )
     def test_it_runs_as_an_interpreter_from_another_place(self, options: list[str], tmp_path: Path) -> None:
         file = pex(tmp_path / "app.pex", "six==1.16.0", "markupsafe", *options)
-        built = build(PexEnvironment.from_file(file), tmp_path / "prefix")
+        built = build(PexEnvironment.from_pex(file), tmp_path / "prefix")
         assert built.packages.keys() == {"six", "markupsafe"}
         assert built.packages["six"] == "1.16.0"
         assert built.lock == tuple(f"{name}=={version}" for name, version in built.packages.items())
@@ -288,20 +286,33 @@ class TestTaken:
         with zipfile.ZipFile(tmp_path / "other.pex", "w") as other:
             other.writestr("__main__.py", "")
         for name in ("text.pex", "other.pex"):
-            with pytest.raises(InvalidArgumentError, match=rf"{name} is not a PEX: it is no zip file with a PEX-INFO"):
-                build(PexEnvironment.from_file(tmp_path / name), tmp_path / "prefix")
-        with pytest.raises(InvalidArgumentError, match="is not a PEX: it is a native program, but no scie"):
-            build(PexEnvironment.from_file("/bin/true"), tmp_path / "prefix")
+            with pytest.raises(
+                InvalidArgumentError, match=rf"{name} is not a PEX: it is not a zip file with a PEX-INFO"
+            ):
+                build(PexEnvironment.from_pex(tmp_path / name), tmp_path / "prefix")
+        with pytest.raises(InvalidArgumentError, match="is not a PEX: it is a native program, but not a scie"):
+            build(PexEnvironment.from_pex("/bin/true"), tmp_path / "prefix")
 
-    def test_a_file_that_changed_since_its_key_was_taken_is_not_built(self, six: Path, tmp_path: Path) -> None:
+    def test_a_file_that_changes_while_it_is_built_is_not_published(self, six: Path, tmp_path: Path) -> None:
         file = Path(shutil.copy(six, tmp_path / "app.pex"))
-        environment = PexEnvironment.from_file(file)
-        key = environment.key
-        with file.open("ab") as appended:
-            appended.write(b"\n")
-        assert environment.key == key
-        with pytest.raises(BuildError, match="was changed since its key was taken"):
-            build(environment, tmp_path / "prefix")
+        environment = PexEnvironment.from_pex(file)
+        key, store = environment.key, ArchiveStore(tmp_path / "store")
+
+        def change(line: str) -> None:
+            if line.startswith("relocate:"):
+                shutil.copy(shutil.which("true") or "", file)
+
+        with pytest.raises(InvalidArgumentError, match="its input files changed while it was built"):
+            store.build(environment, timeout=60, progress=change)
+        assert store.find(key) is None
+
+    def test_a_relative_path_starts_where_the_environment_is_created(self, six: Path, tmp_path: Path) -> None:
+        code = (
+            "from airflow_provider_sparkdeps.environments import PexEnvironment as P; key = P.from_pex('six.pex').key"
+        )
+        names: dict[str, object] = {"__file__": str(six.with_name("dag.py")), "__name__": "dag"}
+        exec(code, names)
+        assert names["key"] == PexEnvironment.from_pex(six).key
 
     def test_programs_and_links_in_it_stay_what_they_are(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "app.pex", "w") as archive:
@@ -320,9 +331,9 @@ class TestTaken:
         tight = pex(tmp_path / "tight.pex", "six", "--python-shebang=/usr/bin/env python3")
         rewrite_info(tight, f'"interpreter_constraints":["CPython=={other}.*"]')
         with pytest.raises(
-            InvalidArgumentError, match=rf"tight\.pex is for Python {other} \(its interpreter .* Python {MINOR} is"
+            InvalidArgumentError, match=rf"tight\.pex is for Python {other} \(its interpreter .* Python {MINOR} pickles"
         ):
-            build(PexEnvironment.from_file(tight), tmp_path / "prefix")
+            build(PexEnvironment.from_pex(tight), tmp_path / "prefix")
 
 
 def rewrite_info(file: Path, constraints: str) -> None:
@@ -342,8 +353,8 @@ def rewrite_info(file: Path, constraints: str) -> None:
         (("a-1-cp311-abi3-linux_x86_64.whl", "b-1-py2.py3-none-any.whl"), (), "3.11 and later"),
         (("a-1-cp311-abi3-linux_x86_64.whl",), ("CPython<3.13,>=3.9",), "3.11 to 3.12"),
         (("b-1-py3-none-any.whl",), ("==3.10.*", "CPython==3.9.*"), "3.9 to 3.10"),
-        (("a-1-cp311-cp311-linux_x86_64.whl", "b-1-cp312-cp312-linux_x86_64.whl"), (), "none that is known"),
-        (("a-1-pp310-pypy310_pp73-linux_x86_64.whl",), (), "none that is known"),
+        (("a-1-cp311-cp311-linux_x86_64.whl", "b-1-cp312-cp312-linux_x86_64.whl"), (), "no known version"),
+        (("a-1-pp310-pypy310_pp73-linux_x86_64.whl",), (), "no known version"),
     ],
 )
 def test_the_pythons_of_a_pex_are_read_from_its_wheels_and_constraints(
@@ -372,7 +383,7 @@ class TestScie:
 
     def test_it_needs_no_python_on_path(self, scie: Path, tmp_path: Path) -> None:
         assert read_info(scie).scie
-        built = build(PexEnvironment.from_file(scie), tmp_path / "prefix")
+        built = build(PexEnvironment.from_pex(scie), tmp_path / "prefix")
         assert built.packages.keys() == {"six", "markupsafe"}
         moved = (tmp_path / "prefix").rename(tmp_path / "moved")
         verify_prefix(moved, built, deadline=deadline())
@@ -382,11 +393,11 @@ class TestScie:
         with scie.open("ab") as file:
             file.write(b" " * 100_000)
         assert read_info(scie) == PexInfo(scie=True, constraints=(), wheels=())
-        assert build(PexEnvironment.from_file(scie), tmp_path / "prefix").packages["six"] == "1.16.0"
+        assert build(PexEnvironment.from_pex(scie), tmp_path / "prefix").packages["six"] == "1.16.0"
 
     def test_one_with_another_python_is_refused_with_both_named(self, scie: Path, tmp_path: Path) -> None:
-        wish = PexEnvironment.from_file(scie, python="3.99")
-        with pytest.raises(InvalidArgumentError, match=r"app (brings|is for) Python .* Python 3\.99 is asked for"):
+        wish = PexEnvironment.from_pex(scie, python="3.99")
+        with pytest.raises(InvalidArgumentError, match=r"app (contains|is for) Python .* but Python 3\.99 pickles"):
             build(wish, tmp_path / "prefix")
 
 
@@ -394,7 +405,7 @@ def test_the_interpreter_script_has_no_bashisms(six: Path, tmp_path: Path) -> No
     busybox = shutil.which("busybox")
     if busybox is None:
         pytest.skip("no busybox here")
-    build(PexEnvironment.from_file(six), tmp_path / "prefix")
+    build(PexEnvironment.from_pex(six), tmp_path / "prefix")
     command = [busybox, "sh", tmp_path / "prefix/bin/python", "-c", "import six; print(six.__version__)"]
     environ = {"PATH": str(BASE.parent), "HOME": os.devnull}
     assert subprocess.run(command, env=environ, capture_output=True, check=True).stdout == b"1.16.0\n"

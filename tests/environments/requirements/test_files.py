@@ -16,6 +16,8 @@ from airflow_provider_sparkdeps.environments import Environment, VenvEnvironment
 from airflow_provider_sparkdeps.environments.uv import uv_binary
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
+from ...support.build_contexts import build
+
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 SIX_HASH = "sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
 
@@ -160,7 +162,7 @@ lint = ["pycodestyle"]
             '[tool.uv.sources]\nmy_lib = { path = "my_lib", editable = true }\n'
         )
         path = write(tmp_path / "pyproject.toml", text)
-        assert key(path) == VenvEnvironment(["./my_lib", "six"], base=tmp_path).key
+        assert key(path) == VenvEnvironment(["./my_lib", "six"], base_dir=tmp_path).key
         git = text.replace('path = "my_lib", editable = true', 'git = "https://example.com/lib.git", tag = "v1"')
         assert key(write(path, git)) == VenvEnvironment(["my-lib @ git+https://example.com/lib.git@v1", "six"]).key
         with pytest.raises(InvalidArgumentError, match=r"source of 'my-lib' in \[tool\.uv\.sources\] needs a lock"):
@@ -170,7 +172,7 @@ lint = ["pycodestyle"]
         ("text", "choices", "says"),
         [
             ("[project\n", {}, "is not TOML"),
-            ("project = 3", {}, "is not laid out as its kind of file is"),
+            ("project = 3", {}, "does not have the structure of its file type"),
             ('[project]\ndependencies = "six"', {}, r"dependencies is 'six', which is no list\. Write \['six'\]"),
             (TEXT, {"extras": ["slow"]}, r"no extra 'slow' in \[project\.optional-dependencies\]: there are all, fast"),
             (TEXT, {"groups": ["docs"]}, "no group 'docs' in"),
@@ -272,13 +274,13 @@ class TestLocks:
 class TestLocalProjects:
     def test_content_is_the_key_wherever_it_lies_and_however_it_is_named(self, tmp_path: Path, library: Path) -> None:
         elsewhere = shutil.copytree(library, tmp_path / "else" / "where")
-        listed = VenvEnvironment(["./my_lib", "six"], base=tmp_path).key
+        listed = VenvEnvironment(["./my_lib", "six"], base_dir=tmp_path).key
         assert VenvEnvironment([str(elsewhere), "six"]).key == listed
-        assert VenvEnvironment(["-e ./my_lib", "six"], base=tmp_path).key == listed
+        assert VenvEnvironment(["-e ./my_lib", "six"], base_dir=tmp_path).key == listed
         assert key(write(tmp_path / "else" / "requirements.txt", "six\n-e ../my_lib/\n")) == listed
 
     def test_any_source_file_changes_the_key_and_what_tools_leave_does_not(self, tmp_path: Path, library: Path) -> None:
-        environment = VenvEnvironment(["./my_lib"], base=tmp_path)
+        environment = VenvEnvironment(["./my_lib"], base_dir=tmp_path)
         before = environment.key
         for left in (".git/HEAD", "build/lib/x.py", "dist/a.whl", ".venv/x", "src/my_lib/__pycache__/a.pyc",
                      "src/my_lib.egg-info/PKG-INFO"):  # fmt: skip
@@ -291,7 +293,7 @@ class TestLocalProjects:
         more = 'dependencies = ["other-lib"]\n[tool.uv.sources]\nother-lib = { path = "../other" }\n'
         a_library(tmp_path / "my_lib", more=more)
         other = a_library(tmp_path / "other", name="other-lib")
-        environment = VenvEnvironment(["./my_lib"], base=tmp_path)
+        environment = VenvEnvironment(["./my_lib"], base_dir=tmp_path)
         before = environment.key
         write(other / "src" / "other_lib" / "__init__.py", "ANSWER = 43\n")
         assert environment.key != before
@@ -310,7 +312,7 @@ class TestLocalProjects:
     def test_what_cannot_be_installed_is_refused_when_it_is_read(self, path: str, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         write(tmp_path / "file.txt", "x")
-        environment = VenvEnvironment([path], base=tmp_path)
+        environment = VenvEnvironment([path], base_dir=tmp_path)
         with pytest.raises(
             InvalidArgumentError, match=r"has no pyproject\.toml|is neither a project's directory nor a wheel"
         ):
@@ -328,18 +330,18 @@ def test_a_file_that_is_not_there_is_told_when_it_is_needed(name: str, tmp_path:
 
 
 def build_nothing(environment: VenvEnvironment, tmp_path: Path) -> None:
-    environment.build(tmp_path / "prefix", report=lambda phase, text: None, timeout=5, logins={})
+    build(environment, tmp_path / "prefix")
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: VenvEnvironment(["six"], file="requirements.txt"), "requirements and file are given"),
-        (lambda: VenvEnvironment(["six"], extras=["fast"]), "extras and groups choose from a file"),
-        (lambda: VenvEnvironment.from_file(""), "is no path"),
-        (lambda: VenvEnvironment.from_file(42), "is no path"),  # type: ignore[arg-type]
+        (lambda: VenvEnvironment(["six"], file="requirements.txt"), "requirements and file exclude each other"),
+        (lambda: VenvEnvironment(["six"], extras=["fast"]), "extras and groups need a file to select from"),
+        (lambda: VenvEnvironment.from_file(""), "is not a path"),
+        (lambda: VenvEnvironment.from_file(42), "is not a path"),  # type: ignore[arg-type]
         (lambda: VenvEnvironment.from_file("p.toml", extras="fast"), r"Write extras=\['scoring'\]"),
-        (lambda: VenvEnvironment(["six"], index_conn_id=""), "is no connection's id"),
+        (lambda: VenvEnvironment(["six"], index_conn_id=""), "is not a connection ID"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_refused_at_once(make: Callable[[], object], says: str) -> None:
@@ -353,15 +355,15 @@ def test_what_goes_into_a_manifest_has_no_path_of_this_machine(tmp_path: Path, l
         VenvEnvironment.from_file(path, index_conn_id="ours"),
         VenvEnvironment.from_prefix(tmp_path / "venv", python="3.12"),
         VenvEnvironment([str(library), "six"]),
-        VenvEnvironment(["./my_lib"], base=tmp_path),
+        VenvEnvironment(["./my_lib"], base_dir=tmp_path),
     ):
         assert str(tmp_path) not in json.dumps(environment.to_dict()) + environment.title
 
 
 def test_a_wish_of_a_file_survives_pickle_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "requirements.txt", "six\n")
-    environment = VenvEnvironment.from_file("requirements.txt", base=tmp_path, bundle_python=False)
+    environment = VenvEnvironment.from_file("requirements.txt", base_dir=tmp_path, bundle_python=False)
     assert pickle.loads(pickle.dumps(environment)) == environment
     # What travels names the file only: it is looked for where the data is read.
-    copy = Environment.from_dict({**json.loads(json.dumps(environment.to_dict())), "base": str(tmp_path)})
+    copy = Environment.from_dict({**json.loads(json.dumps(environment.to_dict())), "base_dir": str(tmp_path)})
     assert copy.key == environment.key

@@ -13,21 +13,18 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix
+from airflow_provider_sparkdeps.environments.context import BuiltPrefix
 from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
 from airflow_provider_sparkdeps.environments.prefix.bundle_python import bundle_interpreter, remove_venv_files
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.environments.pythons import BasePython, find_python, probe
 from airflow_provider_sparkdeps.environments.uv import Uv, uv_binary
 from airflow_provider_sparkdeps.exceptions import BuildError
+from ...support.build_contexts import build, make_context
 
 
 def deadline(seconds: float = 60) -> Deadline:
     return Deadline(seconds, "Building for a test")
-
-
-def build(environment: VenvEnvironment, prefix: Path, *, timeout: float = 60) -> BuiltPrefix:
-    return environment.build(prefix, report=lambda phase, text: None, timeout=timeout, logins={})
 
 
 def pythons() -> list[BasePython]:
@@ -61,7 +58,7 @@ can_hide = os.geteuid() == 0 and shutil.which("unshare") and not subprocess.call
 @pytest.mark.skipif(not can_hide, reason="hiding an interpreter needs root and mount namespaces")
 def test_a_prefix_of_any_python_runs_from_another_place_with_its_base_hidden(base: BasePython, tmp_path: Path) -> None:
     prefix = tmp_path / "built"
-    uv = Uv(tmp_path, deadline=deadline(), on_line=print)
+    uv = Uv(tmp_path, make_context())
     lock = uv.resolve(["six", "markupsafe"], python=base.executable)
     uv.install(lock, prefix=prefix, python=base.executable)
     remove_venv_files(prefix)
@@ -146,11 +143,9 @@ def test_it_is_told_what_came_from_where(tmp_path: Path, monkeypatch: pytest.Mon
     lines: list[str] = []
     for number, names in enumerate((["six"], ["six", "tabulate"], ["six"])):
         environment = VenvEnvironment(names, bundle_python=False)
-        report = lambda _, line: lines.append(line)  # noqa: E731
-        environment.build(tmp_path / str(number), report=report, timeout=60, logins={})
-    told = [line for line in lines if "uv's cache" in line]
-    assert told == [
-        f"{cached} packages from uv's cache, {fetched} fetched or built" for cached, fetched in ((0, 1), (1, 1), (1, 0))
+        build(environment, tmp_path / str(number), lines=lines)
+    assert [line for line in lines if "uv's cache" in line] == [
+        f"install: {cached} packages from uv's cache, {fetched} fetched or built" for cached, fetched in ((0, 1), (1, 1), (1, 0))
     ]
 
 
@@ -165,14 +160,14 @@ def test_it_is_told_what_came_from_where(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_wish_that_cannot_be_met_ends_with_the_resolvers_own_words(
     requirements: list[str], words: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(BuildError, match=r"uv could not resolve the requirements\. It says:") as caught:
+    with pytest.raises(BuildError, match=r"uv could not resolve the requirements\. Its output:") as caught:
         build(VenvEnvironment(requirements), tmp_path / "prefix")
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) < 45
 
 
 def test_requirements_that_apply_to_nothing_here_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="markers rule it out"):
+    with pytest.raises(BuildError, match="markers exclude it"):
         build(VenvEnvironment(["six; sys_platform == 'win32'"]), tmp_path / "prefix")
 
 
@@ -208,7 +203,7 @@ def test_a_python_that_uv_manages_is_found_and_can_be_built_on(tmp_path: Path, m
 
 def test_a_python_is_downloaded_only_where_the_user_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "automatic")
-    with pytest.raises(BuildError, match=r"uv could not fetch Python 3\.99\. It says"):
+    with pytest.raises(BuildError, match=r"uv could not fetch Python 3\.99\. Its output"):
         build(VenvEnvironment(["six"], python="3.99"), tmp_path / "prefix")
 
 

@@ -15,7 +15,7 @@ import pytest
 from ...support.package_index import PASSWORD, Index, make_wheel, serve
 
 from airflow_provider_sparkdeps.environments import Environment, Login, PexEnvironment, VenvEnvironment
-from airflow_provider_sparkdeps.environments.base import BuiltPrefix
+from airflow_provider_sparkdeps.environments.context import BuiltPrefix
 from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.environments.uv import uv_binary
@@ -23,15 +23,6 @@ from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentErr
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 SIX_HASH = "sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
-
-
-def build(
-    environment: Environment, prefix: Path, *, lines: list[str] | None = None, logins: dict[str, Login] | None = None
-) -> BuiltPrefix:
-    def report(phase: str, text: str) -> None:
-        (lines if lines is not None else []).append(f"{phase}: {text}")
-
-    return environment.build(prefix, report=report, timeout=60, logins=logins or {})
 
 
 def write(path: Path, text: str) -> Path:
@@ -43,6 +34,7 @@ def write(path: Path, text: str) -> Path:
 def library(
     root: Path, *, name: str = "my-lib", more: str = "", answer: int = 42, backend: str = "hatchling.build"
 ) -> Path:
+from ...support.build_contexts import build, make_context
     module = name.replace("-", "_")
     write(
         root / "pyproject.toml",
@@ -111,7 +103,7 @@ class TestFiles:
         assert contents(project) == before, "the project was written to"
         assert str(tmp_path) not in "".join(built.lock)
         grouped = VenvEnvironment.from_file(lock, groups=["dev"], bundle_python=False)
-        resolved = grouped.resolve_lock(report=lambda phase, text: None, timeout=60, logins={})
+        resolved = grouped.resolve_lock(make_context())
         assert "tabulate==0.9.0" in resolved
 
     def test_a_pylock_is_installed_for_this_python_only(self, tmp_path: Path) -> None:
@@ -139,7 +131,7 @@ class TestLocalProjects:
         library(tmp_path / "my_lib", more='dependencies = ["six==1.16.0"]', backend="setuptools.build_meta")
         wheel = make_wheel(tmp_path / "dist", "by-path", "2.0", requires=("tabulate==0.9.0",))
         before = contents(tmp_path)
-        environment = VenvEnvironment(["-e ./my_lib", f"./dist/{wheel.name}"], base=tmp_path)
+        environment = VenvEnvironment(["-e ./my_lib", f"./dist/{wheel.name}"], base_dir=tmp_path)
         built = build(environment, tmp_path / "prefix")
         after = {name: digest for name, digest in contents(tmp_path).items() if not name.startswith("prefix/")}
         assert after == before, "something was written next to the sources"
@@ -157,7 +149,7 @@ class TestLocalProjects:
             root = tmp_path / place
             library(root / "my_lib")
             wheel = make_wheel(root, "by-path", "2.0")
-            environment = VenvEnvironment(["./my_lib", f"./{wheel.name}"], base=root, bundle_python=False)
+            environment = VenvEnvironment(["./my_lib", f"./{wheel.name}"], base_dir=root, bundle_python=False)
             built = build(environment, root / "prefix")
             found.append((environment.key, built.lock, contents(root / "prefix")))
         # The wheel's own digest depends on when its zip was written; the rest does not.
@@ -166,8 +158,8 @@ class TestLocalProjects:
 
     def test_a_project_whose_build_fails_is_named_with_the_backends_words(self, tmp_path: Path) -> None:
         library(tmp_path / "my_lib", more='dependencies = ["not => valid"]')
-        with pytest.raises(BuildError, match=r"uv could not build a wheel of my_lib\. It says:"):
-            build(VenvEnvironment(["./my_lib"], base=tmp_path), tmp_path / "prefix")
+        with pytest.raises(BuildError, match=r"uv could not build a wheel of my_lib\. Its output:"):
+            build(VenvEnvironment(["./my_lib"], base_dir=tmp_path), tmp_path / "prefix")
 
 
 class TestPrivateIndexes:
@@ -196,7 +188,7 @@ class TestPrivateIndexes:
 
     def test_a_pex_is_made_of_a_private_indexs_packages(self, index: Index, tmp_path: Path) -> None:
         environment = PexEnvironment(["ours-only"], index_conn_id="ours")
-        assert environment.connections == ("ours",)
+        assert environment.conn_ids == ("ours",)
         lines: list[str] = []
         login = Login(index.url, "me", PASSWORD)
         built = build(environment, tmp_path / "prefix", lines=lines, logins={"ours": login})
@@ -218,7 +210,7 @@ class TestPrivateIndexes:
         library(tmp_path / "my_lib", backend="setuptools.build_meta")
         code = "import os\nraise SystemExit(f'I saw {os.environ[\"UV_INDEX_SPARKDEPS_PASSWORD\"]} here')\n"
         write(tmp_path / "my_lib" / "setup.py", code)
-        environment = VenvEnvironment(["./my_lib"], base=tmp_path, index_conn_id="ours")
+        environment = VenvEnvironment(["./my_lib"], base_dir=tmp_path, index_conn_id="ours")
         lines: list[str] = []
         with pytest.raises(BuildError, match=r"I saw \*\*\* here") as caught:
             build(environment, tmp_path / "prefix", lines=lines, logins={"ours": Login(index.url, "me", PASSWORD)})
@@ -247,7 +239,7 @@ class TestPrivateIndexes:
         assert not [line for line in seen if b"hunter2" in line]
 
     def test_a_missing_login_is_asked_for(self, tmp_path: Path) -> None:
-        with pytest.raises(BuildError, match="The login of connection 'ours' is needed"):
+        with pytest.raises(BuildError, match="The login of connection 'ours' was not passed"):
             build(VenvEnvironment(["six"], index_conn_id="ours"), tmp_path / "prefix")
 
     def test_the_connection_is_part_of_the_key(self) -> None:
@@ -370,7 +362,7 @@ class TestOtherPlatforms:
     def test_wheels_of_another_platform_are_installed_without_an_interpreter(self, tmp_path: Path) -> None:
         library(tmp_path / "my_lib")
         environment = VenvEnvironment(
-            ["markupsafe", "tabulate", "./my_lib"], platform=self.other, bundle_python=False, base=tmp_path
+            ["markupsafe", "tabulate", "./my_lib"], platform=self.other, bundle_python=False, base_dir=tmp_path
         )
         built = build(environment, tmp_path / "prefix")
         assert built.interpreter is None
@@ -389,17 +381,17 @@ class TestOtherPlatforms:
             text += f'[[packages]]\nname = "{name}"\nversion = "1"\nmarker = {marker}\n'
         path = write(tmp_path / "pylock.toml", text)
         environment = VenvEnvironment.from_file(path, platform=self.other, bundle_python=False)
-        assert environment.resolve_lock(report=lambda phase, text: None, timeout=30, logins={}) == ("tabulate==1",)
+        assert environment.resolve_lock(make_context()) == ("tabulate==1",)
 
     def test_what_has_no_wheel_there_is_told_by_the_resolver(self, tmp_path: Path) -> None:
         environment = VenvEnvironment(["pyspark==3.5.1"], platform=self.other, bundle_python=False)
         with pytest.raises(BuildError, match="no usable wheels"):
-            environment.resolve_lock(report=lambda phase, text: None, timeout=60, logins={})
+            environment.resolve_lock(make_context())
 
     def test_an_interpreter_of_another_platform_cannot_be_bundled(self, tmp_path: Path) -> None:
         with pytest.raises(BuildError, match=rf"can't build for {self.other}\..*with bundle_python=False"):
             build(VenvEnvironment(["six"], platform=self.other), tmp_path / "prefix")
 
     def test_a_platform_that_uv_does_not_know_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(BuildError, match="uv knows no wheels for linux-vax, but for linux-x86_64"):
+        with pytest.raises(BuildError, match="uv can't select wheels for linux-vax, only for linux-x86_64"):
             build(VenvEnvironment(["six"], platform="linux-vax", bundle_python=False), tmp_path / "prefix")

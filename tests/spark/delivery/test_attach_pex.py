@@ -68,7 +68,7 @@ def six15(tmp_path_factory: pytest.TempPathFactory) -> PexEnvironment:
     """A file that somebody made with pex: a zipapp that makes a venv of itself where it first runs."""
     file = tmp_path_factory.mktemp("pex") / "six15.pex"
     subprocess.run([sys.executable, "-m", "pex", "six==1.15.0", "--venv", "-o", file], check=True)
-    return PexEnvironment.from_file(file)
+    return PexEnvironment.from_pex(file)
 
 
 def six_on_executors(session: Session) -> dict[str, str]:

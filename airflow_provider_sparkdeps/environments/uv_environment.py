@@ -1,0 +1,128 @@
+"""What environments that uv resolves have in common: requirements, from a list or from a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_sparkdeps.environments.base import Environment
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
+
+
+@dataclass(frozen=True)
+class UvEnvironment(Environment):
+    """Packages from a Python index, resolved by uv.
+
+    :param requirements: PEP 508 strings, and paths of projects and wheels such as "./my_lib". Order, whitespace and
+        comments make no difference.
+    :param file: instead of requirements: a file of them, see `from_file` and `from_lock`.
+    :param extras: of the project or lock in the file.
+    :param groups: dependency groups of the project or lock in the file.
+    :raises InvalidArgumentError: if an argument is invalid. Files are read later, by `key` and `build`.
+    """
+
+    requirements: Sequence[str] = ()
+    file: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    extras: Sequence[str] = field(default=(), kw_only=True)
+    groups: Sequence[str] = field(default=(), kw_only=True)
+
+    _existing: ClassVar[str]
+    """Name of the argument for what is already built, instead of requirements or a file."""
+
+    def __post_init__(self) -> None:
+        from airflow_provider_sparkdeps.environments.requirements.pep508 import is_local, normalize_requirements
+
+        super().__post_init__()
+        given = [name for name in ("requirements", "file", self._existing) if getattr(self, name) not in ((), None)]
+        if len(given) > 1:
+            raise InvalidArgumentError(
+                f"{' and '.join(given)} exclude each other. Pass one of them; add packages to the file itself."
+            )
+        for name in ("extras", "groups"):
+            object.__setattr__(self, name, self._names(name))
+        if self.file is None and (self.extras or self.groups):
+            raise InvalidArgumentError(
+                f"extras and groups need a file to select from. Use {type(self).__name__}.from_file()."
+            )
+        if given in (["file"], [self._existing]):
+            self._check_path(given[0], example="requirements.txt" if self.file is not None else "/opt/scoring")
+        else:
+            object.__setattr__(self, "requirements", normalize_requirements(self.requirements))
+        self._set_base_dir(has_paths=not self.requirements or any(map(is_local, self.requirements)))
+
+    @property
+    def _summary(self) -> str:
+        from airflow_provider_sparkdeps.environments.input_files import as_written
+        from airflow_provider_sparkdeps.environments.requirements.pep508 import shown
+
+        if path := getattr(self, self._existing):
+            return Path(path).name
+        selected = [*self.extras, *self.groups]
+        if self.file is not None:
+            return as_written(Path(self.file)) + (f" [{', '.join(selected)}]" if selected else "")
+        return ", ".join(map(shown, self.requirements))
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments that make an equal environment, as plain data; files by name."""
+        from airflow_provider_sparkdeps.environments.input_files import as_written
+        from airflow_provider_sparkdeps.environments.requirements.pep508 import shown
+
+        options: dict[str, Any] = {"requirements": [shown(line) for line in self.requirements]}
+        for name in ("file", self._existing):
+            if getattr(self, name) is not None:
+                options[name] = as_written(Path(getattr(self, name)))
+        options |= {"extras": list(self.extras), "groups": list(self.groups)}
+        return {name: value for name, value in options.items() if value}
+
+    def _read_requirements(self) -> RequirementSet:
+        from airflow_provider_sparkdeps.environments.requirements import lock_files, pep508, pyproject, requirements_txt
+
+        if self.file is None:
+            return pep508.split_local(self.requirements, self._absolute("."))
+        path = self._absolute(self.file)
+        if path.name == "uv.lock":
+            path = path.with_name("pyproject.toml")
+        selected = {"extras": self.extras, "groups": self.groups}
+        try:
+            if path.name == "pyproject.toml":
+                return pyproject.read_project(path, **selected, python=self.python_minor)
+            if path.suffix == ".toml":
+                return lock_files.read_pylock(path, **selected)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InvalidArgumentError(
+                f"{path} does not have the structure of its file type: {error}. Correct it there."
+            ) from error
+        if self.extras or self.groups:
+            raise InvalidArgumentError(f"{path.name} has no extras and groups to select from. Leave them out.")
+        wanted = requirements_txt.read_requirements(path)
+        if wanted.is_empty:
+            raise InvalidArgumentError(f"{path} names no package. Name at least one, such as 'pandas<3'.")
+        return wanted
+
+    def _names(self, name: str) -> tuple[str, ...]:
+        from packaging.utils import canonicalize_name
+
+        names = getattr(self, name)
+        if isinstance(names, str | bytes) or not all(isinstance(each, str) and each.strip() for each in names):
+            raise InvalidArgumentError(f"{name}={names!r} is not a list of names. Write {name}=['scoring'].")
+        return tuple(sorted({canonicalize_name(each.strip()) for each in names}))
+
+
+def check_lock_name(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Return a path if its name is that of a lock file.
+
+    :raises InvalidArgumentError: if it is not.
+    """
+    name = str(path).rpartition("/")[2]
+    if name != "uv.lock" and not (name.startswith("pylock.") and name.endswith(".toml")):
+        raise InvalidArgumentError(
+            f"{name!r} is not the name of a lock file. Pass a uv.lock, a pylock.toml or a pylock.<name>.toml. For other"
+            " files, use from_file()."
+        )
+    return path
