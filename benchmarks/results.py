@@ -73,16 +73,18 @@ def render(results: Mapping[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     notes = [f"- {section}: {note}" for section, result in results.items() for note in result["notes"]]
-    return "\n".join([*lines, "", *_circumstances_of(results), *([""] if notes else []), *notes, ""])
+    return "\n".join([*lines, "", *_measured_on(results), *([""] if notes else []), *notes, ""])
 
 
-def _circumstances_of(results: Mapping[str, Any]) -> list[str]:
+def _measured_on(results: Mapping[str, Any]) -> list[str]:
     found: dict[str, list[str]] = {}
     for section, result in results.items():
         at, rounds = result["machine"], max(len(figure["raw"]) for figure in result["figures"].values())
         line = f"{result['date']}, {at['cores']} cores, {at['memory_gb']} GB, Python {at['python']}"
         found.setdefault(line, []).append(f"{section} ({rounds})")
-    return [f"{line}; medians, in brackets of how many: {', '.join(names)}." for line, names in found.items()]
+    return [
+        f"{line}; medians, with the number of rounds in brackets: {', '.join(names)}." for line, names in found.items()
+    ]
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

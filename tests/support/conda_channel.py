@@ -1,7 +1,7 @@
-"""A conda channel made of this machine's CPython, since tests can't count on a public one.
+"""A local conda channel with this machine's CPython, because tests can't rely on a public one.
 
-`make_channel(directory)` takes a few seconds and returns the channel's URL; keep it in a session's or module's fixture.
-Put into it what a test needs with `write_package`, then call `index` again.
+`make_channel(directory)` takes a few seconds and returns the URL of the channel; keep it in a fixture of a wide scope.
+To add packages, call `write_package`, then `index`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import sys
 import tarfile
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from airflow_provider_sparkdeps.utils.deadline import Deadline
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 SUBDIR = "linux-64"
-# What conda's own packages were built at: 255 characters, so that any prefix fits into its place.
+# Packages of conda are built at a path of 255 characters, so that any shorter path can replace it.
 PLACEHOLDER = ("/opt/built_here" + "_placehold" * 30)[:255]
 _EPOCH_MS = 1_700_000_000_000
 
@@ -37,9 +36,9 @@ _EPOCH_MS = 1_700_000_000_000
 class Package:
     """A conda package.
 
-    :param files: content by path; a `Path` value is a file to take as it is, a link included.
-    :param prefixed: paths of files that hold `PLACEHOLDER`, with "text" or "binary".
-    :param entry_points: scripts that a noarch package gets on installation, as `name = module:function`.
+    :param files: content by path; a `Path` value is a file or link to copy.
+    :param prefixed: paths of files that contain `PLACEHOLDER`, with "text" or "binary".
+    :param entry_points: scripts of a noarch package, as `name = module:function`.
     """
 
     name: str
@@ -65,7 +64,7 @@ class Package:
 
 
 def write_package(channel: Path, package: Package) -> Path:
-    """Write a `.conda` file into its folder of the channel."""
+    """Write a `.conda` file into the channel."""
     paths, members = [], []
     for name, content in sorted(package.files.items()):
         member = tarfile.TarInfo(name)
@@ -126,7 +125,7 @@ def _tar_zst(members: Iterable[tuple[tarfile.TarInfo, bytes]]) -> bytes:
 
 
 def index(channel: Path) -> str:
-    """Describe all packages in `repodata.json`; return the channel's URL."""
+    """Write `repodata.json` for all packages; return the URL of the channel."""
     from rattler.index import index_fs
 
     for subdir in (SUBDIR, "noarch"):
@@ -136,12 +135,12 @@ def index(channel: Path) -> str:
 
 
 def make_channel(channel: Path) -> str:
-    """Make a channel with Python and a few packages of ours; return its URL.
+    """Create a channel with Python and a few test packages; return its URL.
 
-    - `python`: this process's version, with its `_sysconfigdata` and a binary file that hold the prefix.
-    - `cheese` 1.0 and 2.0: noarch, with a distribution's metadata and the entry point `cheese`.
+    - `python`: this process's version, with a `_sysconfigdata` and a binary file that contain the prefix.
+    - `cheese` 1.0 and 2.0: noarch, with the metadata of a distribution and the entry point `cheese`.
     - `cracker`: needs cheese below 2.
-    - `cellar`: a script and a text and a binary file that hold the prefix; no distribution.
+    - `cellar`: a script, a text file and a binary file that contain the prefix; no distribution.
     """
     with tempfile.TemporaryDirectory() as directory:
         write_package(channel, _python(Path(directory) / "prefix"))
@@ -153,7 +152,7 @@ def make_channel(channel: Path) -> str:
 
 
 def pure(name: str, version: str, *, depends: tuple[str, ...] = ()) -> Package:
-    """A noarch package with a module of its name, a distribution's metadata and a script."""
+    """Return a noarch package with a module of its name, the metadata of a distribution and a script."""
     info = f"site-packages/{name}-{version}.dist-info"
     code = f'__version__ = "{version}"\n\n\ndef main():\n    import sys\n    print("{name}", __version__, sys.prefix)\n'
     files: dict[str, bytes | Path] = {
@@ -170,7 +169,7 @@ def _cellar() -> Package:
     files: dict[str, bytes | Path] = {
         "bin/cellar": f"#!{PLACEHOLDER}/bin/python\nimport sys\nprint('cellar of', sys.prefix)\n".encode(),
         "share/cellar/where.txt": f"data={PLACEHOLDER}/share/cellar\nlog={PLACEHOLDER}/var\n".encode(),
-        # As a compiler leaves it: C strings between other bytes.
+        # As in compiled files: C strings between other bytes.
         "lib/cellar.bin": b"\x7fELF\xff" + f"{PLACEHOLDER}/share/cellar".encode() + b"\0\xfe\xffafter",
     }
     prefixed = {"bin/cellar": "text", "share/cellar/where.txt": "text", "lib/cellar.bin": "binary"}
@@ -182,7 +181,7 @@ def _python(prefix: Path) -> Package:
     (prefix / "bin").mkdir(parents=True)
     (prefix / "lib" / f"python{MINOR}" / "site-packages").mkdir(parents=True)
     bundle_interpreter(prefix, base)
-    # Conda's Pythons install where Python itself says, whatever the distribution of this one does.
+    # Pythons of conda use the default scheme, even if the system's Python (Debian) uses another.
     sysconfig = prefix / f"lib/python{MINOR}/sysconfig.py"
     sysconfig.write_text(
         sysconfig.read_text().replace("prefix_scheme = 'posix_local'", "prefix_scheme = 'posix_prefix'")
@@ -199,8 +198,3 @@ def _python(prefix: Path) -> Package:
             prefixed[name] = "text"
     files["lib/built_at.bin"] = b"\xff\xfe" + PLACEHOLDER.encode() + b"\0\xff"
     return Package("python", base.version, files, prefixed=prefixed)
-
-
-if __name__ == "__main__":
-    start = time.perf_counter()
-    print(make_channel(Path(sys.argv[1])), f"{time.perf_counter() - start:.1f} s")

@@ -1,198 +1,305 @@
-"""Environments of conda packages: solved and installed by rattler, or installed by conda already."""
+"""Environments of conda packages, and copies of installed conda environments."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_sparkdeps.environments.base import Environment
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.platforms import current_platform
 
-_INSTALL = "pip install 'airflow-provider-sparkdeps[conda]'"
+if TYPE_CHECKING:
+    from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages
 
 
 @dataclass(frozen=True)
 class CondaEnvironment(Environment):
-    """Packages from conda channels, and from a Python index on top, with conda's Python.
+    """Packages from conda channels, with conda's Python, and optionally packages from a Python index.
 
     .. code-block:: python
 
         maps = CondaEnvironment(["gdal=3.10", "geopandas"], channels=["conda-forge"], pip=["my-rules>=2"])
+        from_file = CondaEnvironment.from_file("environment.yml")
+        existing = CondaEnvironment.from_prefix("/opt/conda/envs/maps")
 
-    Needs `airflow-provider-sparkdeps[conda]` where it is built, but no conda. Scripts that packages run after they are
-    linked or when an environment is activated are not run, neither on the builder nor on executors.
+    The builder needs `airflow-provider-sparkdeps[conda]`, but no conda. Scripts that conda runs after linking packages
+    or when it activates an environment are never run.
 
-    :param dependencies: conda specs; order, white space and comments make no difference. UDFs need pyarrow (and
-        pandas) in it wherever they use them, but not pyspark, which Spark's workers bring. Python itself is always in.
-    :param channels: names, URLs and absolute paths, the most important one first; no others are used.
-    :param pip: PEP 508 strings, installed by uv on top of the conda packages, whose versions stay.
-    :param locked: instead of dependencies: URLs of packages with `#<md5>` or `#sha256:<sha256>`, as `from_lock` reads
-        them.
-    :param prefix: instead of dependencies: an installed environment, as `from_prefix` describes it.
-    :param contents: what was found in it.
-    :param ignore_missing_files: packs an installed environment in which files of conda's packages are gone.
-    :param channel_conn_ids: Airflow connections with the logins of private channels. Without a login name, the
-        password is sent as a bearer token; with `conda-token` as the login name, it goes into the URL as
-        `/t/<token>/`. rattler sends a login to all channels of its host.
-    :param index_conn_id: Airflow connection with the login of a private Python index, for `pip`.
-    :param python: minor version such as "3.12"; by default the worker's own, with which UDFs are pickled.
+    :param dependencies: conda specs. Order, whitespace and comments make no difference. Python is always included. UDFs
+        that use Arrow need pyarrow (and pandas) here, but not pyspark, which Spark's workers provide.
+    :param channels: names, URLs and absolute paths, in order of priority; no other channels are used.
+    :param pip: PEP 508 strings. uv installs them without changing the conda packages.
+    :param explicit: instead of dependencies: URLs of packages, each with an optional `#<md5>` or `#sha256:<sha256>`.
+    :param file: instead of dependencies: an environment.yml, see `from_file`.
+    :param lock: instead of dependencies: a lock file, see `from_lock`.
+    :param lock_environment: environment of a pixi.lock.
+    :param prefix: instead of dependencies: an installed environment, see `from_prefix`.
+    :param name: instead of dependencies: the name of an installed environment, see `from_name`.
+    :param ignore_missing_files: pack an installed environment even if files of its conda packages are missing.
+    :param channel_conn_ids: Airflow connections with the logins of private channels. Without a login name, the password
+        is sent as a bearer token; with the login name `conda-token`, it becomes part of the URL as `/t/<token>/`. All
+        channels of a host share one login.
+    :param index_conn_id: Airflow connection of a private package index for `pip`.
+    :param base_dir: directory that relative paths start from. By default that of the file that creates the environment
+        (the DAG file), or the working directory in a notebook.
+    :param python: minor version such as "3.12"; by default the worker's, which pickles the UDFs.
     :param platform: what it is built for; by default this machine's.
-    :raises InvalidArgumentError: when a value can't be meant as written.
+    :param glibc: the oldest C library that executors have, such as "2.28". Not checked by default.
+    :raises InvalidArgumentError: if an argument is invalid. Files are read later, by `key` and `build`.
     """
 
     dependencies: Sequence[str] = ()
     channels: Sequence[str] = field(default=(), kw_only=True)
     pip: Sequence[str] = field(default=(), kw_only=True)
-    locked: Sequence[str] = field(default=(), kw_only=True)
-    prefix: str | None = field(default=None, kw_only=True)
-    contents: str | None = field(default=None, kw_only=True)
+    explicit: Sequence[str] = field(default=(), kw_only=True)
+    file: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    lock: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    lock_environment: str = field(default="default", kw_only=True)
+    prefix: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
     ignore_missing_files: bool = field(default=False, kw_only=True)
     channel_conn_ids: Sequence[str] = field(default=(), kw_only=True, compare=False)
 
     kind: ClassVar[str] = "conda"
 
     def __post_init__(self) -> None:
-        from airflow_provider_sparkdeps.environments.conda import specs
-        from airflow_provider_sparkdeps.environments.requirements.pep508 import normalize_requirements
+        from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages, check_python, list_of_strings
 
         super().__post_init__()
-        own = object.__setattr__
-        own(self, "dependencies", specs.specs(self.dependencies))
-        own(self, "channels", specs.channels(self.channels))
-        own(self, "locked", specs.urls(self.locked))
-        own(self, "channel_conn_ids", tuple(specs.strings(self.channel_conn_ids, "channel_conn_ids", '["conda"]')))
-        pip = specs.strings(self.pip, "pip", '["requests>=2"]')
-        own(self, "pip", normalize_requirements(pip, paths=False) if pip else ())
-        if sum(map(bool, (self.dependencies, self.locked, self.prefix))) != 1:
+        packages = CondaPackages(self.dependencies, self.channels, self.pip, self.explicit)
+        for name, value in vars(packages).items():
+            object.__setattr__(self, name, value)
+        conn_ids = list_of_strings(self.channel_conn_ids, "channel_conn_ids", '["conda"]')
+        object.__setattr__(self, "channel_conn_ids", tuple(conn_ids))
+        sources = ("dependencies", "explicit", "file", "lock", "prefix", "name")
+        if len([name for name in sources if getattr(self, name) not in ((), None)]) != 1:
             raise InvalidArgumentError(
-                'Say what is to be in it, in one way: CondaEnvironment(["pandas <3"], channels=["conda-forge"]),'
-                " or from_file, from_lock, from_prefix or from_name."
+                f"CondaEnvironment needs exactly one of {', '.join(sources)}. Write for example"
+                ' CondaEnvironment(["pandas <3"], channels=["conda-forge"]) or CondaEnvironment.from_file("...").'
             )
-        if self.dependencies and not self.channels:
+        if self.dependencies:
+            packages.check_channels()
+            check_python(self.dependencies, self.python_minor)
+        if self._is_installed and self.pip:
             raise InvalidArgumentError(
-                'channels is empty. Name where the packages come from, such as channels=["conda-forge"].'
+                "pip can't be combined with an installed environment. Install the packages there instead."
             )
-        if self.prefix and not (self.contents and Path(self.prefix).is_absolute() and self.python):
-            raise InvalidArgumentError(
-                f"prefix={self.prefix!r} is not described. Use CondaEnvironment.from_prefix(...)."
-            )
-        if self.prefix and self.pip:
-            raise InvalidArgumentError(
-                "pip can't be added to an environment that exists: install it there, and pack it then."
-            )
-        specs.check_python(self.dependencies, self.python_minor)
+        paths = [name for name in ("file", "lock", "prefix") if getattr(self, name) is not None]
+        for name in paths:
+            self._check_path(name, example="/opt/conda/envs/maps" if name == "prefix" else "environment.yml")
+        self._set_base_dir(has_paths=bool(paths))
 
     @classmethod
-    def from_file(cls, path: str | Path, **options: Any) -> CondaEnvironment:
-        """Read an `environment.yml`: its channels, dependencies and `pip:` section; its name makes no difference.
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        channels: Sequence[str] = (),
+        pip: Sequence[str] = (),
+        channel_conn_ids: Sequence[str] = (),
+        index_conn_id: str | None = None,
+        base_dir: str | os.PathLike[str] | None = None,
+        python: str | None = None,
+        platform: str | None = None,
+        glibc: str | None = None,
+    ) -> CondaEnvironment:
+        """Return the environment that an `environment.yml` describes.
+
+        The file is read when the key is asked for, and by the build. Its channels, dependencies and `pip:` section are
+        used; its name makes no difference.
 
         :param path: of the file.
-        :param options: arguments of the environment besides; `channels` is used where the file names none.
-        :raises InvalidArgumentError: when it can't be read or meant as written.
+        :param channels: channels to use if the file has none.
+        :param pip: PEP 508 strings, in addition to those of the file.
+        :param channel_conn_ids: see `CondaEnvironment`, as for all other parameters.
+        :raises InvalidArgumentError: if an argument is invalid.
         """
-        from airflow_provider_sparkdeps.environments.conda import specs
-
-        arguments = specs.environment_yml(specs.read(path, str(path)), str(path))
-        given = {name: options.pop(name) for name in ("channels",) if name in options and not arguments["channels"]}
-        return cls(**{**arguments, **given, **options})
+        return cls(
+            file=path,
+            channels=channels,
+            pip=pip,
+            channel_conn_ids=channel_conn_ids,
+            index_conn_id=index_conn_id,
+            base_dir=base_dir,
+            python=python,
+            platform=platform or current_platform(),
+            glibc=glibc,
+        )
 
     @classmethod
-    def from_lock(cls, path: str | Path, *, environment: str = "default", **options: Any) -> CondaEnvironment:
-        """Read a lock: an `@EXPLICIT` list (`conda list --explicit --sha256`), a pixi.lock, a conda-lock.yml.
+    def from_lock(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        environment: str = "default",
+        pip: Sequence[str] = (),
+        channel_conn_ids: Sequence[str] = (),
+        index_conn_id: str | None = None,
+        base_dir: str | os.PathLike[str] | None = None,
+        python: str | None = None,
+        platform: str | None = None,
+        glibc: str | None = None,
+    ) -> CondaEnvironment:
+        """Return the environment that a lock file describes. It is read when the key is asked for, and by the build.
 
-        Of the latter two, the packages of one platform count; those of pip by name and version.
-
-        :param path: of the file.
-        :param environment: which of the environments of a pixi.lock.
-        :param options: arguments of the environment besides.
-        :raises InvalidArgumentError: when it can't be read or meant as written.
+        :param path: of an `@EXPLICIT` list (`conda list --explicit --sha256`), a pixi.lock or a conda-lock.yml. Of the
+            latter two, the packages for one platform are used; those from a Python index by name and version.
+        :param environment: environment of a pixi.lock.
+        :param pip: PEP 508 strings, in addition to those of the lock.
+        :param channel_conn_ids: see `CondaEnvironment`, as for all other parameters.
+        :raises InvalidArgumentError: if an argument is invalid.
         """
-        from airflow_provider_sparkdeps.environments.conda import specs
-
-        platform = options.get("platform") or current_platform()
-        text = specs.read(path, str(path))
-        arguments = specs.locked_packages(text, str(path), platform=platform, environment=environment)
-        return cls(**{**arguments, **options})
+        return cls(
+            lock=path,
+            lock_environment=environment,
+            pip=pip,
+            channel_conn_ids=channel_conn_ids,
+            index_conn_id=index_conn_id,
+            base_dir=base_dir,
+            python=python,
+            platform=platform or current_platform(),
+            glibc=glibc,
+        )
 
     @classmethod
-    def from_prefix(cls, path: str | Path, **options: Any) -> CondaEnvironment:
-        """Describe an installed environment, to pack it as it is.
+    def from_prefix(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        ignore_missing_files: bool = False,
+        base_dir: str | os.PathLike[str] | None = None,
+        python: str | None = None,
+        glibc: str | None = None,
+    ) -> CondaEnvironment:
+        """Return a copy of an installed environment.
 
-        Its key comes from what conda and pip say is installed; files that were edited by hand make no difference.
+        Its key depends on the packages that conda and pip have installed, which are read when the key is asked for; it
+        does not depend on files that were edited by hand.
 
-        :param path: of the environment.
-        :param options: arguments of the environment besides, such as `ignore_missing_files=True`.
-        :raises InvalidArgumentError: when it is no conda environment with a Python.
+        :param path: of the environment, which is only read.
+        :param python: minor version that it must have; by default it may have any.
+        :param ignore_missing_files: see `CondaEnvironment`, as for all other parameters.
+        :raises InvalidArgumentError: if an argument is invalid.
         """
-        from airflow_provider_sparkdeps.environments.conda import existing
-
-        prefix = Path(path).expanduser().absolute()
-        python, contents = existing.describe(prefix)
-        return cls(prefix=str(prefix), contents=contents, python=python, **options)
+        return cls(
+            prefix=path, ignore_missing_files=ignore_missing_files, base_dir=base_dir, python=python, glibc=glibc
+        )
 
     @classmethod
-    def from_name(cls, name: str, **options: Any) -> CondaEnvironment:
-        """Describe an installed environment, found by its name where conda, mamba and micromamba keep theirs.
+    def from_name(
+        cls, name: str, *, ignore_missing_files: bool = False, python: str | None = None, glibc: str | None = None
+    ) -> CondaEnvironment:
+        """Return a copy of an installed environment with a name, as conda, mamba and micromamba find it.
 
         :param name: of the environment.
-        :param options: as of `from_prefix`.
-        :raises InvalidArgumentError: when it can't be found; says where it was looked for.
+        :param python: minor version that it must have; by default it may have any.
+        :param ignore_missing_files: see `CondaEnvironment`, as for all other parameters.
+        :raises InvalidArgumentError: if an argument is invalid.
         """
-        from airflow_provider_sparkdeps.environments.conda import existing
-
-        return cls.from_prefix(existing.find(name), **options)
+        return cls(name=name, ignore_missing_files=ignore_missing_files, python=python, glibc=glibc)
 
     @property
-    def _summary(self) -> str:
-        if self.prefix:
-            return self.prefix
-        return f"{len(self.locked)} locked packages" if self.locked else ", ".join([*self.dependencies, *self.pip])
+    def python_minor(self) -> str:
+        """The minor version of Python; that of the installed environment, if there is one."""
+        if not self._is_installed or self.python is not None:
+            return super().python_minor
+        return self._find_installed()[1]
 
-    def inputs(self) -> dict[str, Any]:
-        """Return what is to be installed, as plain data."""
-        # The path of an installed environment makes no difference, nor does the login by which a channel is reached.
-        left_out = {"prefix", "channel_conn_ids"}
-        return {name: value for name, value in self.options().items() if name not in left_out}
-
-    def options(self) -> dict[str, Any]:
-        """Return the arguments that make an equal environment, as plain data."""
-        return {
-            "dependencies": list(self.dependencies),
-            "channels": list(self.channels),
-            "pip": list(self.pip),
-            "locked": list(self.locked),
-            "prefix": self.prefix,
-            "contents": self.contents,
-            "ignore_missing_files": self.ignore_missing_files,
-            "channel_conn_ids": list(self.channel_conn_ids),
-        }
+    @property
+    def title(self) -> str:
+        """A short description for logs, such as "conda of gdal, geopandas (Python 3.12)". Reads no file."""
+        return f"conda of {self._summary}" if self._is_installed else super().title
 
     @property
     def conn_ids(self) -> tuple[str, ...]:
         """The IDs of the connections whose `Login` a build needs."""
         return (*self.channel_conn_ids, *super().conn_ids)
 
+    def inputs(self) -> dict[str, Any]:
+        """Return what is installed, as plain data.
+
+        :raises InvalidArgumentError: if a file can't be read, or its contents are invalid.
+        """
+        from airflow_provider_sparkdeps.environments.conda import existing
+
+        if self._is_installed:
+            digest = existing.digest(self._find_installed()[0])
+            return {"installed": digest, "ignore_missing_files": self.ignore_missing_files}
+        return vars(self._read_packages())
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments that make an equal environment, as plain data; files by name."""
+        from airflow_provider_sparkdeps.environments.input_files import as_written
+
+        options: dict[str, Any] = {
+            name: list(getattr(self, name))
+            for name in ("dependencies", "channels", "pip", "explicit", "channel_conn_ids")
+        }
+        for name in ("file", "lock", "prefix"):
+            options[name] = as_written(Path(path)) if (path := getattr(self, name)) else None
+        options |= {"name": self.name, "ignore_missing_files": self.ignore_missing_files}
+        options["lock_environment"] = self.lock_environment if self.lock else None
+        return {name: value for name, value in options.items() if value}
+
+    @property
+    def _is_installed(self) -> bool:
+        return self.prefix is not None or self.name is not None
+
+    @property
+    def _summary(self) -> str:
+        from airflow_provider_sparkdeps.environments.input_files import as_written
+
+        if self._is_installed:
+            return Path(self.prefix or self.name or "").name
+        if path := self.file or self.lock:
+            return as_written(Path(path))
+        return f"{len(self.explicit)} packages" if self.explicit else ", ".join([*self.dependencies, *self.pip])
+
+    def _find_installed(self) -> tuple[Path, str]:
+        """Return the path of the installed environment, and the minor version of its Python."""
+        from airflow_provider_sparkdeps.environments.conda import existing
+
+        path = self._absolute(self.prefix) if self.prefix else existing.find(self.name or "")
+        minor = ".".join(existing.python_version(path).split(".")[:2])
+        if self.python not in (None, minor):
+            raise InvalidArgumentError(f"{path} has Python {minor}, not python={self.python!r}. Leave python out.")
+        return path, minor
+
+    def _read_packages(self) -> CondaPackages:
+        from airflow_provider_sparkdeps.environments.conda import input_files
+        from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages, check_python
+
+        found: dict[str, Any] = {"dependencies": self.dependencies, "explicit": self.explicit}
+        if self.file:
+            found = input_files.read_environment_yml(self._absolute(self.file))
+        elif self.lock:
+            lock = self._absolute(self.lock)
+            found = input_files.read_lock(lock, platform=self.platform, environment=self.lock_environment)
+        found["pip"] = [*found.get("pip", ()), *self.pip]
+        found["channels"] = found.get("channels") or self.channels
+        packages = CondaPackages(**found)
+        packages.check_channels()
+        check_python(packages.dependencies, self.python_minor)
+        return packages
+
     def _make_builder(self, scratch: Path, context: BuildContext) -> Builder:
         try:
             import conda_pack  # noqa: F401
             import rattler  # noqa: F401
         except ImportError as error:
-            raise BuildError(f"Conda environments need more than is installed here ({error}): `{_INSTALL}`.") from error
-        from airflow_provider_sparkdeps.environments.conda.build import CondaBuilder, InstalledCondaBuilder
+            raise BuildError(
+                f"Conda environments need packages that are not installed here: {error}. Run"
+                " `pip install 'airflow-provider-sparkdeps[conda]'`."
+            ) from error
+        from airflow_provider_sparkdeps.environments.conda.build import CondaBuilder, InstalledBuilder
 
-        if self.prefix:
-            return InstalledCondaBuilder(Path(self.prefix), self.contents, self.ignore_missing_files, context)
-        return CondaBuilder(
-            self,
-            tuple(self.dependencies),
-            tuple(self.channels),
-            tuple(self.locked),
-            tuple(self.pip),
-            tuple(map(context.login, self.channel_conn_ids)),
-            scratch,
-            context,
-        )
+        if self._is_installed:
+            return InstalledBuilder(self._find_installed()[0], context, self.ignore_missing_files)
+        # All logins, so that a missing one is reported before anything is downloaded.
+        logins = [context.login(conn_id) for conn_id in self.conn_ids][: len(self.channel_conn_ids)]
+        return CondaBuilder(self, self._read_packages(), logins, scratch, context)

@@ -1,23 +1,23 @@
-"""What rattler does for us: solve conda specs, download packages, link them into a prefix."""
+"""Solves conda specs, downloads packages and links them into a prefix with rattler."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from airflow_provider_sparkdeps.environments.conda.logins import access
 from airflow_provider_sparkdeps.environments.conda.specs import SUBDIRS
-from airflow_provider_sparkdeps.environments.context import Login, ProgressCallback
+from airflow_provider_sparkdeps.environments.context import BuildContext, Login
 from airflow_provider_sparkdeps.exceptions import BuildError
-from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.text import one_screen
 
 if TYPE_CHECKING:
@@ -25,67 +25,63 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+CONDA_TOKEN = "conda-token"  # noqa: S105 - a user name
+"""As the login name of a connection: its password is a token that is part of the URL, as in `/t/<token>/`."""
+
 _SECONDS_TO_STOP = 3.0
-_used_by: dict[str, int] = {}
+_first_used_by: dict[str, int] = {}
 
 
 def solve(
-    specs: Sequence[str],
-    channels: Sequence[str],
-    *,
-    platform: str,
-    logins: Sequence[Login],
-    deadline: Deadline,
-    report: ProgressCallback,
+    specs: Sequence[str], channels: Sequence[str], *, platform: str, logins: Sequence[Login], context: BuildContext
 ) -> list[RepoDataRecord]:
     """Return the packages that meet the specs.
 
-    :param specs: what is wanted.
-    :param channels: names and URLs, the most important one first.
+    :param specs: conda specs.
+    :param channels: names and URLs, in order of priority.
     :param platform: such as "linux-x86_64".
-    :param logins: of private channels.
-    :param deadline: of the build.
-    :param report: told that it goes on, every few seconds.
-    :raises BuildError: with the solver's explanation.
+    :param logins: logins of private channels.
+    :param context: deadline and progress of the build.
+    :raises BuildError: if there is no solution, with the explanation of the solver, or if a channel can't be read.
     """
     from datetime import timedelta
 
     import rattler
 
     async def run() -> list[RepoDataRecord]:
-        wanted = [rattler.MatchSpec(spec, strict=True) for spec in specs]
-        with access(logins) as config:
-            gateway = rattler.Gateway.from_config(config, client=rattler.Client.from_config(config))
+        with auth_config(logins) as config:
             return await rattler.solve(
                 sources=list(channels),
-                specs=wanted,
-                gateway=gateway,
+                specs=[rattler.MatchSpec(spec, strict=True) for spec in specs],
+                gateway=rattler.Gateway.from_config(config, client=rattler.Client.from_config(config)),
                 platforms=[rattler.Subdir(_subdir(platform)), rattler.Subdir("noarch")],
                 virtual_packages=rattler.VirtualPackage.detect(),
-                timeout=timedelta(seconds=deadline.left("reading the channels")),
+                timeout=timedelta(seconds=context.deadline.left("reading the channels")),
             )
 
     started = time.monotonic()
-
-    def tell() -> None:
-        report("resolve", f"reading the channels and solving for {time.monotonic() - started:.0f} s")
-
     doing = "reading the channels and solving"
-    found = _finish(run, "solve the dependencies", deadline=deadline, doing=doing, logins=logins, every=5, tell=tell)
+
+    def report() -> None:
+        context.report("resolve", f"{doing} for {time.monotonic() - started:.0f} s")
+
+    found = _run_in_thread(
+        run, "solve the dependencies", doing=doing, logins=logins, context=context, every=5, report=report
+    )
     size = sum(package.size or 0 for package in found)
-    report("resolve", f"{len(found)} packages, {size / 1e6:.1f} MB, in {time.monotonic() - started:.1f} s")
+    context.report("resolve", f"{len(found)} packages, {size / 1e6:.1f} MB, in {time.monotonic() - started:.1f} s")
     return found
 
 
-def records(locked: Sequence[str]) -> list[RepoDataRecord]:
-    """Return packages that are known by their URLs.
+def explicit_records(explicit: Sequence[str]) -> list[RepoDataRecord]:
+    """Return the packages at URLs.
 
-    :param locked: URLs with their hashes after `#`.
+    :param explicit: URLs of packages, with their hashes after `#`.
     """
     import rattler
 
     found = []
-    for each in locked:
+    for each in explicit:
         url, _, digest = each.partition("#")
         channel, subdir, file_name = url.rsplit("/", 2)
         name, version, build = file_name.removesuffix(".conda").removesuffix(".tar.bz2").rsplit("-", 2)
@@ -105,55 +101,81 @@ def records(locked: Sequence[str]) -> list[RepoDataRecord]:
 
 
 def install(
-    packages: list[RepoDataRecord],
-    prefix: Path,
-    *,
-    platform: str,
-    logins: Sequence[Login],
-    deadline: Deadline,
-    report: ProgressCallback,
+    packages: list[RepoDataRecord], prefix: Path, *, platform: str, logins: Sequence[Login], context: BuildContext
 ) -> None:
     """Download packages and link them into a prefix.
 
-    :param packages: all that is to be in it.
+    :param packages: all packages of the environment.
     :param prefix: an absolute path.
     :param platform: such as "linux-x86_64".
-    :param logins: of private channels.
-    :param deadline: of the build.
-    :param report: told how far it is, once a second.
-    :raises BuildError: with rattler's explanation.
+    :param logins: logins of private channels.
+    :param context: deadline and progress of the build.
+    :raises BuildError: if a package can't be fetched, does not match its hash, or can't be installed.
     """
     import rattler
 
-    _check_local(packages, deadline)
+    _check_local_packages(packages, context)
     progress = _Progress(len(packages))
 
     async def run() -> None:
-        with access(logins) as config:
+        with auth_config(logins) as config:
             await rattler.install(
                 packages,
                 prefix,
                 client=rattler.Client.from_config(config),
                 platform=rattler.Subdir(_subdir(platform)),
-                # Scripts of packages are not contained in the prefix, and may do whatever they like.
+                # Link scripts of packages may change files outside of the prefix.
                 execute_link_scripts=False,
                 reporter=cast("rattler.InstallerReporter", progress),
             )
 
-    def tell() -> None:
-        report("install", str(progress))
+    def report() -> None:
+        context.report("install", str(progress))
 
     doing = "downloading and linking"
-    _finish(run, "install the packages", deadline=deadline, doing=doing, logins=logins, every=1, tell=tell)
-    tell()
+    _run_in_thread(run, "install the packages", doing=doing, logins=logins, context=context, every=1, report=report)
+    report()
 
 
-def _check_local(packages: list[RepoDataRecord], deadline: Deadline) -> None:
-    """Of what it downloads, rattler checks the hashes; of files it doesn't."""
+@contextlib.contextmanager
+def auth_config(logins: Sequence[Login]) -> Iterator[Any]:
+    """Give rattler's settings, with the logins in a file that only this user can read and that is removed afterwards.
+
+    :raises BuildError: if there are different logins for one host.
+    """
+    import rattler
+
+    hosts: dict[str, Any] = {}
+    for login in logins:
+        host = urlsplit(login.url).hostname
+        if host is None:
+            raise BuildError(f"{login.url!r} is not the URL of a channel. Set the host of the connection to a URL.")
+        if login.username == CONDA_TOKEN:
+            secret: dict[str, Any] = {"CondaToken": login.password}
+        elif login.username:
+            secret = {"BasicHTTP": {"username": login.username, "password": login.password}}
+        else:
+            secret = {"BearerToken": login.password}
+        if hosts.setdefault(host, secret) != secret:
+            raise BuildError(f"There are two different logins for {host}, and rattler uses one per host. Use one.")
+    config = rattler.Config.from_toml('tls-root-certs = "system"')
+    if not hosts:
+        yield config
+        return
+    # Created with mode 0600.
+    with tempfile.NamedTemporaryFile("w", prefix="sparkdeps-", suffix=".json") as file:
+        json.dump(hosts, file)
+        file.flush()
+        config.set("authentication-override-file", file.name)
+        yield config
+
+
+def _check_local_packages(packages: list[RepoDataRecord], context: BuildContext) -> None:
+    """Check the hashes of packages on local channels: rattler checks only those that it downloads."""
     for package in packages:
         if not package.url.startswith("file://"):
             continue
-        deadline.left("checking packages")
+        context.deadline.left("checking packages")
         path = Path(unquote(urlsplit(package.url).path))
         algorithm, expected = ("sha256", package.sha256) if package.sha256 else ("md5", package.md5)
         if expected is None:
@@ -162,7 +184,9 @@ def _check_local(packages: list[RepoDataRecord], deadline: Deadline) -> None:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, algorithm).digest()
         except OSError as error:
-            raise BuildError(f"The conda package {path} can't be read: {error.strerror}.") from error
+            raise BuildError(
+                f"Could not read the conda package {path}: {error.strerror}. Restore it, or index the channel again."
+            ) from error
         if found != expected:
             raise BuildError(
                 f"The conda package {path} is not the one that was locked: its {algorithm} is {found.hex()} instead of"
@@ -171,7 +195,7 @@ def _check_local(packages: list[RepoDataRecord], deadline: Deadline) -> None:
 
 
 class _Progress:
-    """rattler's `InstallerReporter`: only counts, since threads of rattler's call it."""
+    """rattler's `InstallerReporter`. It only counts, because rattler calls it from its own threads."""
 
     def __init__(self, packages: int) -> None:
         self._packages = packages
@@ -205,24 +229,24 @@ def _subdir(platform: str) -> str:
     try:
         return SUBDIRS[platform]
     except KeyError:
-        raise BuildError(f"There is no conda for {platform}; there is for {', '.join(SUBDIRS)}.") from None
+        raise BuildError(f"Conda has no packages for {platform}. Choose from {', '.join(SUBDIRS)}.") from None
 
 
-def _finish(
+def _run_in_thread(
     run: Callable[[], Coroutine[Any, Any, T]],
     what: str,
     *,
-    deadline: Deadline,
     doing: str,
     logins: Sequence[Login],
+    context: BuildContext,
     every: float,
-    tell: Callable[[], None],
+    report: Callable[[], None],
 ) -> T:
-    """Run it in a thread of its own, since the caller's may have an event loop already; `tell` from this one."""
-    if _used_by.setdefault("pid", os.getpid()) != os.getpid():
+    """Run a coroutine in a new thread, since the caller's thread may have an event loop; call `report` in this one."""
+    if _first_used_by.setdefault("pid", os.getpid()) != os.getpid():
         raise BuildError(
-            "rattler was used before this process was forked, and its threads don't survive that. Build in a process"
-            " that was started anew, as Airflow's tasks are; with multiprocessing, by the method `spawn`."
+            "rattler was used before this process was forked, and its threads do not survive a fork. Build in a new"
+            " process, as Airflow's tasks are; with multiprocessing, use the start method `spawn`."
         )
     results: list[T] = []
     failures: list[BaseException] = []
@@ -231,28 +255,28 @@ def _finish(
 
     async def bounded() -> T:
         running.append((asyncio.get_running_loop(), asyncio.current_task()))
-        return await asyncio.wait_for(run(), deadline.left(doing))
+        return await asyncio.wait_for(run(), context.deadline.left(doing))
 
     def work() -> None:
         try:
             results.append(asyncio.run(bounded()))
-        except BaseException as error:  # noqa: BLE001 - told in the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             failures.append(error)
         finally:
             done.set()
 
-    # What doesn't heed the cancellation must not keep the process from its end.
+    # A daemon: if it ignores the cancellation, the process can still exit.
     thread = threading.Thread(target=work, name="sparkdeps-conda", daemon=True)
     thread.start()
-    told = time.monotonic()
+    reported = time.monotonic()
     try:
-        # Not `thread.join`, which an interrupt makes believe that the thread has ended.
-        while not done.wait(min(0.5, deadline.left(doing))):
-            if time.monotonic() - told >= every:
-                told = time.monotonic()
-                tell()
+        # Not `thread.join`: after an interrupt it takes the thread for finished.
+        while not done.wait(min(0.5, context.deadline.left(doing))):
+            if time.monotonic() - reported >= every:
+                reported = time.monotonic()
+                report()
     finally:
-        # At the deadline or an interrupt: it may be writing still, and has a file with logins to remove.
+        # At the deadline or an interrupt it may still be writing, and has a file with logins to remove.
         for loop, task in running if not done.is_set() else []:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(task.cancel)
@@ -263,11 +287,11 @@ def _finish(
     if isinstance(failure, BuildError):
         raise failure
     if isinstance(failure, TimeoutError):
-        deadline.left(doing)
-    raise BuildError(f"rattler could not {what}. It says:\n\n{_said(failure, logins)}") from None
+        context.deadline.left(doing)
+    raise BuildError(f"rattler could not {what}:\n\n{_redacted(failure, logins)}") from None
 
 
-def _said(failure: BaseException, logins: Sequence[Login]) -> str:
+def _redacted(failure: BaseException, logins: Sequence[Login]) -> str:
     text = str(failure) or type(failure).__name__
     for login in logins:
         if login.password:

@@ -1,11 +1,11 @@
-"""What conda users write (specs, channels, environment.yml, lock files), brought into one spelling."""
+"""Normalizes and checks conda specs, channels and package URLs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
@@ -24,61 +24,99 @@ _HASH = re.compile(r"[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 _ARCHIVE = (".conda", ".tar.bz2")
 
 
-def specs(dependencies: object) -> tuple[str, ...]:
-    """Return conda specs sorted and in one spelling, without comments and repetitions.
+@dataclass(frozen=True)
+class CondaPackages:
+    """The packages of an environment, normalized and checked.
+
+    :param dependencies: conda specs.
+    :param channels: names, URLs and absolute paths, in order of priority.
+    :param pip: PEP 508 strings.
+    :param explicit: URLs of packages, instead of dependencies.
+    :raises InvalidArgumentError: if an argument is invalid.
+    """
+
+    dependencies: Sequence[str] = ()
+    channels: Sequence[str] = ()
+    pip: Sequence[str] = ()
+    explicit: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        from airflow_provider_sparkdeps.environments.requirements.pep508 import normalize_requirements
+
+        pip = list_of_strings(self.pip, "pip", '["requests>=2"]')
+        object.__setattr__(self, "dependencies", normalize_specs(self.dependencies))
+        object.__setattr__(self, "channels", normalize_channels(self.channels))
+        object.__setattr__(self, "pip", normalize_requirements(pip, paths=False) if pip else ())
+        object.__setattr__(self, "explicit", normalize_urls(self.explicit))
+
+    def check_channels(self) -> None:
+        """Raise InvalidArgumentError if there are dependencies, but no channels to find them in."""
+        if self.dependencies and not self.channels:
+            raise InvalidArgumentError('channels is empty. Write for example channels=["conda-forge"].')
+
+
+def normalize_specs(dependencies: object) -> tuple[str, ...]:
+    """Return conda specs normalized and sorted, without comments and duplicates.
 
     :param dependencies: a list of strings, such as `["pandas <3", "pyarrow=18.*"]`.
-    :raises InvalidArgumentError: when it isn't a list, or holds what is no spec.
+    :raises InvalidArgumentError: if it is not a list of conda specs.
     """
-    lines = (_without_comment(each) for each in strings(dependencies, "dependencies", '["pandas <3"]'))
-    return tuple(sorted({_spec(line) for line in lines if line}))
+    lines = map(strip_comment, list_of_strings(dependencies, "dependencies", '["pandas <3"]'))
+    return tuple(sorted({_normalize_spec(line) for line in lines if line}))
 
 
-def _spec(line: str) -> str:
-    found = _SPEC.fullmatch(line)
-    if found is None or line.startswith(("-", "/", ".")):
+def _normalize_spec(line: str) -> str:
+    match = _SPEC.fullmatch(line)
+    if match is None or line.startswith(("-", "/", ".")):
         raise InvalidArgumentError(
-            f"{redact(line)!r} is not a conda spec. Write a name and, if need be, versions: 'pandas', 'pandas >=2,<3',"
-            " 'pandas=2.2.*', 'python=3.12'; requirements of pip go into pip=[...]."
+            f"{redact(line)!r} is not a conda spec. Write a name and optionally versions: 'pandas', 'pandas >=2,<3',"
+            " 'pandas=2.2.*', 'python=3.12'. Requirements for pip go into pip=[...]."
         )
-    channel, name, rest = found["channel"], found["name"].lower(), found["rest"].strip()
+    channel, name, rest = match["channel"], match["name"].lower(), match["rest"].strip()
     if channel:
         refuse_credentials(channel, f"The channel of {name!r}")
-    # With brackets, regular expressions or alternatives, white space and order may mean something.
+    # In brackets, regular expressions and groups, whitespace and order may be significant.
     if rest and not re.search(r"[\[\]^$(]", rest):
         rest = re.sub(r"\s*([,|=<>!~]+)\s*", r"\1", rest)
         version, *build = rest.split()
         if "|" not in version:
             version = ",".join(sorted(set(version.split(","))))
-        # A version that stands by itself is an exact one; after one `=`, it is a beginning.
+        # A version without an operator is exact; after a single `=` it is a prefix.
         version = f"=={version}" if re.fullmatch(r"\d[\w.!+]*", version) else version
         rest = " ".join([version, *build])
     return (f"{channel}::" if channel else "") + f"{name} {rest}".strip()
 
 
-def _without_comment(line: str) -> str:
+def strip_comment(line: str) -> str:
+    """Return a line without its comment and surrounding whitespace."""
     return re.sub(r"(^|\s)#.*", "", line).strip()
 
 
-def strings(value: object, field: str, example: str) -> list[str]:
-    """Return a list of strings as it is; anything else is a InvalidArgumentError that shows an example."""
+def list_of_strings(value: object, field: str, example: str) -> list[str]:
+    """Return a list of strings unchanged.
+
+    :param value: value of an argument.
+    :param field: name of the argument.
+    :param example: example of a correct value, for the error message.
+    :raises InvalidArgumentError: if it is not a list of strings.
+    """
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise InvalidArgumentError(f"{field}={value!r} is not a list. Write {field}={example}.")
     listed = list(value)
     wrong = next((each for each in listed if not isinstance(each, str)), None)
     if wrong is not None:
-        raise InvalidArgumentError(f"{field} holds {wrong!r}, which is not a string. Write {field}={example}.")
+        raise InvalidArgumentError(f"{field} contains {wrong!r}, which is not a string. Write {field}={example}.")
     return listed
 
 
-def channels(value: object) -> tuple[str, ...]:
-    """Return channels in their order, which is that of their priority, in one spelling.
+def normalize_channels(channels: object) -> tuple[str, ...]:
+    """Return channels normalized, in their order of priority.
 
-    :param value: a list of names, URLs and absolute paths.
-    :raises InvalidArgumentError: when it isn't one, or a URL holds a credential.
+    :param channels: a list of names, URLs and absolute paths.
+    :raises InvalidArgumentError: if it is not a list of channels, or if a URL contains credentials.
     """
     found = []
-    for each in strings(value, "channels", '["conda-forge"]'):
+    for each in list_of_strings(channels, "channels", '["conda-forge"]'):
         channel = each.strip().rstrip("/")
         refuse_credentials(channel, "A channel")
         if channel.startswith("/"):
@@ -89,26 +127,26 @@ def channels(value: object) -> tuple[str, ...]:
                 f"{each!r} is not a channel. Write a name ('conda-forge'), a URL ('https://...', 's3://...') or an"
                 " absolute path."
             )
-        # conda's word for "no channels but these", which is always so here.
+        # `nodefaults` tells conda to use no other channels; here no others are used anyway.
         if channel != "nodefaults":
             found.append(channel)
     return tuple(dict.fromkeys(found))
 
 
 def refuse_credentials(url: str, what: str) -> None:
-    """Raise a InvalidArgumentError, which doesn't repeat it, when a URL holds a user, a password or a token."""
+    """Raise InvalidArgumentError, without the secret, if a URL contains a user, a password or a token."""
     parts = urlsplit(url)
     if "@" in parts.netloc or re.search(r"(^|/)t/[^/]+/", parts.path) or parts.query:
         raise InvalidArgumentError(
-            f"{what} ({redact(url)}) holds a credential, which would end up in manifests and logs. Take it out, put it"
-            " into an Airflow connection, and name that in channel_conn_ids=[...]."
+            f"{what} ({redact(url)}) contains credentials, which would be written to manifests and logs. Move them to"
+            " an Airflow connection, and pass its id in channel_conn_ids=[...]."
         )
 
 
 def check_python(specs: Iterable[str], minor: str) -> None:
-    """Raise a InvalidArgumentError when no release of a minor version of Python meets the specs.
+    """Raise InvalidArgumentError if no release of a minor version of Python meets the specs.
 
-    What this can't read is left to the solver.
+    Specs that this function can't read are left to the solver.
     """
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -116,143 +154,49 @@ def check_python(specs: Iterable[str], minor: str) -> None:
     for spec in specs:
         name, _, rest = spec.rpartition("::")[2].partition(" ")
         version = rest.split(" ")[0]
-        # `=3.12=*_cpython`: version and build.
+        # `=3.12=*_cpython` has a version and a build.
         version = re.sub(r"^(=+[^=]+)=.*", r"\1", version)
         if name != "python" or not version or "[" in version:
             continue
         try:
-            allowed = [SpecifierSet(",".join(map(_as_pip_says, part.split(",")))) for part in version.split("|")]
+            allowed = [SpecifierSet(",".join(map(_to_pep440, part.split(",")))) for part in version.split("|")]
         except InvalidSpecifier:
             continue
         if not any(each.contains(release) for each in allowed for release in releases):
-            wanted = re.search(r"3\.\d+", version)
+            requested = re.search(r"3\.\d+", version)
             raise InvalidArgumentError(
-                f"The dependency {spec!r} contradicts Python {minor}, which is"
-                " that of the worker or of python=...: UDFs are pickled by it. Leave the dependency out, or say"
-                f' python="{wanted[0] if wanted else "3.x"}" and run the task on that.'
+                f"The dependency {spec!r} contradicts Python {minor} (python=..., by default the worker's version)."
+                " UDFs need the Python that pickles them. Remove the dependency, or set"
+                f' python="{requested[0] if requested else "3.x"}" and run the task on that version.'
             )
 
 
-def _as_pip_says(constraint: str) -> str:
-    found = re.fullmatch(r"(==|=|)(\d[\d.]*?)(\.?\*)?", constraint)
-    if found is None:
+def _to_pep440(constraint: str) -> str:
+    match = re.fullmatch(r"(==|=|)(\d[\d.]*?)(\.?\*)?", constraint)
+    if match is None:
         return constraint
-    operator, number, star = found.groups()
+    operator, number, star = match.groups()
     return f"=={number}.*" if star or operator == "=" else f"=={number}"
 
 
-def environment_yml(text: str, what: str) -> dict[str, Any]:
-    """Return the arguments that an `environment.yml` stands for: dependencies, channels and pip.
-
-    :raises InvalidArgumentError: when it is no such file.
-    """
-    data = load_yaml(text, what)
-    listed = data.get("dependencies") if isinstance(data, dict) else None
-    if not isinstance(listed, list):
-        raise InvalidArgumentError(f"{what} is not an environment.yml: it has no list of `dependencies`.")
-    sections = [each["pip"] for each in listed if isinstance(each, dict) and set(each) == {"pip"}]
-    pip = [line for section in sections for line in strings(section, "pip", '["requests"]')]
-    plain = [each for each in listed if not (isinstance(each, dict) and set(each) == {"pip"})]
-    return {
-        # conda's way of saying that pip is to be installed; its requirements are installed without it.
-        "dependencies": strings(plain, "dependencies", '["pandas <3"]'),
-        "channels": strings(data.get("channels") or [], "channels", '["conda-forge"]'),
-        "pip": pip,
-    }
-
-
-def locked_packages(text: str, what: str, *, platform: str, environment: str) -> dict[str, Any]:
-    """Return the arguments that a lock stands for: an `@EXPLICIT` list, a pixi.lock, a conda-lock.yml.
-
-    :param platform: whose packages are meant.
-    :param environment: which of the environments of a pixi.lock.
-    :raises InvalidArgumentError: when it is none, or has nothing for this platform.
-    """
-    if re.search(r"^@EXPLICIT\s*$", text, re.MULTILINE):
-        lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines()]
-        return {"locked": [line for line in lines if line and line != "@EXPLICIT"]}
-    data = load_yaml(text, what)
-    subdir = SUBDIRS.get(platform, platform)
-    listed = _listed(data, subdir, environment) if isinstance(data, dict) else None
-    if listed is None:
-        raise InvalidArgumentError(
-            f"{what} is not a lock of conda for {subdir}: neither an @EXPLICIT list, nor a pixi.lock with packages of"
-            f" environment {environment!r} for it, nor a conda-lock.yml."
-        )
-    return {"locked": listed[0], "pip": listed[1]}
-
-
-def _listed(data: dict[str, Any], subdir: str, environment: str) -> tuple[list[str], list[str]] | None:
-    packages = data.get("packages")
-    try:
-        if "environments" in data and isinstance(packages, list):
-            chosen = data["environments"][environment]["packages"][subdir]
-            facts = {each.get("conda") or each.get("pypi"): each for each in packages}
-            conda = [facts[each["conda"]] for each in chosen if "conda" in each]
-            pypi = [facts[each["pypi"]] for each in chosen if "pypi" in each]
-            return [_url(each["conda"], each) for each in conda], [_of_pypi(each) for each in pypi]
-        if isinstance(data.get("package"), list):
-            mine = [each for each in data["package"] if each["platform"] == subdir]
-            conda = [_url(each["url"], each.get("hash") or {}) for each in mine if each["manager"] == "conda"]
-            return conda, [f"{each['name']}=={each['version']}" for each in mine if each["manager"] == "pip"]
-    except (KeyError, TypeError, AttributeError):
-        return None
-    return None
-
-
-def _of_pypi(package: dict[str, Any]) -> str:
-    place = str(package["pypi"]).removeprefix("direct+")
-    # A package of an index is known by its version; others only by where they are.
-    if place.endswith((".whl", ".tar.gz")) and place == package["pypi"] and "://" in place:
-        return f"{package['name']}=={package['version']}"
-    return f"{package['name']} @ {place}"
-
-
-def _url(url: str, hashes: dict[str, Any]) -> str:
-    if hashes.get("sha256"):
-        return f"{url}#sha256:{hashes['sha256']}"
-    return f"{url}#{hashes['md5']}" if hashes.get("md5") else url
-
-
-def urls(value: object) -> tuple[str, ...]:
+def normalize_urls(explicit: object) -> tuple[str, ...]:
     """Return URLs of packages with their hashes, sorted.
 
-    :raises InvalidArgumentError: when one is no package's, or holds a credential.
+    :param explicit: a list of URLs, each with an optional `#<md5>` or `#sha256:<sha256>`.
+    :raises InvalidArgumentError: if one is not the URL of a conda package, or if it contains credentials.
     """
     found = set()
-    for each in strings(value, "locked", '["https://.../six-1.17.0-pyhe01879c_1.conda#sha256:..."]'):
+    for each in list_of_strings(explicit, "explicit", '["https://.../six-1.17.0-pyhe01879c_1.conda#sha256:..."]'):
         url, _, digest = each.strip().partition("#")
         refuse_credentials(url, "A package")
         if not url.endswith(_ARCHIVE) or "://" not in url or (digest and not _HASH.fullmatch(digest)):
             raise InvalidArgumentError(
-                f"{each!r} is not a conda package. Write its URL, up to `.conda` or `.tar.bz2`, and then `#` with its"
-                " md5, or `#sha256:` with its sha256."
+                f"{each!r} is not the URL of a conda package. Write a URL that ends in `.conda` or `.tar.bz2`, and"
+                " then `#<md5>` or `#sha256:<sha256>`."
             )
         if url.rpartition("/")[2].count("-") < 2:
-            raise InvalidArgumentError(f"{each!r} is not a conda package: its file is not named name-version-build.")
+            raise InvalidArgumentError(
+                f"{each!r} is not the URL of a conda package: its file name is not name-version-build. Correct it."
+            )
         found.add(each.strip())
     return tuple(sorted(found))
-
-
-def load_yaml(text: str, what: str) -> Any:
-    """Return what YAML says, as plain data.
-
-    :raises InvalidArgumentError: when it is none.
-    """
-    import yaml
-
-    try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
-    except yaml.YAMLError as error:
-        raise InvalidArgumentError(f"{what} is not YAML: {redact(' '.join(str(error).split()))}.") from None
-
-
-def read(path: str | Path, what: str) -> str:
-    """Return a file's text.
-
-    :raises InvalidArgumentError: when it can't be read.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"{what} can't be read: {error}.") from None

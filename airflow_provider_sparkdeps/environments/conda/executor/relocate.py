@@ -1,6 +1,6 @@
-"""Writes the place that an environment will be at into those of its files that name it.
+"""Runs on executors: writes the final path of an unpacked environment into those of its files that contain it.
 
-It travels in archives and is run by their own interpreter, with nothing but the standard library.
+A copy of this file is part of the archive. The interpreter in the archive runs it; it needs only the standard library.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import sys
 from pathlib import Path
 
 
-def relocate(prefix: Path, destination: str, records: list[list[str]]) -> None:
+def relocate(prefix: Path, destination: str, placeholders: list[list[str]]) -> None:
     """Replace placeholders in files.
 
-    :param prefix: where the environment is now.
-    :param destination: where it will be.
-    :param records: path below the prefix, placeholder and "text" or "binary", for each file.
+    :param prefix: current path of the environment.
+    :param destination: final path of the environment.
+    :param placeholders: for each file its path below the prefix, its placeholder, and "text" or "binary".
     """
-    for name, placeholder, mode in records:
+    for name, placeholder, mode in placeholders:
         path = prefix / name
         before = path.read_bytes()
         after = _replace(before, os.fsencode(placeholder), os.fsencode(destination), mode)
         if after == before:
             continue
-        # A new file: the old one may be the interpreter that is running.
+        # Write a new file: the old one may be the running interpreter.
         part = path.with_name(f"{path.name}.part")
         part.write_bytes(after)
         part.chmod(path.stat().st_mode)
@@ -36,14 +36,17 @@ def _replace(data: bytes, old: bytes, new: bytes, mode: str) -> bytes:
     if mode == "text":
         return data.replace(old, new)
 
-    def pad(found: re.Match[bytes]) -> bytes:
-        text = found.group()
-        replaced = text.replace(old, new)
-        if len(replaced) > len(text):
-            sys.exit(f"{os.fsdecode(new)} is longer than the {len(old)} characters that there is room for")
-        return replaced + bytes(len(text) - len(replaced))
+    def pad(match: re.Match[bytes]) -> bytes:
+        string = match.group()
+        replaced = string.replace(old, new)
+        if len(replaced) > len(string):
+            sys.exit(
+                f"Could not relocate the environment: {os.fsdecode(new)} is longer than the {len(old)} characters that"
+                " its files have room for. Use a shorter work directory for executors."
+            )
+        return replaced + bytes(len(string) - len(replaced))
 
-    # C strings, which end with their NUL: what follows must stay where it is.
+    # A C string ends at its NUL; the bytes after it must keep their offsets.
     return re.sub(re.escape(old) + rb"[^\0]*\0", pad, data)
 
 

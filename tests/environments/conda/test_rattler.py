@@ -1,0 +1,173 @@
+"""Errors of the solver, and private channels and indexes."""
+
+from __future__ import annotations
+
+import _thread
+import base64
+import http.server
+import json
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_sparkdeps.archives import ArchiveStore
+from airflow_provider_sparkdeps.environments import CondaEnvironment, Login
+from airflow_provider_sparkdeps.environments.conda.rattler import CONDA_TOKEN
+from airflow_provider_sparkdeps.exceptions import BuildError
+
+from ...support.conda_builds import Builder
+from ...support.package_index import PASSWORD as INDEX_PASSWORD
+from ...support.package_index import Index
+from .test_specs import ANY
+
+PASSWORD = "hunter2-and-more"
+
+
+@pytest.fixture
+def private_channel(channel: str) -> Iterator[str]:
+    """The channel over HTTP with a password; returns its URL."""
+    basic = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=channel.removeprefix("file://"))
+
+        def send_head(self) -> Any:
+            token = f"/t/{PASSWORD}"
+            if self.path.startswith(token):
+                self.path = self.path.removeprefix(token)
+            elif self.headers.get("Authorization") not in (f"Basic {basic}", f"Bearer {PASSWORD}"):
+                self.send_error(401)
+                return None
+            self.path = self.path.removeprefix("/private")
+            return super().send_head()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/private"
+        server.shutdown()
+
+
+def test_the_solver_explains_a_conflict(build: Builder) -> None:
+    message = r"(?s)rattler could not solve.*cracker.*would require\s+.*cheese <2"
+    with pytest.raises(BuildError, match=message) as caught:
+        build("cheese=2.0", "cracker")
+    assert len(str(caught.value).splitlines()) < 45
+
+
+def test_a_missing_package_is_named(build: Builder) -> None:
+    with pytest.raises(BuildError, match="No candidates were found for nosuch"):
+        build("nosuch")
+
+
+def test_a_spec_that_rattler_rejects_is_an_error(build: Builder) -> None:
+    with pytest.raises(BuildError, match=r"(?s)rattler could not .*unable to parse version spec: =>2"):
+        build("cheese => 2")
+
+
+@pytest.mark.parametrize("username", ["me", "", CONDA_TOKEN])
+def test_a_login_gives_access_to_a_private_channel_and_is_not_in_the_archive(
+    private_channel: str, tmp_path: Path, username: str
+) -> None:
+    environment = CondaEnvironment(["cheese"], channels=[private_channel], channel_conn_ids=["ours"])
+    logins = {"ours": Login(private_channel, username, PASSWORD)}
+    lines: list[str] = []
+    store = ArchiveStore(tmp_path / "store")
+    archive = store.build(environment, timeout=60, progress=lines.append, logins=logins)
+    assert archive.packages == {"cheese": "2.0"}
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    subprocess.run(["tar", "-xzf", store.fetch(archive), "-C", unpacked], check=True)
+    content = b"".join(path.read_bytes() for path in unpacked.glob("conda-meta/*"))
+    assert PASSWORD not in "\n".join([json.dumps(archive.to_dict()), *lines, repr(environment)])
+    assert PASSWORD.encode() not in content
+
+
+def test_a_private_channel_without_a_login_is_an_error(private_channel: str, build: Builder) -> None:
+    with pytest.raises(BuildError, match="401"):
+        build("cheese", channels=[private_channel])
+
+
+@pytest.mark.parametrize("arguments", [{"channel_conn_ids": ["ours"]}, {"index_conn_id": "ours", "pip": ["six"]}])
+def test_a_missing_login_is_named(build: Builder, arguments: dict[str, Any]) -> None:
+    with pytest.raises(BuildError, match="The login of connection 'ours' was not passed"):
+        build("cheese", **arguments)
+
+
+def test_a_wrong_login_is_not_repeated(private_channel: str, build: Builder) -> None:
+    for username in ("me", "", CONDA_TOKEN):
+        logins = {"ours": Login(private_channel, username, "wrong-secret")}
+        with pytest.raises(BuildError, match="401") as caught:
+            build("cheese", channels=[private_channel], channel_conn_ids=["ours"], logins=logins)
+        assert "wrong-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ends_by", ["timeout", "interrupt"])
+def test_a_build_that_is_stopped_leaves_no_login_behind(
+    build: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_by: str
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    seen: list[tuple[int, str]] = []
+
+    def wait_for_request() -> None:
+        with silent.accept()[0]:
+            seen.extend((path.stat().st_mode & 0o777, path.read_text()) for path in temporary.glob("*.json"))
+            if ends_by == "interrupt":
+                _thread.interrupt_main()
+            finished.wait(30)
+
+    finished = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/channel"
+        thread = threading.Thread(target=wait_for_request)
+        thread.start()
+        logins = {"ours": Login(url, "me", PASSWORD)}
+        with pytest.raises(BuildError if ends_by == "timeout" else KeyboardInterrupt):
+            build("cheese", channels=[url], channel_conn_ids=["ours"], logins=logins, timeout=5)
+        finished.set()
+        thread.join()
+    ((mode, content),) = seen
+    assert mode == 0o600
+    assert PASSWORD in content
+    assert not list(temporary.iterdir())
+
+
+def test_a_login_gives_access_to_a_private_index_and_is_not_in_the_environment(
+    build: Builder, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    logins = {"pypi": Login(index.url, "me", INDEX_PASSWORD)}
+    moved, built = build("cheese", pip=["ours-only"], index_conn_id="pypi", logins=logins, lines=lines)
+    assert built.packages == {"cheese": "2.0", "ours-only": "1.0"}
+    assert INDEX_PASSWORD not in f"{lines}{built}"
+    assert not [path for path in moved.rglob("*") if path.is_file() and INDEX_PASSWORD.encode() in path.read_bytes()]
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    wrong = {"pypi": Login(index.url, "me", "wrong-secret")}
+    with pytest.raises(BuildError, match="uv could not resolve") as caught:
+        build("cheese", pip=["ours-only"], index_conn_id="pypi", logins=wrong)
+    assert "wrong-secret" not in str(caught.value)
+
+
+def test_two_logins_for_one_host_are_rejected(build: Builder) -> None:
+    logins = {name: Login(ANY, "me", name) for name in ("one", "two")}
+    with pytest.raises(BuildError, match=r"two different logins for example\.com") as caught:
+        build("cheese", channel_conn_ids=["one", "two"], logins=logins)
+    assert "None" not in str(caught.value)
+
+
+def test_a_channel_that_never_answers_is_given_up_at_the_deadline(build: Builder) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/channel"
+        with pytest.raises(BuildError, match=r"timeout of 1\.5 s.* reading the channels and solving"):
+            build("cheese", channels=[url], timeout=1.5)
