@@ -69,22 +69,33 @@ class SparkConnectHook(BaseHook):
         self._sessions: list[Session] = []
 
     @contextmanager
-    def session(self, *, tag: str | None = None, join: SharedSession | None = None) -> Iterator[SparkSession]:
-        """Open a session of its own; it is released, within 5 seconds, when the block ends.
+    def connect(self, *, tag: str | None = None, shared: SharedSession | None = None) -> Iterator[Session]:
+        """Open a session, as an object with everything that this package does with one.
 
-        :param tag: put on all operations of the session, such as `dag.task`.
-        :param join: a shared session to use instead; it stays when the block ends.
-        :raises SessionLostError: the session to join was closed, has expired, or went with its server.
-        :raises InvalidArgumentError: a field of the connection can't be meant.
-        :raises ConnectError: the server can't be reached, refuses us, or is none that we can talk to.
+        It is released within 5 seconds when the block ends.
+
+        :param tag: added to all operations of the session, such as `dag.task`.
+        :param shared: a shared session to join instead; it stays open when the block ends.
+        :raises SessionLostError: if the shared session was closed, has expired, or ended with its server.
+        :raises InvalidArgumentError: if a field of the connection is invalid.
+        :raises ConnectError: if the server can't be reached, rejects the credentials, or is not a supported server.
         """
-        report = logging.getLogger(__name__).info
-        with self._endpoint() as endpoint, Session(endpoint, tag=tag, report=report, join=join) as session:
+        on_progress = logging.getLogger(__name__).info
+        with (
+            self._endpoint() as endpoint,
+            Session(endpoint, tag=tag, on_progress=on_progress, shared=shared) as session,
+        ):
             self._sessions.append(session)
             try:
-                yield session.spark
+                yield session
             finally:
                 self._sessions.remove(session)
+
+    @contextmanager
+    def session(self, *, tag: str | None = None, shared: SharedSession | None = None) -> Iterator[SparkSession]:
+        """Open a session, as PySpark's SparkSession; otherwise the same as `connect`."""
+        with self.connect(tag=tag, shared=shared) as session:
+            yield session.spark
 
     def check_shareable(self) -> None:
         """Check that sessions of this connection can outlive the task that opens them.

@@ -11,7 +11,6 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.log import mask_secret
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
-from airflow_provider_sparkdeps.archives.uris import secrets_in
 from airflow_provider_sparkdeps.configuration import build_timeout, logins_for
 from airflow_provider_sparkdeps.environments import Environment
 from airflow_provider_sparkdeps.exceptions import ArchiveError
@@ -22,7 +21,6 @@ from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from pyspark.sql.connect.session import SparkSession
 
 
 class SparkConnectBaseOperator(BaseOperator):
@@ -64,15 +62,15 @@ class SparkConnectBaseOperator(BaseOperator):
         return f"{ti.dag_id}.{ti.task_id}.{ti.run_id}".replace(",", "_")
 
     @contextmanager
-    def _own_session(
+    def _open_session(
         self, spark_conn_id: str, archive: Archive | None, store: ArchiveStore, *, py_files: Sequence[str], tag: str
-    ) -> Iterator[SparkSession]:
+    ) -> Iterator[Session]:
         self._hook = SparkConnectHook(spark_conn_id)
-        with self._hook.session(tag=tag) as spark:
-            uri = self._attach(spark, archive, store) if archive is not None else None
-            add_py_files(spark, py_files)
+        with self._hook.connect(tag=tag) as session:
+            uri = self._attach(session, archive, store) if archive is not None else None
+            add_py_files(session, py_files)
             with explain_fetch_errors(uri):
-                yield spark
+                yield session
 
     def _archive(self, store: ArchiveStore) -> Archive | None:
         if self.environment is None:
@@ -92,15 +90,9 @@ class SparkConnectBaseOperator(BaseOperator):
             )
         return archive
 
-    def _attach(self, spark: SparkSession, archive: Archive, store: ArchiveStore) -> str | None:
-        """Attach the environment, and return where the cluster reads it, if it does."""
+    def _attach(self, session: Session, archive: Archive, store: ArchiveStore) -> str | None:
         started = time.monotonic()
-        endpoint, uri = Session.of(spark).endpoint, None
-        if endpoint.delivery == "reference":
-            uri = store.uri(archive, expiration=endpoint.presigned_url_expiration, root=endpoint.archive_store_uri)
-            for secret in secrets_in(uri):
-                mask_secret(secret)
-        attach(spark, archive, payload=lambda: store.fetch(archive), uri=uri)
+        attached = attach(session, archive, store, on_secret=mask_secret)
         self.log.info(
             "Attached environment %s (Python %s, %.1f MB) in %.2f s",
             archive.short_digest,
@@ -108,4 +100,4 @@ class SparkConnectBaseOperator(BaseOperator):
             archive.size / 1e6,
             time.monotonic() - started,
         )
-        return uri
+        return attached.uri

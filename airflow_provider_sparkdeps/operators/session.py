@@ -12,7 +12,6 @@ from airflow_provider_sparkdeps.configuration import archive_store
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.operators.base import SparkConnectBaseOperator
 from airflow_provider_sparkdeps.operators.joining import OnLost, SharedSessionXCom, check_on_lost
-from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -49,8 +48,9 @@ class OpenSparkSessionOperator(SparkConnectBaseOperator):
         SparkConnectHook(spark_conn_id).check_shareable()
         store = archive_store(self.archive_store)
         archive = self._archive(store)
-        with self._own_session(spark_conn_id, archive, store, py_files=self.py_files, tag=self._tag(context)) as spark:
-            shared = Session.of(spark).share(archive)
+        tag = self._tag(context)
+        with self._open_session(spark_conn_id, archive, store, py_files=self.py_files, tag=tag) as session:
+            shared = session.share(archive)
         self.log.info("Opened session %s for other tasks", shared)
         return SharedSessionXCom(
             shared=shared, spark_conn_id=spark_conn_id, on_lost=self.on_lost, py_files=tuple(map(str, self.py_files))

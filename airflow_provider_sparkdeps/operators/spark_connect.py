@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from airflow_provider_sparkdeps.operators.joining import SharedSessionXCom
 from airflow_provider_sparkdeps.operators.python_callable import bind, call, check_result, validate_arguments
 from airflow_provider_sparkdeps.spark.accumulators import Accumulators
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_initial_values
+from airflow_provider_sparkdeps.spark.broadcast import broadcast
 from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
 from airflow_provider_sparkdeps.spark.closures.check import check_udfs
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
@@ -25,7 +27,6 @@ from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from pyspark.sql.connect.session import SparkSession
 
 _MOST_FINDINGS = 5
 XCOM_ACCUMULATORS = "accumulators"
@@ -103,14 +104,13 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
         # Rendered now: what was a template when the DAG was parsed is a value.
         accumulators = check_initial_values(self.accumulators or {})
         arguments = bind(self.python_callable, self.op_args, self.op_kwargs, context)
-        with self._session(self._tag(context)) as spark:
-            session = Session.of(spark)
+        with self._session(self._tag(context)) as session:
             injected = {
-                "spark": spark,
+                "spark": session.spark,
                 "accumulators": Accumulators(
                     {name: session.accumulator(name, kind) for name, kind in accumulators.items()}, session.accumulator
                 ),
-                "broadcast": session.broadcast,
+                "broadcast": partial(broadcast, session),
             }
             root = self._sources(ti)
             with pickle_by_value(root):
@@ -124,40 +124,40 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
         return result
 
     @contextmanager
-    def _session(self, tag: str) -> Iterator[SparkSession]:
+    def _session(self, tag: str) -> Iterator[Session]:
         store = archive_store(self.archive_store)
         if self.session is None:
             spark_conn_id = self.spark_conn_id or SparkConnectHook.default_conn_name
             archive = self._archive(store)
             self._modules = ExecutorModules.of(archive, py_files=self.py_files)
-            with self._own_session(spark_conn_id, archive, store, py_files=self.py_files, tag=tag) as spark:
-                yield spark
+            with self._open_session(spark_conn_id, archive, store, py_files=self.py_files, tag=tag) as session:
+                yield session
             return
         opened = SharedSessionXCom.from_dict(self.session)
         opened.check_matches(environment=self.environment, spark_conn_id=self.spark_conn_id)
         self._modules = ExecutorModules.of(None, py_files=opened.py_files)
         with ExitStack() as block:
             try:
-                spark = block.enter_context(self._joined_session(opened, tag=tag))
+                session = block.enter_context(self._join_session(opened, tag=tag))
             except SessionLostError as error:
                 if opened.on_lost != "reopen":
                     raise
                 self.log.warning("%s", error)
                 self.log.warning("Opening a session of this task's own instead, as on_lost='reopen' says")
                 archive = opened.find_archive(store) if self.environment is None else self._archive(store)
-                own = self._own_session(opened.spark_conn_id, archive, store, py_files=opened.py_files, tag=tag)
-                spark = block.enter_context(own)
-            yield spark
+                own = self._open_session(opened.spark_conn_id, archive, store, py_files=opened.py_files, tag=tag)
+                session = block.enter_context(own)
+            yield session
 
     @contextmanager
-    def _joined_session(self, opened: SharedSessionXCom, *, tag: str) -> Iterator[SparkSession]:
+    def _join_session(self, opened: SharedSessionXCom, *, tag: str) -> Iterator[Session]:
         started = time.monotonic()
         self._hook = SparkConnectHook(opened.spark_conn_id)
-        with self._hook.session(tag=tag, join=opened.shared) as spark:
+        with self._hook.connect(tag=tag, shared=opened.shared) as session:
             digest = opened.shared.environment_sha256
             has = f"environment {digest[:12]}" if digest else "the cluster's own Python"
             self.log.info("Joined session %s with %s in %.2f s", opened.shared, has, time.monotonic() - started)
-            yield spark
+            yield session
 
     def _check_functions(self, root: Path) -> None:
         found = check_udfs(self.python_callable, replace(self._modules, root=root.resolve()))

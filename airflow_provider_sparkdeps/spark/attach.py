@@ -8,65 +8,96 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_provider_sparkdeps.archives.uris import secrets_in
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
-from airflow_provider_sparkdeps.spark.delivery.deliver import PYTHON_CONF, deliver
+from airflow_provider_sparkdeps.spark import conf
+from airflow_provider_sparkdeps.spark.delivery.deliver import deliver
+from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
-    from pyspark.sql.connect.session import SparkSession
+    from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 
-    from airflow_provider_sparkdeps.archives import Archive
 
-# What this session has been sent, as digest=interpreter; the server keeps it with the session, clones inherit it.
-ATTACHED_CONF = "spark.sparkdeps.attached"
-# Whether plain UDFs and UDTFs, when they are created, are made to exchange rows by Arrow; Spark 4.3 says yes.
-ARROW_CONFS = ("spark.sql.execution.pythonUDF.arrow.enabled", "spark.sql.execution.pythonUDTF.arrow.enabled")
-# In front of these: what they were before an environment without pyarrow was attached.
-_BEFORE = "spark.sparkdeps.before."
+@dataclass(frozen=True)
+class Attached:
+    """What `attach` did.
+
+    :param is_new: whether the archive was new to the session.
+    :param uri: where the cluster reads the archive itself; None if it is uploaded.
+    """
+
+    is_new: bool
+    uri: str | None
 
 
 def attach(
-    spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path], uri: str | None = None
-) -> bool:
-    """Make `archive` the environment of the session's Python workers from now on.
+    session: Session, archive: Archive, store: ArchiveStore, *, on_secret: Callable[[str], None] | None = None
+) -> Attached:
+    """Make an archive the environment of a session's Python workers from now on.
 
-    The first time, the session is sent the payload; after that, switching between attached archives sends nothing.
-    With an archive that has no pyarrow, the UDFs and UDTFs created from now on don't use Arrow unless they ask for it.
+    .. code-block:: python
 
-    It is what executors run. Spark's driver runs the server's own Python, whatever a session says, for `analyze` of
-    UDTFs, and for the schema and the partitions of Python data sources.
+        with Session(Endpoint(host="spark.example.org")) as session:
+            attach(session, archive, store)
 
-    :param spark: a running Spark Connect session.
-    :param archive: what was built.
-    :param payload: the archive's local file, or a function that fetches it; called only if the file must be sent.
-    :param uri: where the cluster itself can read the payload, instead of having it sent.
-    :return: whether the payload is new to the session.
-    :raises SessionError: the archive's Python is not this process's, which pickles the UDFs; it was built for another
-        kind of machine than the server's; the cluster can't read the uri; executors lack the Python that an archive
-        without one needs.
+    The archive is sent the first time only. After that, switching between attached archives sends nothing. With an
+    archive that has no pyarrow, UDFs and UDTFs that are created from now on don't use Arrow unless they ask for it.
+
+    The environment is used on executors. Spark's driver runs the server's own Python for `analyze` of UDTFs and for
+    the schema and the partitions of Python data sources.
+
+    :param session: an open session.
+    :param archive: the archive, as `store.build` returns it.
+    :param store: the store that has the archive. If the endpoint's delivery is `reference`, the cluster reads it there.
+    :param on_secret: called with each credential in the URI that the cluster reads, before anything is sent.
+    :raises SessionError: if the archive's Python is not this process's, which pickles the UDFs; if it was built for
+        another platform than the server's; if the cluster can't read the URI; if executors don't have the Python that
+        an archive without an interpreter needs.
+    """
+    uri, endpoint = None, session.endpoint
+    if endpoint.delivery == "reference":
+        uri = store.uri(archive, expiration=endpoint.presigned_url_expiration, root=endpoint.archive_store_uri)
+        if on_secret:
+            for secret in secrets_in(uri):
+                on_secret(secret)
+    return Attached(attach_payload(session, archive, payload=lambda: store.fetch(archive), uri=uri), uri)
+
+
+def attach_payload(session: Session, archive: Archive, *, payload: Callable[[], Path], uri: str | None = None) -> bool:
+    """Attach an archive whose payload is not in a store; see `attach`.
+
+    :param payload: returns the archive's local file; called only if it must be sent.
+    :param uri: where the cluster reads the payload itself.
+    :return: whether the archive was new to the session.
     """
     _check_python(archive)
-    confs = _read(spark, ATTACHED_CONF, *ARROW_CONFS, *(_BEFORE + conf for conf in ARROW_CONFS))
-    attached = dict(entry.split("=", 1) for entry in confs.get(ATTACHED_CONF, "").split())
-    new = archive.sha256 not in attached
-    if new:
-        attached[archive.sha256] = deliver(spark, archive, payload=payload, uri=uri)
+    confs = _read(session, conf.ATTACHED, *conf.ARROW, *(conf.SAVED + name for name in conf.ARROW))
+    # The server keeps this with the session, and clones inherit it: sha256=interpreter of each archive that was sent.
+    attached = dict(entry.split("=", 1) for entry in confs.get(conf.ATTACHED, "").split())
+    is_new = archive.sha256 not in attached
+    if is_new:
+        attached[archive.sha256] = deliver(session, archive, payload=payload, uri=uri)
     changes = _arrow_changes(confs, has_pyarrow="pyarrow" in archive.packages)
-    changes[ATTACHED_CONF] = " ".join(map("=".join, attached.items()))
-    changes[PYTHON_CONF] = attached[archive.sha256]
-    _write(spark, changes)
-    return new
+    changes[conf.ATTACHED] = " ".join(map("=".join, attached.items()))
+    changes[conf.PYTHON] = attached[archive.sha256]
+    _write(session, changes)
+    return is_new
 
 
-def detach(spark: SparkSession) -> None:
-    """Go back to the cluster's own Python; what was sent stays with the session."""
-    confs = _read(spark, *ARROW_CONFS, *(_BEFORE + conf for conf in ARROW_CONFS))
-    _write(spark, {PYTHON_CONF: None, **_arrow_changes(confs, has_pyarrow=True)})
+def detach(session: Session) -> None:
+    """Return to the cluster's own Python. What was sent stays in the session.
+
+    :param session: an open session.
+    """
+    confs = _read(session, *conf.ARROW, *(conf.SAVED + name for name in conf.ARROW))
+    _write(session, {conf.PYTHON: None, **_arrow_changes(confs, has_pyarrow=True)})
 
 
-def add_py_files(spark: SparkSession, paths: Sequence[str | Path]) -> None:
+def add_py_files(session: Session, paths: Sequence[str | Path]) -> None:
     """Ship modules and packages to the session's Python workers, as one zip.
 
     :param paths: `.py` files, and directories of packages, each importable by its own name on the executors.
@@ -80,7 +111,7 @@ def add_py_files(spark: SparkSession, paths: Sequence[str | Path]) -> None:
         file = Path(directory) / f"pyfiles-{digest}.zip"
         file.write_bytes(content)
         try:
-            spark.addArtifacts(str(file), pyfile=True)
+            session.spark.addArtifacts(str(file), pyfile=True)
         finally:
             # PySpark puts the zip on this process's path, too, and it is gone in a moment.
             sys.path[:] = [entry for entry in sys.path if entry != str(file)]
@@ -98,30 +129,32 @@ def _check_python(archive: Archive) -> None:
 
 def _arrow_changes(confs: Mapping[str, str], *, has_pyarrow: bool) -> dict[str, str | None]:
     changes: dict[str, str | None] = {}
-    for conf in ARROW_CONFS:
-        before = confs.get(_BEFORE + conf)
-        if before and has_pyarrow:
-            changes |= {conf: before, _BEFORE + conf: None}
-        elif not before and not has_pyarrow:
-            changes |= {conf: "false", _BEFORE + conf: confs.get(conf) or ""}
+    for name in conf.ARROW:
+        saved = confs.get(conf.SAVED + name)
+        if has_pyarrow and saved is not None:
+            changes |= {name: saved or None, conf.SAVED + name: None}
+        elif not has_pyarrow and saved is None:
+            # Empty if it was not set.
+            changes |= {name: "false", conf.SAVED + name: confs.get(name, "")}
     return changes
 
 
-def _read(spark: SparkSession, *confs: str) -> dict[str, str]:
-    """Read confs that may not be set, in one call."""
-    values = spark.client.get_config_with_defaults(*((conf, None) for conf in confs))
-    return {conf: value for conf, value in zip(confs, values, strict=True) if value is not None}
+def _read(session: Session, *names: str) -> dict[str, str]:
+    """Read settings that may not be set, in one call."""
+    values = session.spark.client.get_config_with_defaults(*((name, None) for name in names))
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
-def _write(spark: SparkSession, changes: Mapping[str, str | None]) -> None:
-    """Set confs, or unset those that are to be None, in one call each."""
+def _write(session: Session, changes: Mapping[str, str | None]) -> None:
+    """Set settings, or unset those that are to be None, in one call each."""
     import pyspark.sql.connect.proto as pb2
 
-    pairs = [pb2.KeyValue(key=conf, value=value) for conf, value in changes.items() if value is not None]
+    client = session.spark.client
+    pairs = [pb2.KeyValue(key=name, value=value) for name, value in changes.items() if value is not None]
     if pairs:
-        spark.client.config(pb2.ConfigRequest.Operation(set=pb2.ConfigRequest.Set(pairs=pairs)))
-    if unset := [conf for conf, value in changes.items() if value is None]:
-        spark.client.config(pb2.ConfigRequest.Operation(unset=pb2.ConfigRequest.Unset(keys=unset)))
+        client.config(pb2.ConfigRequest.Operation(set=pb2.ConfigRequest.Set(pairs=pairs)))
+    if unset := [name for name, value in changes.items() if value is None]:
+        client.config(pb2.ConfigRequest.Operation(unset=pb2.ConfigRequest.Unset(keys=unset)))
 
 
 def _zip(paths: list[Path]) -> bytes:

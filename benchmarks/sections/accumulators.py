@@ -25,7 +25,7 @@ def run() -> Outcome:
         work_directory() as directory,
         Classic(directory / "classic") as classic,
         EmbeddedServer(MASTER, work_dir=directory / "server") as server,
-        Session(Endpoint(host=server.host, port=server.port), report=lambda _: None) as session,
+        Session(Endpoint(host=server.host, port=server.port), on_progress=lambda _: None) as session,
     ):
         rows = in_turns(
             {

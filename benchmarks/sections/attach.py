@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.attach import attach_payload
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
@@ -49,18 +49,24 @@ def run() -> Outcome:
 def _warm(archive: Archive, payload: Path, directory: Path) -> dict[str, list[float]]:
     with EmbeddedServer(MASTER) as server, _session(server) as holder:
         endpoint = Endpoint(host=server.host, port=server.port)
-        _use(holder, lambda spark: attach(spark, archive, payload=payload), inside=archive)
+        _use(holder, lambda session: attach_payload(session, archive, payload=lambda: payload), inside=archive)
 
         def shared() -> float:
-            return timed(lambda: _expect(not attach(holder, archive, payload=payload), "A file was sent again."))
+            return timed(
+                lambda: _expect(not attach_payload(holder, archive, payload=lambda: payload), "A file was sent again.")
+            )
 
         return in_turns(
             {
                 "floor": _in_new_session(endpoint, lambda _: None),
-                "recipe": _in_new_session(endpoint, lambda spark: recipe.attach(spark, directory)),
-                "upload": _in_new_session(endpoint, lambda spark: attach(spark, archive, payload=payload), archive),
+                "recipe": _in_new_session(endpoint, lambda session: recipe.attach(session.spark, directory)),
+                "upload": _in_new_session(
+                    endpoint, lambda session: attach_payload(session, archive, payload=lambda: payload), archive
+                ),
                 "reference": _in_new_session(
-                    endpoint, lambda spark: attach(spark, archive, payload=payload, uri=payload.as_uri()), archive
+                    endpoint,
+                    lambda session: attach_payload(session, archive, payload=lambda: payload, uri=payload.as_uri()),
+                    archive,
                 ),
                 "shared": shared,
             }
@@ -69,8 +75,8 @@ def _warm(archive: Archive, payload: Path, directory: Path) -> dict[str, list[fl
 
 def _cold(archive: Archive, payload: Path, directory: Path) -> dict[str, list[float]]:
     rivals: dict[str, tuple[Attach, Archive | None]] = {
-        "recipe, cold": (lambda spark: recipe.attach(spark, directory), None),
-        "cold": (lambda spark: attach(spark, archive, payload=payload), archive),
+        "recipe, cold": (lambda session: recipe.attach(session.spark, directory), None),
+        "cold": (lambda session: attach_payload(session, archive, payload=lambda: payload), archive),
     }
 
     def on_new_server(attach_to: Attach, inside: Archive | None) -> float:
@@ -82,23 +88,23 @@ def _cold(archive: Archive, payload: Path, directory: Path) -> dict[str, list[fl
 
 
 @contextmanager
-def _session(server: EmbeddedServer) -> Iterator[Any]:
-    with Session(Endpoint(host=server.host, port=server.port), report=lambda _: None) as session:
-        yield session.spark
+def _session(server: EmbeddedServer) -> Iterator[Session]:
+    with Session(Endpoint(host=server.host, port=server.port), on_progress=lambda _: None) as session:
+        yield session
 
 
 def _in_new_session(endpoint: Endpoint, attach_to: Attach, inside: Archive | None = None) -> Callable[[], float]:
     def measure() -> float:
-        with Session(endpoint, report=lambda _: None) as session:
-            return timed(lambda: _use(session.spark, attach_to, inside=inside))
+        with Session(endpoint, on_progress=lambda _: None) as session:
+            return timed(lambda: _use(session, attach_to, inside=inside))
 
     return measure
 
 
-def _use(spark: Any, attach_to: Attach, *, inside: Archive | None) -> None:
+def _use(session: Session, attach_to: Attach, *, inside: Archive | None) -> None:
     from pyspark.sql.functions import udf
 
-    attach_to(spark)
+    attach_to(session)
 
     @udf("string")
     def prefix(_: int) -> str:
@@ -107,7 +113,7 @@ def _use(spark: Any, attach_to: Attach, *, inside: Archive | None) -> None:
         return sys.prefix
 
     # More partitions than cores, so that each executor starts Python.
-    found = {row[0] for row in spark.range(0, 8, 1, 4).select(prefix("id")).collect()}
+    found = {row[0] for row in session.spark.range(0, 8, 1, 4).select(prefix("id")).collect()}
     if inside:
         _expect(all(inside.short_digest in place for place in found), f"UDFs ran in {found}.")
 

@@ -59,7 +59,7 @@ _OURS = """
 import sys
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
-session = Session(Endpoint(host=sys.argv[2], port=int(sys.argv[3])), report=lambda _: None)
+session = Session(Endpoint(host=sys.argv[2], port=int(sys.argv[3])), on_progress=lambda _: None)
 session.__enter__()
 spark, broadcast = session.spark, session.broadcast
 """

@@ -27,8 +27,8 @@ from airflow_provider_sparkdeps.spark.session import Session
 store, venv, host, port = sys.argv[1:]
 store = ArchiveStore(store)
 archive = store.build(VenvEnvironment.from_prefix(venv), timeout=1800, progress=lambda _: None)
-with Session(Endpoint(host=host, port=int(port)), report=lambda _: None) as session:
-    attach(session.spark, archive, payload=lambda: store.fetch(archive))
+with Session(Endpoint(host=host, port=int(port)), on_progress=lambda _: None) as session:
+    attach(session, archive, store)
     from pyspark.sql.functions import udf
     seen = udf(lambda _: __import__("sys").prefix, "string")
     (row,) = session.spark.range(1).select(seen("id")).collect()

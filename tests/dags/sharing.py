@@ -5,7 +5,6 @@ from airflow.sdk import dag, task
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.operators.session import spark_session
-from airflow_provider_sparkdeps.spark.session import Session
 from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession
 
 old_six = VenvEnvironment(["six==1.15.0", "pyarrow"])
@@ -34,7 +33,7 @@ def sharing():
 
         @task.spark_connect(session=session, environment=old_six)
         def finds(spark, number):
-            return [number, spark.table("left_here").count(), seen(spark), Session.of(spark).id]
+            return [number, spark.table("left_here").count(), seen(spark), spark.session_id]
 
         @task.spark_connect(session=session, environment=VenvEnvironment(["six==1.16.0", "pyarrow"]))
         def means_another_environment(spark):
@@ -50,7 +49,7 @@ def sharing():
 
         @task.spark_connect(session=fragile)
         def goes_on(spark):
-            return [seen(spark), Session.of(spark).id]
+            return [seen(spark), spark.session_id]
 
         lose(fragile) >> goes_on()
 

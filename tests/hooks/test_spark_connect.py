@@ -12,7 +12,6 @@ from airflow.sdk.log import redact
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook, endpoint_from_connection
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
-from airflow_provider_sparkdeps.spark.session import Session
 
 
 def connection(**fields: Any) -> Connection:
@@ -159,16 +158,17 @@ def test_the_test_button_says_that_a_token_is_wrong(hook_for, token_server: tupl
 
 def test_a_session_is_open_inside_its_block_only(hook_for, server: EmbeddedServer) -> None:
     hook = hook_for(host=server.host, port=server.port)
-    with hook.session(tag="a.b") as spark:
+    with hook.connect(tag="a.b") as session:
+        spark = session.spark
         assert spark.range(3).count() == 3
-        assert Session.of(spark).endpoint.target == f"localhost:{server.port}"
+        assert session.endpoint.target == f"localhost:{server.port}"
     assert spark.is_stopped
 
 
 def test_a_master_as_host_starts_a_server_for_the_session_and_stops_it(hook_for) -> None:
     hook = hook_for(host="local-cluster[1,1,1024]")
-    with hook.session() as spark:
-        assert spark.range(3).count() == 3
-        port = Session.of(spark).endpoint.port
+    with hook.connect() as session:
+        assert session.spark.range(3).count() == 3
+        port = session.endpoint.port
     works, _ = hook_for(host="127.0.0.1", port=port).test_connection()
     assert not works

@@ -47,7 +47,7 @@ def test_a_shared_session_is_closed_when_a_task_has_failed(shared: DagRunReport,
     assert " is closed" in shared.logs["close_spark_session"]
     opened = SharedSession.from_dict(shared.xcom["open_spark_session"]["return_value"])
     endpoint = Endpoint(host=server.host, port=server.port, user_id=opened.user_id or None)
-    with pytest.raises(SessionLostError, match="was closed"), Session(endpoint, join=opened):
+    with pytest.raises(SessionLostError, match="was closed"), Session(endpoint, shared=opened):
         pass
 
 

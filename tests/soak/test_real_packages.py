@@ -39,7 +39,7 @@ def build(store: Path, *requirements: str, **environ: str) -> tuple[Archive, int
 
 def run(server: EmbeddedServer, store: Path, archive: Archive, function) -> set[str]:
     with Session(Endpoint(host=server.host, port=server.port)) as session:
-        attach(session.spark, archive, payload=lambda: ArchiveStore(store).fetch(archive))
+        attach(session, archive, ArchiveStore(store))
         asked = udf(function, "string")
         return {row[0] for row in session.spark.range(0, 4, 1, 4).select(asked("id")).collect()}
 

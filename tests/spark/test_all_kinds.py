@@ -149,7 +149,7 @@ def test_udfs_use_packages_that_only_the_environment_has(
 ) -> None:
     archive = store.build(origin(tmp_path, channel), timeout=300)
     with Session(Endpoint(host=server.host, port=server.port)) as session:
-        attach(session.spark, archive, payload=lambda: store.fetch(archive))
+        attach(session, archive, store)
         found = seen(session)
     assert len(found) == 2, "one place for each executor"
     for version, unit, executor, file in found:
@@ -175,5 +175,5 @@ def test_a_running_session_switches_between_kinds_and_back(
             ("conda", "4.12."),
         ):
             archive = kinds[kind]
-            attach(session.spark, archive, payload=lambda archive=archive: store.fetch(archive))
+            attach(session, archive, store)
             assert {found[0][: len(version)] for found in seen(session)} == {version}

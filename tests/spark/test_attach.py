@@ -22,14 +22,8 @@ from pyspark.util import PythonEvalType
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
-from airflow_provider_sparkdeps.spark.attach import (
-    ARROW_CONFS,
-    ATTACHED_CONF,
-    PYTHON_CONF,
-    add_py_files,
-    attach,
-    detach,
-)
+from airflow_provider_sparkdeps.spark import conf
+from airflow_provider_sparkdeps.spark.attach import add_py_files, attach_payload, detach
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.session import Session
 
@@ -141,7 +135,7 @@ def test_a_session_switches_between_versions_and_back_without_sending_again(
     assert six_on_executors(session) == dict.fromkeys(homes(server, six15), "1.15.0")
     assert six16.attach(session)
     assert six_on_executors(session) == dict.fromkeys(homes(server, six16), "1.16.0")
-    assert not attach(session.spark, six15.archive, payload=never)
+    assert not attach_payload(session, six15.archive, payload=never)
     assert six_on_executors(session) == dict.fromkeys(homes(server, six15), "1.15.0")
 
 
@@ -150,13 +144,13 @@ def test_by_reference_the_cluster_reads_the_payload_and_nothing_is_sent(
 ) -> None:
     built = six15.renewed(tmp_path)
     named = built.payload.rename(tmp_path / built.archive.payload)
-    assert attach(session.spark, built.archive, payload=never, uri=named.as_uri())
+    assert attach_payload(session, built.archive, payload=never, uri=named.as_uri())
     assert six_on_executors(session) == dict.fromkeys(homes(server, built), "1.15.0")
 
 
 def test_a_reference_that_the_cluster_can_not_read_is_said(session: Session, six15: Built, tmp_path: Path) -> None:
     with pytest.raises(SessionError, match=r"the cluster can't read .*set the connection's delivery to upload"):
-        attach(session.spark, six15.archive, payload=never, uri=(tmp_path / "missing.payload").as_uri())
+        attach_payload(session, six15.archive, payload=never, uri=(tmp_path / "missing.payload").as_uri())
 
 
 def test_an_archive_for_another_kind_of_machine_is_refused_and_no_more_is_sent_from_then_on(
@@ -169,13 +163,13 @@ def test_an_archive_for_another_kind_of_machine_is_refused_and_no_more_is_sent_f
         return six15.payload
 
     with pytest.raises(SessionError, match=r"was built for linux-riscv64, and the cluster is linux-\w+: build it on"):
-        attach(session.spark, foreign, payload=fetched)
+        attach_payload(session, foreign, payload=fetched)
     assert not [row for row in session.spark.sql("LIST FILES").collect() if "foreign" in row[0]]
 
 
 def test_detach_goes_back_to_the_clusters_python(session: Session, six15: Built) -> None:
     six15.attach(session)
-    detach(session.spark)
+    detach(session)
     assert set(six_on_executors(session)) == {Path(sys.prefix)}
 
 
@@ -199,7 +193,7 @@ def test_an_archive_without_interpreter_says_that_the_executors_have_none(
     with open_session(bare_server) as session:
         with pytest.raises(SessionError, match=rf"no python{MINOR} runs from .* build the environment with bundle"):
             built.attach(session)
-        assert session.spark.conf.get(PYTHON_CONF, None) is None
+        assert session.spark.conf.get(conf.PYTHON, None) is None
     # The other executor may still be at it.
     wait_for(lambda: not any(home.exists() or remains(home) for home in homes(bare_server, built)))
 
@@ -218,17 +212,17 @@ def test_a_payload_damaged_on_its_way_is_refused(
 def test_an_archive_of_another_python_is_refused_before_anything_is_sent(session: Session, six15: Built) -> None:
     other = dataclasses.replace(six15.archive, python="3.9.1")
     with pytest.raises(SessionError, match=rf'has Python 3\.9, this task runs Python {MINOR}.*python="{MINOR}"'):
-        attach(session.spark, other, payload=never)
-    assert session.spark.conf.get(ATTACHED_CONF, None) is None
-    assert session.spark.conf.get(PYTHON_CONF, None) is None
+        attach_payload(session, other, payload=never)
+    assert session.spark.conf.get(conf.ATTACHED, None) is None
+    assert session.spark.conf.get(conf.PYTHON, None) is None
 
 
 def test_plain_udfs_run_without_pyarrow_and_use_it_again_where_it_is(
     session: Session, six15: Built, six16: Built
 ) -> None:
     spark = session.spark
-    for conf in ARROW_CONFS:
-        spark.conf.set(conf, "true")
+    for name in conf.ARROW:
+        spark.conf.set(name, "true")
 
     def run_plain_udf() -> tuple[int, str]:
         @udf("string")
@@ -257,18 +251,18 @@ def test_plain_udfs_run_without_pyarrow_and_use_it_again_where_it_is(
     assert run_plain_udf() == (PythonEvalType.SQL_ARROW_BATCHED_UDF, "1.16.0")
     assert run_plain_udtf() == "1.16.0"
     six15.attach(session)
-    detach(spark)
-    assert [spark.conf.get(conf) for conf in ARROW_CONFS] == ["true", "true"]
+    detach(session)
+    assert [spark.conf.get(name) for name in conf.ARROW] == ["true", "true"]
 
 
 def test_a_choice_against_arrow_outlives_an_environment_without_pyarrow(
     session: Session, six15: Built, six16: Built
 ) -> None:
-    for conf in ARROW_CONFS:
-        session.spark.conf.set(conf, "false")
+    for name in conf.ARROW:
+        session.spark.conf.set(name, "false")
     six15.attach(session)
     six16.attach(session)
-    assert [session.spark.conf.get(conf) for conf in ARROW_CONFS] == ["false", "false"]
+    assert [session.spark.conf.get(name) for name in conf.ARROW] == ["false", "false"]
 
 
 @pytest.fixture
@@ -355,7 +349,7 @@ def test_py_files_are_imported_on_executors_and_leave_this_process_as_it_was(ses
     module = tmp_path / "helper_of_ours.py"
     module.write_text("two = 2")
     before = list(sys.path)
-    add_py_files(session.spark, [package, str(module)])
+    add_py_files(session, [package, str(module)])
     assert sys.path == before
 
     @udf("int", useArrow=False)
@@ -374,10 +368,10 @@ def test_py_files_that_could_not_be_imported_are_refused(session: Session, tmp_p
     (tmp_path / "my-package").mkdir()
     for name in ("notes.txt", "my-module.py", "my-package", "missing"):
         with pytest.raises(InvalidArgumentError, match=rf"{name}' is neither a .py file nor a directory of a package"):
-            add_py_files(session.spark, [tmp_path / name])
+            add_py_files(session, [tmp_path / name])
     twins = [tmp_path / "a" / "twin.py", tmp_path / "b" / "twin.py"]
     for twin in twins:
         twin.parent.mkdir()
         twin.touch()
     with pytest.raises(InvalidArgumentError, match=r"two of them hold twin\.py"):
-        add_py_files(session.spark, twins)
+        add_py_files(session, twins)

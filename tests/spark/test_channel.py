@@ -257,7 +257,7 @@ def test_a_stream_that_is_not_read_to_its_end_frees_the_cluster(
             raise SessionError("refused by the test")
 
         with monkeypatch.context() as patch:
-            patch.setattr(session._ledger, "saw", refuse)
+            patch.setattr(session._collector, "saw", refuse)
             with pytest.raises(SessionError, match="refused by the test"):
                 list(rows)
     started = time.monotonic()

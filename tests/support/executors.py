@@ -18,7 +18,7 @@ import pytest
 from pyspark.sql.functions import udf
 
 from airflow_provider_sparkdeps.archives import Archive
-from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.attach import attach_payload
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
@@ -35,7 +35,7 @@ class Built:
     payload: Path
 
     def attach(self, session: Session) -> bool:
-        return attach(session.spark, self.archive, payload=self.payload)
+        return attach_payload(session, self.archive, payload=lambda: self.payload)
 
     def renewed(self, directory: Path) -> Built:
         """The same environment by another digest, which no executor has seen."""

@@ -49,15 +49,15 @@ class Accumulator:
     in its query counts once per partition, whatever Spark repeats.
     """
 
-    def __init__(self, name: str, kind: Kind, ledger: UpdateCollector) -> None:
+    def __init__(self, name: str, kind: Kind, collector: UpdateCollector) -> None:
         from pyspark.cloudpickle import register_pickle_by_value
 
         self.name = name
         self.kind = kind
         self._here = kind.value
-        self._ledger = ledger
+        self._collector = collector
         self._id = uuid.uuid4().hex
-        ledger.enter(self._id, name, kind)
+        collector.enter(self._id, name, kind)
         register_pickle_by_value(executor)
 
     @property
@@ -68,7 +68,7 @@ class Accumulator:
         """
         value = self.kind.starting(self._here).value
         try:
-            for update in self._ledger.added(self._id):
+            for update in self._collector.added(self._id):
                 value = self.kind.merge(value, update)
         except (TypeError, ValueError) as error:
             raise SessionError(f"accumulator {self.name!r} can't be put together: {error}") from error
@@ -77,8 +77,8 @@ class Accumulator:
     @value.setter
     def value(self, value: Any) -> None:
         kind = to_kind(self.name, value) if isinstance(self.kind, Sum) else self.kind.starting(value)
-        self._ledger.forget(self._id)
-        self._ledger.enter(self._id, self.name, kind)
+        self._collector.forget(self._id)
+        self._collector.enter(self._id, self.name, kind)
         self.kind, self._here = kind, kind.value
 
     @property
@@ -112,7 +112,7 @@ class Accumulator:
     def give_param(self, param: Any) -> None:
         """Say how terms are added to a value that XCom brought without its `AccumulatorParam`."""
         self.kind = WithParam(param, self._here)
-        self._ledger.enter(self._id, self.name, self.kind)
+        self._collector.enter(self._id, self.name, self.kind)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # PySpark pickles each use of a UDF in a plan by itself, so that a new name here tells uses apart.

@@ -124,7 +124,7 @@ def _pickler(file: Any, buffers: list[pickle.PickleBuffer]) -> Any:
 
 def _here_only(obj: Any) -> str | None:
     kind = type(obj)
-    if not kind.__module__.startswith(("pyspark.", f"{__package__}.")):
+    if not kind.__module__.startswith(("pyspark.", "airflow_provider_sparkdeps.spark.")):
         return None
     return next((_HERE_ONLY[base.__name__] for base in kind.__mro__ if base.__name__ in _HERE_ONLY), None)
 

@@ -7,37 +7,23 @@ import pickle
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from airflow_provider_sparkdeps.exceptions import SessionError
+from airflow_provider_sparkdeps.spark import conf
 from airflow_provider_sparkdeps.spark.broadcast import executor
 from airflow_provider_sparkdeps.spark.broadcast.value_file import ValueFile
-
-if TYPE_CHECKING:
-    from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.spark.delivery.deliver import uses_rpc_encryption
+from airflow_provider_sparkdeps.spark.delivery.server_cache import ServerCache
+from airflow_provider_sparkdeps.spark.session import Session
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# In front of the sha256 of a value that the session's own files hold; it lives as long as they do.
-_SENT = "spark.sparkdeps.broadcast."
 # Bytes. Sending as many to a session takes 0.2 s; the first time with a keeper takes 0.2 s longer than that, and the
 # next ones, from any session, 0.01 s.
 CACHE_THRESHOLD = 8_000_000
-
-
-def broadcast(spark: Any, value: T) -> Broadcast[T]:
-    """Return a broadcast variable of a session, such as a hook's.
-
-    :param spark: a SparkSession that this package opened.
-    :param value: what can be pickled; classes and functions of a DAG bundle travel by value.
-    :raises InvalidArgumentError: the value can't be pickled.
-    :raises SessionError: the session is not this package's or not open, or the value could not be sent.
-    """
-    from airflow_provider_sparkdeps.spark.session import Session
-
-    return Session.of(spark).broadcast(value)
 
 
 class _BroadcastClosedError(SessionError, pickle.PicklingError):
@@ -45,7 +31,7 @@ class _BroadcastClosedError(SessionError, pickle.PicklingError):
 
 
 class Broadcast(Generic[T]):
-    """A value that UDFs read by `.value`, as PySpark's `Broadcast`; made by `Session.broadcast`.
+    """A value that UDFs read by `.value`, as PySpark's `Broadcast`; made by `broadcast`.
 
     A UDF that uses it carries a name instead of the value. Each executor gets the value once, when a UDF first asks
     for it, and each Python worker loads it once. Arrays of numpy, pandas and Arrow are not copied then: all workers of
@@ -111,17 +97,20 @@ class Broadcast(Generic[T]):
         return f"Broadcast({self.sha256[:12]}, {self.size / 1e6:.1f} MB)"
 
 
-def broadcast_in(session: Session, value: T, *, shared: bool) -> Broadcast[T]:
-    """Bring a value to a session's server, unless it is there; `Session.broadcast` calls this.
+def broadcast(session: Session, value: T) -> Broadcast[T]:
+    """Return a broadcast variable: a value that UDFs read by `.value`, and that is sent once.
 
-    :param shared: whether others use the session, and it has to hold all that they need from one another.
+    :param session: an open session.
+    :param value: any object that can be pickled. Classes and functions of a DAG bundle are pickled by value.
+    :raises InvalidArgumentError: if the value can't be pickled; the message names the part that can't.
+    :raises SessionError: if the session is not open, or the value could not be sent.
     """
     if not session.is_open:
         raise SessionError("the session is not open: broadcast a value inside its `with` block")
     with tempfile.TemporaryDirectory(prefix="sparkdeps-broadcast-") as directory:
         try:
             file = ValueFile(value, Path(directory) / "value")
-            source = _send(session, file, shared=shared)
+            source = _send(session, file)
         except OSError as error:
             raise SessionError(
                 f"the value to broadcast can't be written to {tempfile.gettempdir()} ({error}): make room there, or "
@@ -130,7 +119,7 @@ def broadcast_in(session: Session, value: T, *, shared: bool) -> Broadcast[T]:
     return Broadcast(value, sha256=file.sha256, size=file.size, source=source, session=session)
 
 
-def _send(session: Session, file: ValueFile, *, shared: bool) -> str | None:
+def _send(session: Session, file: ValueFile) -> str | None:
     """Have the server hold a file, unless it does; return where executors fetch it, or None if Spark brings it."""
     import grpc
 
@@ -140,13 +129,13 @@ def _send(session: Session, file: ValueFile, *, shared: bool) -> str | None:
     name = f"bc-{file.sha256}"
     megabytes = file.size / 1e6
     try:
-        if file.size >= CACHE_THRESHOLD and not shared and (source := _keep(session, file, name)):
+        if file.size >= CACHE_THRESHOLD and not session.is_shared and (source := _keep(session, file, name)):
             return source
-        conf = _SENT + file.sha256
-        if conf not in session.control.configure(session.id, read=[conf]):
+        marker = conf.BROADCAST + file.sha256
+        if marker not in session.rpc.configure(session.id, read=[marker]):
             started = time.monotonic()
-            session.control.add_file(session.id, name, file.complete())
-            session.control.configure(session.id, write={conf: str(file.size)})
+            session.rpc.add_file(session.id, name, file.complete())
+            session.rpc.configure(session.id, write={marker: str(file.size)})
             log.info("Sent %s (%.1f MB) to the session in %.1f s", name[:15], megabytes, time.monotonic() - started)
     except grpc.RpcError as error:
         raise SessionError(
@@ -158,10 +147,7 @@ def _send(session: Session, file: ValueFile, *, shared: bool) -> str | None:
 
 def _keep(session: Session, file: ValueFile, name: str) -> str | None:
     """Have the server hold a file for later sessions, too; None where executors can't fetch it from there."""
-    from airflow_provider_sparkdeps.spark.delivery.deliver import uses_rpc_encryption
-    from airflow_provider_sparkdeps.spark.delivery.server_cache import ServerCache
-
-    if uses_rpc_encryption(session.spark):
+    if uses_rpc_encryption(session):
         return None
     keeper = ServerCache(session, sha256=file.sha256, name=name, size=file.size)
     source = keeper.source or keeper.take(file.complete())

@@ -11,11 +11,11 @@ from typing import Any
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
 from airflow_provider_sparkdeps.spark.closures.findings import LARGE, broadcast_remedy
 from airflow_provider_sparkdeps.spark.closures.largest_variable import largest_part
+from airflow_provider_sparkdeps.spark.conf import CLOSURE_MAX_SIZE
 
 log = logging.getLogger(__name__)
 
 # In a connection's session conf: what the functions of one request may hold, such as "96m".
-LIMIT_CONF = "spark.sparkdeps.closureLimit"
 # Bytes. Servers take requests up to 128 MB, yet have them in memory several times over, and share that.
 LIMIT = 64_000_000
 _MOST = 120 << 20
@@ -46,7 +46,7 @@ class RequestSizeLimit:
     """
 
     def __init__(self, session_conf: Mapping[str, str] | None = None) -> None:
-        self._limit = _limit((session_conf or {}).get(LIMIT_CONF))
+        self._limit = _limit((session_conf or {}).get(CLOSURE_MAX_SIZE))
         # Names, not a lock: PySpark copies what holds this, and gRPC calls it from several threads.
         self._warned: dict[str, None] = {}
 
@@ -66,7 +66,7 @@ class RequestSizeLimit:
                 fault += f"; the {len(functions)} functions of this query are {total / 1e6:.1f} MB"
             raise SessionError(
                 f"{fault}, and a request may hold {self._limit / 1e6:.1f} MB of functions, as the server has them in "
-                f"memory several times over: {remedy} (or set {LIMIT_CONF} in the connection's session conf)"
+                f"memory several times over: {remedy} (or set {CLOSURE_MAX_SIZE} in the connection's session conf)"
             )
         for each in functions:
             if each.size >= LARGE and each.name not in self._warned:
@@ -80,7 +80,7 @@ def _limit(text: str | None) -> int:
     found = re.fullmatch(r"(\d+)([kmg]?)b?", text.strip().lower())
     if not found or int(found[1]) * _UNITS[found[2]] > _MOST:
         raise InvalidArgumentError(
-            f"{LIMIT_CONF} is {text!r}: write a size up to 120m, such as 96m; Spark Connect takes no more"
+            f"{CLOSURE_MAX_SIZE} is {text!r}: write a size up to 120m, such as 96m; Spark Connect takes no more"
         )
     return int(found[1]) * _UNITS[found[2]]
 

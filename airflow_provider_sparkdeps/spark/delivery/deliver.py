@@ -14,36 +14,33 @@ from urllib.parse import urlsplit
 
 from airflow_provider_sparkdeps.archives.uris import quote_uri
 from airflow_provider_sparkdeps.exceptions import ConnectError, SessionError
+from airflow_provider_sparkdeps.spark import conf
 from airflow_provider_sparkdeps.spark.delivery.launcher import EXECUTOR_SCHEMES, launcher_archive
 from airflow_provider_sparkdeps.spark.delivery.reference import FETCH_FAILED, add_file, raise_if_refused
 from airflow_provider_sparkdeps.spark.delivery.server_cache import ServerCache
 from airflow_provider_sparkdeps.spark.session import Session
 
 if TYPE_CHECKING:
-    from pyspark.sql.connect.session import SparkSession
-
     from airflow_provider_sparkdeps.archives import Archive
 
 log = logging.getLogger(__name__)
 
-PYTHON_CONF = "spark.sql.execution.pyspark.python"
 # How executors come to a payload: the launcher has it from its source, only where it isn't unpacked already; or Spark
 # brings it to each executor of each session, which works everywhere.
 _PULL, _FETCH = "pull", "fetch"
-_RPC_GUARDS = ("spark.authenticate", "spark.network.crypto.enabled", "spark.ssl.rpc.enabled")
 # As Java calls them, and as Linux does.
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Enough for a task on each core of all but the largest clusters.
 _PROBES = 10_000
 
 
-def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path], uri: str | None) -> str:
+def deliver(session: Session, archive: Archive, *, payload: Callable[[], Path], uri: str | None) -> str:
     """Bring an archive to a session that does not have it; return where its Python workers find the interpreter.
 
     The first time that a cluster meets the archive, all executors that it has unpack it now. After that, a session
     is sent the launcher only.
 
-    :param payload: the archive's local file, or a function that fetches it; called only if the file must be sent.
+    :param payload: returns the archive's local file; called only if the file must be sent.
     :param uri: where the cluster itself can read the payload, instead of having it sent.
     :raises SessionError: the archive was built for another kind of machine than the server's; the cluster can't read
         the uri; executors can't run the archive's interpreter.
@@ -54,75 +51,69 @@ def deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[
     from airflow_provider_sparkdeps.spark.grpc_errors import cause
 
     try:
-        return _deliver(spark, archive, payload=payload, uri=uri)
+        return _deliver(session, archive, payload=payload, uri=uri)
     except grpc.RpcError as error:
         # Of calls beside the session's own, which are not tried again.
-        endpoint = Session.of(spark).endpoint
+        endpoint = session.endpoint
         raise ConnectError(
             f"{archive.payload} could not be brought to {endpoint.target}: {cause(error, endpoint)}; run this again"
         ) from None
 
 
-def _deliver(spark: SparkSession, archive: Archive, *, payload: Path | Callable[[], Path], uri: str | None) -> str:
-    keeper = _keeper(spark, archive)
+def _deliver(session: Session, archive: Archive, *, payload: Callable[[], Path], uri: str | None) -> str:
+    keeper = _keeper(session, archive)
     source = quote_uri(uri) if uri else keeper.source if keeper else None
     scheme = urlsplit(source).scheme if source else "spark"
     way = keeper.way(scheme) if keeper else None
     first = way is None
     # Its first question takes a server seconds, in which the payload is on its way.
     with ThreadPoolExecutor(1) as pool:
-        checked = pool.submit(_check_platform, spark, archive) if first else None
+        checked = pool.submit(_check_platform, session, archive) if first else None
         try:
             if source is None and keeper:
-                source = keeper.take(_local(payload), unless=checked)
+                source = keeper.take(payload(), unless=checked)
         finally:
             if checked:
                 checked.result()
-    python = _send_launcher(spark, archive, source, prove=first)
+    python = _send_launcher(session, archive, source, prove=first)
     if first:
-        pulls = keeper and scheme in EXECUTOR_SCHEMES and not (scheme == "spark" and uses_rpc_encryption(spark))
-        way = _PULL if pulls and source and _executors_can_fetch(spark, source, python) else _FETCH
+        pulls = keeper and scheme in EXECUTOR_SCHEMES and not (scheme == "spark" and uses_rpc_encryption(session))
+        way = _PULL if pulls and source and _executors_can_fetch(session, source, python) else _FETCH
     if way == _FETCH:
         if source is None:
-            _send(spark, archive, _local(payload))
+            _send(session, archive, payload())
         else:
-            add_file(spark, source)
+            add_file(session.spark, source)
         if first and (archive.interpreter is None or archive.kind == "pex"):
-            _try(spark, python)
+            _try(session, python)
     if first and keeper:
         keeper.note_way(scheme, way or _FETCH)
     return python
 
 
-def _keeper(spark: SparkSession, archive: Archive) -> ServerCache | None:
+def _keeper(session: Session, archive: Archive) -> ServerCache | None:
     import grpc
 
     try:
-        return ServerCache(Session.of(spark), sha256=archive.sha256, name=archive.payload, size=archive.size)
-    except SessionError:
-        return None  # a session of somebody else's making, which we have no channel beside
+        return ServerCache(session, sha256=archive.sha256, name=archive.payload, size=archive.size)
     except grpc.RpcError as error:
         log.warning("%s goes to this session alone, since the server does not answer: %s", archive.payload, error)
         return None
 
 
-def _local(payload: Path | Callable[[], Path]) -> Path:
-    return payload if isinstance(payload, Path) else payload()
-
-
-def uses_rpc_encryption(spark: SparkSession) -> bool:
+def uses_rpc_encryption(session: Session) -> bool:
     """Whether the cluster wants its own traffic authenticated or encrypted, which the launcher does not do.
 
     Spark 4.3 serves files to those who do neither all the same. That is not what its administrator has in mind.
     """
-    values = spark.client.get_config_with_defaults(*((conf, "false") for conf in _RPC_GUARDS))
+    values = session.spark.client.get_config_with_defaults(*((name, "false") for name in conf.RPC_SECURITY))
     return "true" in values
 
 
-def _executors_can_fetch(spark: SparkSession, source: str, python: str) -> bool:
+def _executors_can_fetch(session: Session, source: str, python: str) -> bool:
     """Whether executors come to the payload by themselves; all that Spark gives a task to have it unpacked after."""
     try:
-        _try(spark, python)
+        _try(session, python)
     except SessionError as error:
         if FETCH_FAILED not in str(error):
             raise
@@ -132,50 +123,50 @@ def _executors_can_fetch(spark: SparkSession, source: str, python: str) -> bool:
     return True
 
 
-def _try(spark: SparkSession, python: str) -> None:
+def _try(session: Session, python: str) -> None:
     """Start the archive's interpreter on as many executors as Spark gives tasks to."""
     from pyspark.errors import PySparkException
     from pyspark.sql.connect.functions import udf
     from pyspark.sql.types import IntegerType
 
-    before = spark.conf.get(PYTHON_CONF, "")
-    spark.conf.set(PYTHON_CONF, python)
+    before = session.spark.conf.get(conf.PYTHON, "")
+    session.spark.conf.set(conf.PYTHON, python)
     answering: Any = udf(lambda _: 1, IntegerType(), useArrow=False)
     try:
         # Without a number of partitions, there is one for each core of the cluster.
-        spark.range(_PROBES).select(answering("id")).collect()
+        session.spark.range(_PROBES).select(answering("id")).collect()
     except PySparkException as error:
         said = re.search(r"sparkdeps: (.+)", str(error))
         cause = said[1] if said else str(error).strip().splitlines()[0]
         raise SessionError(f"executors can't run this environment: {cause}") from error
     finally:
-        spark.conf.set(PYTHON_CONF, before) if before else spark.conf.unset(PYTHON_CONF)
+        session.spark.conf.set(conf.PYTHON, before) if before else session.spark.conf.unset(conf.PYTHON)
 
 
-def _send(spark: SparkSession, archive: Archive, payload: Path) -> None:
+def _send(session: Session, archive: Archive, payload: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
         named = Path(directory) / archive.payload
         named.symlink_to(payload.resolve())
-        spark.addArtifacts(str(named), file=True)
+        session.spark.addArtifacts(str(named), file=True)
 
 
-def _send_launcher(spark: SparkSession, archive: Archive, source: str | None, *, prove: bool) -> str:
+def _send_launcher(session: Session, archive: Archive, source: str | None, *, prove: bool) -> str:
     content = launcher_archive(archive, source, prove=prove)
     # Spark takes a name once, and the same archive may come from another source, or be signed for anew.
     name = f"env-{archive.short_digest}-{hashlib.sha256(content).hexdigest()[:6]}"
     with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
         launcher = Path(directory) / f"{name}.tar.gz"
         launcher.write_bytes(content)
-        spark.addArtifacts(f"{launcher}#{name}", archive=True)
+        session.spark.addArtifacts(f"{launcher}#{name}", archive=True)
     return f"{name}/bin/python"
 
 
-def _check_platform(spark: SparkSession, archive: Archive) -> None:
+def _check_platform(session: Session, archive: Archive) -> None:
     from pyspark.errors import PySparkException
 
     asked = ", ".join(f"reflect('java.lang.System', 'getProperty', '{name}')" for name in ("os.name", "os.arch"))
     try:
-        system, machine = spark.sql(f"SELECT {asked}").collect()[0]
+        system, machine = session.spark.sql(f"SELECT {asked}").collect()[0]
     except PySparkException:
         return  # a server that forbids the question; its executors will tell
     theirs = f"{system.lower()}-{_MACHINES.get(machine, machine)}"

@@ -9,15 +9,12 @@ import uuid
 from concurrent.futures import Future
 from pathlib import Path
 
+from airflow_provider_sparkdeps.spark.conf import CACHE_FETCH_MODE, CACHE_UPLOADER, CACHE_URI
 from airflow_provider_sparkdeps.spark.session import Session
 
 log = logging.getLogger(__name__)
 
 _NAMESPACE = uuid.UUID("6f0d9a52-3a0e-4f53-9d53-6a5c9f3f3a0b")
-# What a keeper knows is in its confs, which live as long as it does.
-_SOURCE = "spark.sparkdeps.keeper.source"
-_SENDER = "spark.sparkdeps.keeper.sender"
-_WAY = "spark.sparkdeps.keeper.way."
 # Seconds.
 _SENDING_TIMEOUT = 90.0
 _POLL = 0.25
@@ -43,13 +40,13 @@ class ServerCache:
         self._session = session
         self._name = name
         self._size = size
-        ways = [_WAY + scheme for scheme in ("file", "http", "https", "spark")]
+        ways = [CACHE_FETCH_MODE + scheme for scheme in ("file", "http", "https", "spark")]
         today = datetime.datetime.now(datetime.UTC).date()
         # One that has expired can't be opened again, so that the next one has another id.
         for number in range(_MOST_A_DAY):
             self._id = str(uuid.uuid5(_NAMESPACE, f"{sha256}/{today}/{number}"))
             try:
-                self._known = session.control.configure(self._id, read=[_SOURCE, *ways])
+                self._known = session.rpc.configure(self._id, read=[CACHE_URI, *ways])
                 break
             except grpc.RpcError as error:
                 if "INVALID_HANDLE" not in str(error.details()) or number + 1 == _MOST_A_DAY:
@@ -60,15 +57,15 @@ class ServerCache:
     @property
     def source(self) -> str | None:
         """Where the cluster reads the payload that this keeper holds; None if it holds none."""
-        return self._known.get(_SOURCE)
+        return self._known.get(CACHE_URI)
 
     def way(self, scheme: str) -> str | None:
         """Return how executors come to payloads at addresses of a scheme, as `note_way` was told; None if unknown."""
-        return self._known.get(_WAY + scheme)
+        return self._known.get(CACHE_FETCH_MODE + scheme)
 
     def note_way(self, scheme: str, way: str) -> None:
         """Have later sessions know how executors come to payloads at addresses of a scheme."""
-        self._note(_WAY + scheme, way)
+        self._note(CACHE_FETCH_MODE + scheme, way)
 
     def take(self, payload: Path, *, unless: Future[None] | None = None) -> str | None:
         """Have the payload held, sent by us unless somebody else is at it; return its address for the cluster.
@@ -83,7 +80,7 @@ class ServerCache:
             return source
         try:
             started = time.monotonic()
-            self._session.control.add_file(self._id, self._name, payload, unless=unless)
+            self._session.rpc.add_file(self._id, self._name, payload, unless=unless)
             log.info(
                 "Sent %s (%.1f MB) to the server in %.1f s; later sessions find it there",
                 self._name,
@@ -92,10 +89,10 @@ class ServerCache:
             )
             source = self._address()
             if source:
-                self._note(_SOURCE, source)
+                self._note(CACHE_URI, source)
             return source
         finally:
-            self._note(_SENDER, "")
+            self._note(CACHE_UPLOADER, "")
 
     def _await_turn(self) -> str | None:
         """Return where the payload is once another has sent it, or None when it is for us to send it."""
@@ -103,15 +100,15 @@ class ServerCache:
         deadline = time.monotonic() + _SENDING_TIMEOUT
         said = False
         while time.monotonic() < deadline:
-            found = self._session.control.configure(self._id, read=[_SOURCE, _SENDER])
-            if _SOURCE in found:
-                return found[_SOURCE]
-            sender = found.get(_SENDER)
+            found = self._session.rpc.configure(self._id, read=[CACHE_URI, CACHE_UPLOADER])
+            if CACHE_URI in found:
+                return found[CACHE_URI]
+            sender = found.get(CACHE_UPLOADER)
             if sender == self._session.id:
                 return None
             if not sender:
                 # Of several who write at the same time, the last one finds itself there.
-                self._note(_SENDER, self._session.id)
+                self._note(CACHE_UPLOADER, self._session.id)
                 time.sleep(_POLL / 2)
                 continue
             if not said:
@@ -124,7 +121,7 @@ class ServerCache:
         """Ask the server under which address its driver serves the file; it lists those of all its sessions."""
         from pyspark.errors import PySparkException
 
-        end = f"/artifacts/{self._session.control.look(self._id)}/files/{self._name}"
+        end = f"/artifacts/{self._session.rpc.look(self._id)}/files/{self._name}"
         try:
             rows = self._session.spark.sql("LIST FILES").collect()
         except PySparkException:
@@ -132,5 +129,5 @@ class ServerCache:
         return next((row[0] for row in rows if row[0].endswith(end)), None)
 
     def _note(self, conf: str, value: str) -> None:
-        self._session.control.configure(self._id, write={conf: value})
+        self._session.rpc.configure(self._id, write={conf: value})
         self._known[conf] = value

@@ -9,10 +9,10 @@ import time
 import uuid
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError, SessionLostError
+from airflow_provider_sparkdeps.spark import conf
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
 from airflow_provider_sparkdeps.spark.accumulators.collector import UpdateCollector
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_name, to_kind
@@ -26,15 +26,11 @@ if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
 
     from airflow_provider_sparkdeps.archives import Archive
-    from airflow_provider_sparkdeps.spark.broadcast import Broadcast
     from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 5.0
-_sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 
 class Session:
@@ -47,9 +43,10 @@ class Session:
 
     :param endpoint: the server.
     :param tag: put on all of the session's operations, so that people find them; no comma.
-    :param report: takes the lines about Spark's progress; the module's log by default.
-    :param join: a session that is there, instead of a new one: it has its conf and its environment, and stays when the
-        block ends. Only what was started through this object is interrupted, at the latest when the block ends.
+    :param on_progress: takes the lines about Spark's progress; the module's log by default.
+    :param shared: a session to join instead of opening one. It keeps its settings and its environment, and stays open
+        when the block ends. Only what was started through this object is interrupted, when the block ends
+        or before.
     :raises SessionLostError: on entry, if the session to join was closed, has expired, or went with its server; from
         the block, if that comes out there.
     :raises SessionError: on entry, if the session to join is another server's or user's, is for another Python, or had
@@ -63,41 +60,27 @@ class Session:
         endpoint: Endpoint,
         *,
         tag: str | None = None,
-        report: Callable[[str], None] | None = None,
-        join: SharedSession | None = None,
+        on_progress: Callable[[str], None] | None = None,
+        shared: SharedSession | None = None,
     ) -> None:
         if tag is not None and (not tag or "," in tag):
             raise InvalidArgumentError(
                 f"tag {tag!r} is empty or holds a comma, which Spark splits tags at: write another"
             )
         self.endpoint = endpoint
-        self.id = join.id if join else str(uuid.uuid4())
-        self._joined = join
+        self.id = shared.id if shared else str(uuid.uuid4())
+        self._joined = shared
         # Others in a shared session may have the same tag, as the mapped instances of a task do.
-        self._own_tag = f"sparkdeps-{uuid.uuid4()}" if join else None
+        self._own_tag = f"sparkdeps-{uuid.uuid4()}" if shared else None
         self._tags = tuple(given for given in (tag, self._own_tag) if given)
-        self._stays = join is not None
-        self._report = report or log.info
-        self._ledger = UpdateCollector()
+        self._is_shared = shared is not None
+        self._on_progress = on_progress or log.info
+        self._collector = UpdateCollector()
         self._accumulators: dict[str, Accumulator] = {}
         self._heartbeat: Heartbeat | None = None
         self._at_close: list[Callable[[], object]] = []
-        self._control: RpcClient | None = None
+        self._rpc: RpcClient | None = None
         self._spark: SparkSession | None = None
-
-    @classmethod
-    def of(cls, spark: Any) -> Session:
-        """Return the `Session` that a SparkSession belongs to.
-
-        :raises SessionError: it was not opened by this package.
-        """
-        try:
-            return _sessions[spark]
-        except (KeyError, TypeError):
-            raise SessionError(
-                f"{type(spark).__name__} was not opened by this package: take the session from "
-                "`SparkConnectHook.session()`, from the operator's `spark`, or from `Session`"
-            ) from None
 
     @property
     def spark(self) -> SparkSession:
@@ -117,24 +100,23 @@ class Session:
     def __enter__(self) -> Self:
         # Column functions of the full pyspark look for a JVM unless they are told.
         os.environ.setdefault("SPARK_CONNECT_MODE_ENABLED", "1")
-        self._control = RpcClient(self.endpoint, self.id)
+        self._rpc = RpcClient(self.endpoint, self.id)
         try:
             if self._joined is None:
-                self._control.await_server()
+                self._rpc.await_server()
                 self._spark = self._open()
             else:
-                self._spark = self._join(self._joined, self._control)
+                self._spark = self._join(self._joined, self._rpc)
         except BaseException:
             self._own_tag = None
             self.close()
             raise
-        _sessions[self._spark] = self
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        loss = explain_loss(error, self._joined, self._control) if self._joined and self._control else None
+        loss = explain_loss(error, self._joined, self._rpc) if self._joined and self._rpc else None
         # To interrupt in a session that is gone would make a new one of its id.
         self._own_tag = None if loss else self._own_tag
         self.close()
@@ -147,9 +129,7 @@ class Session:
         :param archive: what was attached; the cluster's own Python otherwise.
         :raises SessionError: it has accumulators, or is itself a joined one.
         """
-        from airflow_provider_sparkdeps.spark.delivery.deliver import PYTHON_CONF
-
-        spark, control = self.spark, self._control
+        spark, control = self.spark, self._rpc
         if control is None or self._joined or self._accumulators:
             raise SessionError(
                 "a session with accumulators, or one that was joined, can't be shared: open another one to share"
@@ -159,13 +139,13 @@ class Session:
             server_side_id=control.look(self.id),
             target=self.endpoint.target,
             user_id=control.user_id,
-            interpreter=spark.conf.get(PYTHON_CONF, "") or "",
+            interpreter=spark.conf.get(conf.PYTHON, "") or "",
             environment_key=archive.key if archive else None,
             environment_sha256=archive.sha256 if archive else None,
             python=archive.python_minor if archive else None,
             relies_on=self._heartbeat.ids if self._heartbeat else (),
         )
-        self._stays = True
+        self._is_shared = True
         return shared
 
     def accumulator(self, name: str, initial: Any = 0, param: Any = None) -> Accumulator:
@@ -177,7 +157,7 @@ class Session:
         :raises InvalidArgumentError: the name is no identifier or is taken, or the value can't be meant.
         :raises SessionError: the session is shared.
         """
-        if self._stays:
+        if self._is_shared:
             raise SessionError(
                 f"accumulator {name!r} can't be had in a shared session: Spark may send its updates to another process "
                 "that uses the session. Give this task a session of its own."
@@ -187,19 +167,13 @@ class Session:
                 f"this session has an accumulator {name!r} already: use it, or choose another name"
             )
         kind = to_kind(name, initial) if param is None else WithParam(param, initial)
-        self._accumulators[name] = accumulator = Accumulator(name, kind, self._ledger)
+        self._accumulators[name] = accumulator = Accumulator(name, kind, self._collector)
         return accumulator
 
-    def broadcast(self, value: T) -> Broadcast[T]:
-        """Return a broadcast variable: a value that UDFs read by `.value`, and that is sent once.
-
-        :param value: what can be pickled; classes and functions of a DAG bundle travel by value.
-        :raises InvalidArgumentError: the value can't be pickled; the message names the part of it that can't.
-        :raises SessionError: the session is not open, or the value could not be sent.
-        """
-        from airflow_provider_sparkdeps.spark.broadcast.variable import broadcast_in
-
-        return broadcast_in(self, value, shared=self._stays)
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes use the session as well, or may use it."""
+        return self._is_shared
 
     @property
     def accumulator_values(self) -> dict[str, Any]:
@@ -207,27 +181,27 @@ class Session:
         return {name: accumulator.to_xcom() for name, accumulator in self._accumulators.items()}
 
     @property
-    def control(self) -> RpcClient:
+    def rpc(self) -> RpcClient:
         """The channel beside the session's own.
 
         :raises SessionError: the session is not open.
         """
-        if self._control is None:
+        if self._rpc is None:
             raise SessionError("the session is not open: use it inside its `with` block")
-        return self._control
+        return self._rpc
 
     def interrupt(self) -> None:
         """Have the server interrupt what runs in this session; waits 3 seconds at most and never raises.
 
         In a joined session that is what was started through this object.
         """
-        if self._control:
-            self._control.interrupt(self._own_tag)
+        if self._rpc:
+            self._rpc.interrupt(self._own_tag)
 
     def keep_alive(self, session_id: str) -> None:
         """Keep another session of this server and user from expiring as long as this one is open, or joined."""
         if self._heartbeat is None:
-            self._heartbeat = Heartbeat(self.control)
+            self._heartbeat = Heartbeat(self.rpc)
             self.add_cleanup(self._heartbeat.stop)
         self._heartbeat.add(session_id)
 
@@ -247,13 +221,13 @@ class Session:
         calls, self._at_close = self._at_close, []
         if calls:
             _run_bounded("sparkdeps-at-close", lambda: _call_all(calls), timeout=CLOSE_TIMEOUT * 0.4)
-        control, self._control = self._control, None
+        control, self._rpc = self._rpc, None
         spark, self._spark = self._spark, None
         if control is None:
             return
         if self._own_tag:
             control.interrupt(self._own_tag, timeout=CLOSE_TIMEOUT * 0.4)
-        elif not self._stays:
+        elif not self._is_shared:
             control.release(timeout=CLOSE_TIMEOUT * 0.4)
         if spark is not None:
             _run_bounded("sparkdeps-close", lambda: _stop(spark), timeout=max(0.5, deadline - time.monotonic()))
@@ -276,8 +250,6 @@ class Session:
     def _join(self, shared: SharedSession, control: RpcClient) -> SparkSession:
         from pyspark.errors import PySparkException
 
-        from airflow_provider_sparkdeps.spark.delivery.deliver import PYTHON_CONF
-
         shared.check_endpoint(self.endpoint, control.user_id)
         shared.check_python()
         shared.check_server_side_id(control.await_session(shared))
@@ -285,7 +257,7 @@ class Session:
         # Sent with each request from now on: a server that restarts would make a new session of this id otherwise.
         spark.client._server_session_id = shared.server_side_id
         try:
-            interpreter = spark.conf.get(PYTHON_CONF, "")
+            interpreter = spark.conf.get(conf.PYTHON, "")
         except PySparkException as error:
             if loss := explain_loss(error, shared, control):
                 raise SessionLostError(loss) from None
@@ -303,11 +275,11 @@ class Session:
 
         builder = EndpointChannelBuilder(self.endpoint, session_id=self.id, user_agent=USER_AGENT)
         scales = RequestSizeLimit(self.endpoint.session_conf)
-        builder.add_interceptor(OperationInterceptor(self._ledger, tags=self._tags, scales=scales))
+        builder.add_interceptor(OperationInterceptor(self._collector, tags=self._tags, scales=scales))
         # PySpark asks for its default builder here, and needs no more of it than the base class has.
         spark = SparkSession.builder.channelBuilder(builder).create()  # type: ignore[arg-type]
         spark.client.set_retry_policies([TimedRetries(self.endpoint)])
-        spark.registerProgressHandler(Progress(self._report))  # type: ignore[arg-type]
+        spark.registerProgressHandler(Progress(self._on_progress))  # type: ignore[arg-type]
         return spark
 
 

@@ -200,7 +200,7 @@ def test_a_udf_runs_in_it_and_its_files_contain_the_path_on_the_executor(
     archive = store.build(CondaEnvironment(["cheese=1.0", "cellar"], channels=[channel]), timeout=60)
 
     with Session(Endpoint(host=server.host, port=server.port)) as session:
-        assert attach(session.spark, archive, payload=store.fetch(archive))
+        assert attach(session, archive, store)
 
         @udf("string", useArrow=False)
         def taste(_: int) -> str:
@@ -227,7 +227,7 @@ def test_pandas_udfs_run_in_it_with_packages_from_pip(channel: str, server: Embe
     environment = CondaEnvironment(["cheese"], channels=[channel], pip=["pandas<3", "pyarrow"])
     archive = store.build(environment, timeout=120)
     with Session(Endpoint(host=server.host, port=server.port)) as session:
-        attach(session.spark, archive, payload=store.fetch(archive))
+        attach(session, archive, store)
 
         def taste(ids: pd.Series) -> pd.Series:
             import cheese

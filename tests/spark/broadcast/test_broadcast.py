@@ -20,7 +20,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql.functions import col, explode, pandas_udf, udf, udtf
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
-from airflow_provider_sparkdeps.spark.broadcast import Broadcast, broadcast, executor
+from airflow_provider_sparkdeps.spark.broadcast import Broadcast, broadcast
+from airflow_provider_sparkdeps.spark.broadcast import executor as executor_side
 from airflow_provider_sparkdeps.spark.broadcast import variable as broadcasts
 from airflow_provider_sparkdeps.spark.broadcast.executor import load
 from airflow_provider_sparkdeps.spark.broadcast.value_file import ValueFile
@@ -138,7 +139,7 @@ def test_each_public_name_of_pysparks_broadcast_is_accounted_for() -> None:
 
 
 def test_every_kind_of_function_reads_it(held: Session, tmp_path: Path) -> None:
-    weights = held.broadcast({"w": fresh(), "frame": pd.DataFrame({"n": [1, 2]}), "table": pa.table({"n": [3, 4]})})
+    weights = broadcast(held, {"w": fresh(), "frame": pd.DataFrame({"n": [1, 2]}), "table": pa.table({"n": [3, 4]})})
     total = int(weights.value["w"].sum()) + 10
     ids = held.spark.range(2)
 
@@ -171,13 +172,13 @@ def test_every_kind_of_function_reads_it(held: Session, tmp_path: Path) -> None:
 
 
 def test_a_function_carries_a_name_and_not_the_value(held: Session) -> None:
-    variable = held.broadcast(fresh(100_000))
+    variable = broadcast(held, fresh(100_000))
     assert len(cloudpickle.dumps(variable)) < 25_000
     assert cloudpickle.dumps(variable) == cloudpickle.dumps(variable), "Spark finds what it has cached by these bytes"
 
 
 def test_a_worker_loads_it_once_until_it_is_unpersisted(held: Session) -> None:
-    stamp = held.broadcast(Stamp("once"))
+    stamp = broadcast(held, Stamp("once"))
 
     def all_threads() -> int:
         found: list[int] = []
@@ -199,7 +200,7 @@ def test_a_worker_loads_it_once_until_it_is_unpersisted(held: Session) -> None:
 
 
 def test_a_worker_forgets_what_its_last_two_tasks_did_not_name(held: Session) -> None:
-    stamp, other = held.broadcast(Stamp("forgotten")), held.broadcast("other")
+    stamp, other = broadcast(held, Stamp("forgotten")), broadcast(held, "other")
     first = set(on_both(held, lambda: stamp.value))
     on_both(held, lambda: other.value)
     assert set(on_both(held, lambda: stamp.value)) == first
@@ -210,7 +211,7 @@ def test_a_worker_forgets_what_its_last_two_tasks_did_not_name(held: Session) ->
 
 def test_all_workers_of_a_node_read_one_file_where_it_is(server: EmbeddedServer, held: Session) -> None:
     array = fresh()
-    variable = held.broadcast({"array": array})
+    variable = broadcast(held, {"array": array})
 
     def mapped() -> str:
         found = variable.value["array"]
@@ -222,7 +223,7 @@ def test_all_workers_of_a_node_read_one_file_where_it_is(server: EmbeddedServer,
     variable_name = f"bc-{variable.sha256}"
     seen = on_both(held, mapped)
     with open_session(server) as another:
-        variable = another.broadcast({"array": array})
+        variable = broadcast(another, {"array": array})
         seen += on_both(another, mapped)
     inodes = {line.split()[0] for line in seen}
     assert {line.partition(" ")[2] for line in seen} == {f"False 0 {int(array.sum())}"}
@@ -232,7 +233,7 @@ def test_all_workers_of_a_node_read_one_file_where_it_is(server: EmbeddedServer,
 
 def test_a_value_is_sent_once_to_a_session(held: Session, sent: list[tuple[str, str]]) -> None:
     array = fresh()
-    first, second = held.broadcast(array), held.broadcast(array.copy())
+    first, second = broadcast(held, array), broadcast(held, array.copy())
     assert sent == [(held.id, f"bc-{first.sha256}")]
     assert on_both(held, lambda: first.value is second.value) == ["True", "True"]
 
@@ -243,11 +244,11 @@ def test_a_second_task_of_a_shared_session_sends_nothing(server: EmbeddedServer,
         shared = opener.share()
         # As each task's process has it: a Session of its own, which knows nothing of the other's.
         for _ in range(2):
-            with open_session(server, join=shared) as task:
-                variable = task.broadcast(array)
+            with open_session(server, shared=shared) as task:
+                variable = broadcast(task, array)
                 assert sums(task, variable) == {str(array.sum())}
         assert [session for session, _ in sent] == [opener.id]
-        opener._stays = False
+        opener._is_shared = False
 
 
 def test_a_large_value_is_sent_once_for_all_sessions_of_a_server(
@@ -256,7 +257,7 @@ def test_a_large_value_is_sent_once_for_all_sessions_of_a_server(
     array = fresh()
     for _ in range(2):
         with open_session(server) as session:
-            variable = session.broadcast(array)
+            variable = broadcast(session, array)
             assert sums(session, variable) == {str(array.sum())}
             (only,) = sent
             assert only[0] != session.id
@@ -267,19 +268,19 @@ def test_a_large_value_that_the_server_has_dropped_is_sent_again(
     held: Session, kept: None, sent: list[tuple[str, str]]
 ) -> None:
     array = fresh()
-    variable = held.broadcast(array)
+    variable = broadcast(held, array)
     assert RpcClient(held.endpoint, sent[0][0]).release(timeout=10)
     said = faults(held, lambda: variable.value)
     assert said.startswith("the driver does not have /artifacts/")
     assert said.endswith("any more: broadcast the value again")
-    variable = held.broadcast(array)
+    variable = broadcast(held, array)
     assert sums(held, variable) == {str(array.sum())}
     assert len(sent) == 2
 
 
 def test_a_value_damaged_on_its_way_is_never_used(server: EmbeddedServer) -> None:
     with open_session(server) as session:
-        variable = session.broadcast(fresh())
+        variable = broadcast(session, fresh())
         (held_by_driver,) = server.work_dir.glob(f"tmp/artifacts-*/*/files/bc-{variable.sha256}")
         content = bytearray(held_by_driver.read_bytes())
         content[len(content) // 2] ^= 1
@@ -294,13 +295,13 @@ def test_what_an_environment_lacks_is_said(held: Session) -> None:
 
     sys.modules["only_here"] = module
     exec("class Model: pass", vars(module))
-    variable = held.broadcast(module.Model())
+    variable = broadcast(held, module.Model())
     with pytest.raises(PySparkException, match=r"can't be loaded on this executor \(No module named 'only_here'\)"):
         on_both(held, lambda: variable.value)
 
 
 def test_destroyed_it_is_of_no_more_use(held: Session) -> None:
-    variable = held.broadcast([1])
+    variable = broadcast(held, [1])
     variable.destroy()
     variable.destroy()
     for use in (lambda: variable.value, variable.unpersist, lambda: on_both(held, lambda: variable.value)):
@@ -310,16 +311,16 @@ def test_destroyed_it_is_of_no_more_use(held: Session) -> None:
 
 def test_it_ends_with_its_session(server: EmbeddedServer, held: Session) -> None:
     with open_session(server) as session:
-        variable = session.broadcast([1])
+        variable = broadcast(session, [1])
     assert variable.value == [1]
     with pytest.raises(SessionError, match="is closed: broadcast the value in the session whose UDFs use it"):
         on_both(held, lambda: variable.value)
     with pytest.raises(SessionError, match="not open"):
-        session.broadcast([1])
+        broadcast(session, [1])
 
 
 def test_on_executors_it_is_read_only(held: Session) -> None:
-    variable = held.broadcast([1])
+    variable = broadcast(held, [1])
     said = faults(held, lambda: variable.destroy()) + faults(held, lambda: variable.unpersist())
     assert said.count("do it in the task's callable") == 2
     assert "no fault" not in said
@@ -344,7 +345,7 @@ class Model:
 )
 def test_of_what_can_not_be_sent_the_part_is_named(held: Session, make: Any, words: str) -> None:
     with pytest.raises(InvalidArgumentError, match=f"can't be pickled: {words}"):
-        held.broadcast(make(held))
+        broadcast(held, make(held))
 
 
 @pytest.mark.parametrize(
@@ -399,15 +400,15 @@ def bring(executor: Path, content: bytes) -> Path:
     brought.write_bytes(content)
     home = executor / "sparkdeps" / f"bc-{hashlib.sha256(content).hexdigest()}"
     home.parent.mkdir(exist_ok=True)
-    executor._bring(home, brought, None)
+    executor_side._bring(home, brought, None)
     return home
 
 
 def test_an_executor_keeps_the_values_that_were_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "_MOST_BYTES", 250)
+    monkeypatch.setattr(executor_side, "_MOST_BYTES", 250)
     first, second = (bring(tmp_path, bytes([number]) * 100) for number in range(2))
-    assert executor._touch(second)
-    assert executor._touch(first)
+    assert executor_side._touch(second)
+    assert executor_side._touch(first)
     third = bring(tmp_path, bytes([2]) * 100)
     assert [path.exists() for path in (first, second, third)] == [True, False, True]
     alone = bring(tmp_path, b"larger than all" * 100)

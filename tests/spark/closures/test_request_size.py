@@ -17,7 +17,8 @@ from pyspark.sql.types import StringType
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
 from airflow_provider_sparkdeps.spark.closures import largest_variable
 from airflow_provider_sparkdeps.spark.closures.largest_variable import largest_part
-from airflow_provider_sparkdeps.spark.closures.request_size import LIMIT_CONF, RequestSizeLimit
+from airflow_provider_sparkdeps.spark.closures.request_size import RequestSizeLimit
+from airflow_provider_sparkdeps.spark.conf import CLOSURE_MAX_SIZE
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
@@ -140,12 +141,12 @@ def test_functions_in_a_compressed_plan_are_weighed_too(kind: str) -> None:
     with pytest.raises(
         SessionError, match=r"function 'score' is 8\.0 MB pickled, 8\.0 MB of it in its variable `array`"
     ):
-        RequestSizeLimit({LIMIT_CONF: "2m"}).weigh(request)
+        RequestSizeLimit({CLOSURE_MAX_SIZE: "2m"}).weigh(request)
 
 
 def test_what_a_request_may_hold_is_for_all_of_its_functions() -> None:
     table = np.ones(150_000)
-    scales = RequestSizeLimit({LIMIT_CONF: "2m"})
+    scales = RequestSizeLimit({CLOSURE_MAX_SIZE: "2m"})
     scales.weigh(request_with(one=lambda x: table[x]))
     with pytest.raises(
         SessionError, match=r"; the 2 functions of this query are 2\.4 MB, and a request may hold 2\.1 MB"
@@ -156,20 +157,20 @@ def test_what_a_request_may_hold_is_for_all_of_its_functions() -> None:
 @pytest.mark.parametrize("text", ["lots", "200m", "1g", "-1", ""])
 def test_a_limit_that_can_not_be_meant_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgumentError, match=r"spark\.sparkdeps\.closureLimit is .*: write a size up to 120m"):
-        RequestSizeLimit({LIMIT_CONF: text})
+        RequestSizeLimit({CLOSURE_MAX_SIZE: text})
 
 
 @pytest.fixture
 def narrow(server: EmbeddedServer) -> Iterator[Session]:
     """A session whose requests may hold 1 MB of functions."""
-    with Session(Endpoint(host=server.host, port=server.port, session_conf={LIMIT_CONF: "1m"})) as session:
+    with Session(Endpoint(host=server.host, port=server.port, session_conf={CLOSURE_MAX_SIZE: "1m"})) as session:
         yield session
 
 
 def test_a_closure_of_100_mb_is_refused_before_it_is_sent(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     lookup = np.zeros(13_000_000)
     sent: list[int] = []
-    observer = session._ledger
+    observer = session._collector
     sends = observer.sends
     monkeypatch.setattr(observer, "sends", lambda request: sent.append(request.ByteSize()) or sends(request))
 
@@ -186,7 +187,7 @@ def test_a_closure_of_100_mb_is_refused_before_it_is_sent(session: Session, monk
         "function 'score' is 104.0 MB pickled, 104.0 MB of it in its variable `lookup` (in score -> parse), and a "
         "request may hold 64.0 MB of functions, as the server has them in memory several times over: write "
         "`lookup = broadcast(lookup)` in the callable, and `lookup.value` in the function (or set "
-        "spark.sparkdeps.closureLimit in the connection's session conf)"
+        "spark.sparkdeps.closure.maxSize in the connection's session conf)"
     )
     assert max(sent, default=0) < 100_000
     assert session.spark.range(3).count() == 3
@@ -255,6 +256,6 @@ def test_functions_are_weighed_in_whatever_way_they_are_sent(way: str, narrow: S
 
 
 def test_a_bad_limit_is_told_when_the_session_is_opened(server: EmbeddedServer) -> None:
-    endpoint = Endpoint(host=server.host, port=server.port, session_conf={LIMIT_CONF: "lots"})
+    endpoint = Endpoint(host=server.host, port=server.port, session_conf={CLOSURE_MAX_SIZE: "lots"})
     with pytest.raises(InvalidArgumentError, match="closureLimit is 'lots'"), Session(endpoint):
         pass

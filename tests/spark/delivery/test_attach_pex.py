@@ -39,7 +39,7 @@ def use(tmp_path_factory: pytest.TempPathFactory) -> Use:
 
     def use(session: Session, environment: Environment) -> Archive:
         archive = store.build(environment, timeout=300)
-        attach(session.spark, archive, payload=lambda: store.fetch(archive))
+        attach(session, archive, store)
         return archive
 
     return use
@@ -180,7 +180,7 @@ def test_py_files_are_imported_by_a_pex(
     for environment in (six15, PexEnvironment(["six==1.16.0"])):
         with open_session(server) as session:
             use(session, environment)
-            add_py_files(session.spark, [tmp_path / "of_the_bundle.py"])
+            add_py_files(session, [tmp_path / "of_the_bundle.py"])
             assert on_executors(session, "importlib.import_module('of_the_bundle').answer") == {"42"}
 
 

@@ -13,7 +13,7 @@ from pyspark.sql.functions import udf
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.attach import attach_payload
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.rpc import RpcClient
 from airflow_provider_sparkdeps.spark.session import Session
@@ -47,7 +47,7 @@ def test_a_payload_is_sent_once_for_all_sessions_and_no_executor_is_brought_it(
         assert built.attach(first)
     # Nobody has a session now.
     with open_session(server) as second:
-        assert attach(second.spark, built.archive, payload=never)
+        assert attach_payload(second, built.archive, payload=never)
         assert six_on_executors(second) == dict.fromkeys(homes(server, built), "1.15.0")
         files = [row[0] for row in second.spark.sql("LIST FILES").collect()]
         assert len([file for file in files if file.endswith(built.archive.payload)]) == 1
@@ -59,7 +59,7 @@ def test_an_executor_that_joins_later_comes_to_the_payload(built: Built) -> None
         with open_session(server) as first:
             built.attach(first)
         with open_session(server) as second:
-            attach(second.spark, built.archive, payload=never)
+            attach_payload(second, built.archive, payload=never)
             assert len(six_on_executors(second)) == 1
             (before,) = [home for home in homes(server, built) if home.exists()]
             os.kill(executor_of(second), signal.SIGKILL)
@@ -84,7 +84,7 @@ def test_where_the_cluster_guards_its_traffic_spark_brings_the_payload(built: Bu
     with EmbeddedServer("local-cluster[1,1,1024]", conf=conf) as server:
         for payload in (built.payload, never):
             with open_session(server) as session:
-                assert attach(session.spark, built.archive, payload=payload)
+                assert attach_payload(session, built.archive, payload=payload)
                 assert set(six_on_executors(session).values()) == {"1.15.0"}
                 assert payloads(server, built)
 
@@ -119,7 +119,7 @@ def test_a_payload_that_the_server_has_dropped_is_sent_again(server: EmbeddedSer
         return built.payload
 
     with open_session(server) as second:
-        attach(second.spark, built.archive, payload=payload)
+        attach_payload(second, built.archive, payload=payload)
         assert asked == ["once"]
         assert set(six_on_executors(second).values()) == {"1.15.0"}
 

@@ -14,7 +14,7 @@ from pyspark.sql.functions import udf
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import SessionError
-from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.attach import attach_payload
 from airflow_provider_sparkdeps.spark.delivery.reference import add_file, explain_fetch_errors
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
@@ -59,7 +59,7 @@ def test_a_presigned_url_delivers_an_environment_and_no_byte_of_it_passes_throug
         FakeObjectStore.objects = objects
         uri = ArchiveStore(f"fakes3://{root}").uri(archive)
         assert uri.startswith(objects.address)
-        assert attach(session.spark, archive, payload=never, uri=uri)
+        assert attach_payload(session, archive, payload=never, uri=uri)
 
         @udf("string", useArrow=False)
         def version(_: int) -> str:
@@ -70,7 +70,7 @@ def test_a_presigned_url_delivers_an_environment_and_no_byte_of_it_passes_throug
         rows = session.spark.range(2, numPartitions=2).select(version("id")).collect()
         assert {row[0] for row in rows} == {"1.15.0"}
         assert objects.served in (1, 2), "each executor that was used"
-        assert not attach(session.spark, archive, payload=never, uri=uri)
+        assert not attach_payload(session, archive, payload=never, uri=uri)
 
 
 def test_odd_names_arrive_whole_and_end_no_statement(session: Session, objects: Objects) -> None:
@@ -161,8 +161,8 @@ def test_an_address_that_was_refused_is_signed_anew_and_taken(
 ) -> None:
     path = f"/{unseen.archive.payload}"
     with pytest.raises(SessionError, match=PRESIGNED):
-        attach(session.spark, unseen.archive, payload=never, uri=f"{objects.address}{path}?Signature=expired")
-    assert attach(session.spark, unseen.archive, payload=never, uri=objects.sign(path))
+        attach_payload(session, unseen.archive, payload=never, uri=f"{objects.address}{path}?Signature=expired")
+    assert attach_payload(session, unseen.archive, payload=never, uri=objects.sign(path))
     assert set(six_on_executors(session).values()) == {"1.15.0"}
 
 
@@ -171,13 +171,13 @@ def test_an_executor_that_can_not_get_the_payload_any_more_is_told_in_a_sentence
 ) -> None:
     uri = objects.sign(f"/{unseen.archive.payload}")
     with Session(endpoint) as first:
-        attach(first.spark, unseen.archive, payload=never, uri=uri)
+        attach_payload(first, unseen.archive, payload=never, uri=uri)
     # As on an executor that has just joined.
     for home in homes(server, unseen):
         shutil.rmtree(home)
     objects.answers = {0: 403}
     with Session(endpoint) as second:
-        attach(second.spark, unseen.archive, payload=never, uri=uri)
+        attach_payload(second, unseen.archive, payload=never, uri=uri)
         with (
             pytest.raises(SessionError, match=f"an executor can't read .*{PRESIGNED}") as failed,
             explain_fetch_errors(uri),

@@ -92,7 +92,7 @@ def test_an_interrupted_action_fails_soon(endpoint: Endpoint) -> None:
 
 def test_progress_is_reported(endpoint: Endpoint) -> None:
     lines: list[str] = []
-    with Session(endpoint, report=lines.append) as session:
+    with Session(endpoint, on_progress=lines.append) as session:
 
         @udf("long")
         def slow(value):
@@ -101,11 +101,6 @@ def test_progress_is_reported(endpoint: Endpoint) -> None:
 
         session.spark.range(1).repartition(1).select(slow("id")).collect()
     assert any("has ended operation" in line and "stages" in line and "MB read" in line for line in lines)
-
-
-def test_a_session_that_was_not_opened_here_is_refused() -> None:
-    with pytest.raises(SessionError, match="was not opened by this package"):
-        Session.of(object())
 
 
 @pytest.mark.parametrize("tag", ["", "a,b"])
@@ -170,7 +165,7 @@ def test_closing_takes_seconds_when_the_server_has_gone(own_server, caplog: pyte
     with session:
         assert session.spark.range(3).count() == 3
         own_server.stop()
-        assert not session.control.touch(session.id)
+        assert not session.rpc.touch(session.id)
         started = time.monotonic()
     assert time.monotonic() - started < 5
 
@@ -193,11 +188,11 @@ def test_what_ends_with_a_session_is_called_while_it_lives_and_can_not_keep_it_o
 
 def test_another_session_is_found_alive_and_none_is_made(endpoint: Endpoint) -> None:
     with Session(endpoint) as session, Session(endpoint) as other:
-        assert session.control.touch(other.id)
+        assert session.rpc.touch(other.id)
         other.close()
-        assert not session.control.touch(other.id)
+        assert not session.rpc.touch(other.id)
         unknown = str(uuid.uuid4())
-        assert [session.control.touch(unknown), session.control.touch(unknown)] == [False, False]
+        assert [session.rpc.touch(unknown), session.rpc.touch(unknown)] == [False, False]
 
 
 def test_a_process_ends_when_its_server_has_gone(own_server) -> None:

@@ -41,7 +41,7 @@ def shared(endpoint: Endpoint) -> Iterator[SharedSession]:
 def test_a_shared_session_stays_until_its_owner_ends_it(endpoint: Endpoint, shared: SharedSession) -> None:
     through_xcom = SharedSession.from_dict(json.loads(json.dumps(shared.to_dict())))
     for _ in range(2):
-        with Session(endpoint, join=through_xcom) as joined:
+        with Session(endpoint, shared=through_xcom) as joined:
             assert joined.spark.table("left_here").count() == 3
     assert close_shared_session(endpoint, shared)
     assert not close_shared_session(endpoint, shared)
@@ -50,11 +50,11 @@ def test_a_shared_session_stays_until_its_owner_ends_it(endpoint: Endpoint, shar
 def test_a_session_that_was_closed_or_has_expired_is_said_when_it_is_joined(
     endpoint: Endpoint, shared: SharedSession
 ) -> None:
-    joined = Session(endpoint, join=shared)
+    joined = Session(endpoint, shared=shared)
     with pytest.raises(SessionLostError, match=r"was closed, or has expired.*defaultSessionTimeout") as lost, joined:
         close_shared_session(endpoint, shared) and joined.spark.range(3).count()
     assert isinstance(lost.value.__cause__, PySparkException)
-    with pytest.raises(SessionLostError, match="was closed, or has expired"), Session(endpoint, join=shared):
+    with pytest.raises(SessionLostError, match="was closed, or has expired"), Session(endpoint, shared=shared):
         pass
 
 
@@ -66,13 +66,13 @@ def test_a_session_that_was_lost_with_its_server_is_said_and_not_made_anew(
     for _ in range(2):
         with (
             pytest.raises(SessionLostError, match=r"server at .* was restarted"),
-            Session(endpoint, join=elsewhere),
+            Session(endpoint, shared=elsewhere),
         ):
             pass
     with Session(endpoint) as session:
-        assert not session.control.touch(elsewhere.id)
+        assert not session.rpc.touch(elsewhere.id)
     renewed = dataclasses.replace(shared, server_side_id=str(uuid.uuid4()))
-    with pytest.raises(SessionLostError, match=r"server at .* was restarted"), Session(endpoint, join=renewed):
+    with pytest.raises(SessionLostError, match=r"server at .* was restarted"), Session(endpoint, shared=renewed):
         pass
     assert not close_shared_session(endpoint, renewed)
 
@@ -83,7 +83,7 @@ def test_a_server_that_restarts_under_a_joined_session_gives_no_new_one_of_its_i
         endpoint = Endpoint(host="127.0.0.1", port=relay.port)
         with Session(endpoint) as opener:
             shared = opener.share()
-        joined = Session(endpoint, join=shared)
+        joined = Session(endpoint, shared=shared)
         with pytest.raises(SessionLostError, match=r"server at .* was restarted"), joined:  # noqa: PT012 - all of it is the loss
             # Another server answers where the first one did, as one does that was started again.
             way.close()
@@ -103,7 +103,7 @@ def test_a_server_that_restarts_under_a_joined_session_gives_no_new_one_of_its_i
 def test_a_session_of_somebody_else_is_not_joined(
     endpoint: Endpoint, shared: SharedSession, changed: dict[str, str], words: str
 ) -> None:
-    with pytest.raises(SessionError, match=words), Session(endpoint, join=dataclasses.replace(shared, **changed)):
+    with pytest.raises(SessionError, match=words), Session(endpoint, shared=dataclasses.replace(shared, **changed)):
         pass
 
 
@@ -115,7 +115,7 @@ def test_what_describes_no_shared_session_is_refused() -> None:
 
 def test_a_joined_session_has_no_accumulators(endpoint: Endpoint, shared: SharedSession) -> None:
     with (
-        Session(endpoint, join=shared) as joined,
+        Session(endpoint, shared=shared) as joined,
         pytest.raises(SessionError, match="can't be had in a shared session"),
     ):
         joined.accumulator("rows")
@@ -140,8 +140,8 @@ def test_those_who_share_a_session_do_not_interrupt_each_other(
         return len(session.spark.range(1).select(slow(name)("id")).collect())
 
     with (
-        Session(endpoint, tag="same", join=shared) as mine,
-        Session(endpoint, tag="same", join=shared) as others,
+        Session(endpoint, tag="same", shared=shared) as mine,
+        Session(endpoint, tag="same", shared=shared) as others,
         ThreadPoolExecutor(2) as pool,
     ):
         results = [pool.submit(run, mine, "mine"), pool.submit(run, others, "others")]
@@ -168,10 +168,10 @@ def test_a_joined_session_has_its_environment_already_and_is_sent_no_file(
     with Recorder(server.port) as recorder:
         endpoint = Endpoint(host="127.0.0.1", port=recorder.port)
         with Session(endpoint) as opener:
-            attach(opener.spark, archive, payload=lambda: store.fetch(archive))
+            attach(opener, archive, store)
             shared = opener.share(archive)
         opened = len(recorder.calls)
-        with Session(endpoint, join=shared) as joined:
+        with Session(endpoint, shared=shared) as joined:
             joining = recorder.calls[opened:]
             found = joined.spark.range(1).select(udf(version, StringType(), useArrow=False)("id")).collect()
         close_shared_session(endpoint, shared)
