@@ -114,7 +114,7 @@ def test_a_token_for_another_machine_switches_tls_on() -> None:
         ({"extra": {"delivery": "mail"}}, "delivery 'mail' is unknown"),
         (
             {"extra": {"archive_store_uri": "/mnt/team?sig=secret"}},
-            "archive_store_uri '/mnt/team.*write scheme and path",
+            "archive_store_uri='/mnt/team'.*Write a scheme and a path",
         ),
         ({"extra": {"presigned_url_expiration": 5}}, r"presigned_url_expiration is 5\.0; write .* from 60 to 604800"),
         ({"extra": {"presigned_url_expiration": 604801}}, r"from 60 to 604800 \(7 days"),

@@ -120,7 +120,7 @@ def copies(server: EmbeddedServer, variable: Broadcast[Any], pattern: str = "*")
 
 
 def test_the_examples_of_pysparks_documentation_give_the_same(held: Session) -> None:
-    b = broadcast(held.spark, [1, 2, 3, 4, 5])
+    b = broadcast(held, [1, 2, 3, 4, 5])
     assert b.value == [1, 2, 3, 4, 5]
     zeros = held.spark.createDataFrame([(0,), (0,)], "x int")
     flat = zeros.select(explode(udf(lambda x: b.value, "array<int>")("x")))

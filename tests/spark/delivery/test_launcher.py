@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_sparkdeps.archives import Archive
+from airflow_provider_sparkdeps.archives.manifest import Contents
 from airflow_provider_sparkdeps.spark.delivery.launcher import launcher_archive
 
 from ...support.executors import commands, flip_a_bit, needs_unshare, remains, wait_for
@@ -42,7 +43,9 @@ class Executor:
         self.home = self.root / "sparkdeps" / sha256[:12]
         nothing: Any = {field.name: None for field in dataclasses.fields(Archive)}
         self.archive = Archive(
-            **nothing | {"sha256": sha256, "python": "3.99.0", "interpreter": "bin/python", "payload": "env.payload"}
+            **nothing
+            | {"sha256": sha256, "python": "3.99.0", "interpreter": "bin/python", "payload": "env.payload"}
+            | {"contents": Contents(files=0, unpacked_size=0, package_sizes={}, modules=())}
         )
 
     @staticmethod
