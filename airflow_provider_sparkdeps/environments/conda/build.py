@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.environments.base import Environment
-from airflow_provider_sparkdeps.environments.conda import conda_pack, existing, rattler
+from airflow_provider_sparkdeps.environments.conda import conda_pack, existing
+from airflow_provider_sparkdeps.environments.conda.rattler import Rattler, explicit_records
 from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix, Login
 from airflow_provider_sparkdeps.environments.prefix import site_packages
@@ -44,27 +45,26 @@ class CondaBuilder(Builder):
         return Uv(self.scratch, self.context, login=self.context.login(conn_id) if conn_id else None)
 
     @cached_property
+    def rattler(self) -> Rattler:
+        """rattler, with the logins of the channels."""
+        return Rattler(self.environment.platform, self.channel_logins, self.context)
+
+    @cached_property
     def records(self) -> list[RepoDataRecord]:
         """The exact conda packages."""
         if self.packages.explicit:
-            found = rattler.explicit_records(self.packages.explicit)
+            found = explicit_records(self.packages.explicit)
             _check_python(found, self.environment.python_minor)
             return found
         self.context.report("resolve", f"{self.environment.title}, from {', '.join(self.packages.channels)}")
-        return rattler.solve(
-            [*self.packages.dependencies, f"python {self.environment.python_minor}.*"],
-            self.packages.channels,
-            platform=self.environment.platform,
-            logins=self.channel_logins,
-            context=self.context,
-        )
+        specs = [*self.packages.dependencies, f"python {self.environment.python_minor}.*"]
+        return self.rattler.solve(specs, self.packages.channels)
 
     @cached_property
     def installed(self) -> Path:
         """A prefix in which rattler has installed the conda packages."""
         prefix = self.scratch / "environment"
-        platform = self.environment.platform
-        rattler.install(self.records, prefix, platform=platform, logins=self.channel_logins, context=self.context)
+        self.rattler.install(self.records, prefix)
         return prefix
 
     @cached_property

@@ -32,45 +32,148 @@ _SECONDS_TO_STOP = 3.0
 _first_used_by: dict[str, int] = {}
 
 
-def solve(
-    specs: Sequence[str], channels: Sequence[str], *, platform: str, logins: Sequence[Login], context: BuildContext
-) -> list[RepoDataRecord]:
-    """Return the packages that meet the specs.
+class Rattler:
+    """rattler, bound to the platform, logins and context of a build.
 
-    :param specs: conda specs.
-    :param channels: names and URLs, in order of priority.
     :param platform: such as "linux-x86_64".
-    :param logins: logins of private channels.
+    :param logins: of private channels.
     :param context: deadline and progress of the build.
-    :raises BuildError: if there is no solution, with the explanation of the solver, or if a channel can't be read.
+    :raises BuildError: if conda has no packages for the platform.
     """
-    from datetime import timedelta
 
-    import rattler
+    def __init__(self, platform: str, logins: Sequence[Login], context: BuildContext) -> None:
+        if platform not in SUBDIRS:
+            raise BuildError(f"Conda has no packages for {platform}. Choose from {', '.join(SUBDIRS)}.")
+        self._subdir = SUBDIRS[platform]
+        self._logins = logins
+        self._context = context
 
-    async def run() -> list[RepoDataRecord]:
-        with auth_config(logins) as config:
-            return await rattler.solve(
-                sources=list(channels),
-                specs=[rattler.MatchSpec(spec, strict=True) for spec in specs],
-                gateway=rattler.Gateway.from_config(config, client=rattler.Client.from_config(config)),
-                platforms=[rattler.Subdir(_subdir(platform)), rattler.Subdir("noarch")],
-                virtual_packages=rattler.VirtualPackage.detect(),
-                timeout=timedelta(seconds=context.deadline.left("reading the channels")),
+    def solve(self, specs: Sequence[str], channels: Sequence[str]) -> list[RepoDataRecord]:
+        """Return the packages that meet the specs.
+
+        :param specs: conda specs.
+        :param channels: names and URLs, in order of priority.
+        :raises BuildError: if there is no solution, with the explanation of the solver, or if a channel can't be read.
+        """
+        from datetime import timedelta
+
+        import rattler
+
+        doing = "reading the channels and solving"
+        started = time.monotonic()
+
+        async def run() -> list[RepoDataRecord]:
+            with auth_config(self._logins) as config:
+                return await rattler.solve(
+                    sources=list(channels),
+                    specs=[rattler.MatchSpec(spec, strict=True) for spec in specs],
+                    gateway=rattler.Gateway.from_config(config, client=rattler.Client.from_config(config)),
+                    platforms=[rattler.Subdir(self._subdir), rattler.Subdir("noarch")],
+                    virtual_packages=rattler.VirtualPackage.detect(),
+                    timeout=timedelta(seconds=self._context.deadline.left(doing)),
+                )
+
+        def report() -> None:
+            self._context.report("resolve", f"{doing} for {time.monotonic() - started:.0f} s")
+
+        found = self._run_in_thread(run, "solve the dependencies", doing=doing, every=5, report=report)
+        size, seconds = sum(package.size or 0 for package in found) / 1e6, time.monotonic() - started
+        self._context.report("resolve", f"{len(found)} packages, {size:.1f} MB, in {seconds:.1f} s")
+        return found
+
+    def install(self, packages: list[RepoDataRecord], prefix: Path) -> None:
+        """Download packages and link them into a prefix.
+
+        :param packages: all packages of the environment.
+        :param prefix: an absolute path.
+        :raises BuildError: if a package can't be fetched, does not match its hash, or can't be installed.
+        """
+        import rattler
+
+        _check_local_packages(packages, self._context)
+        progress = _Progress(len(packages))
+
+        async def run() -> None:
+            with auth_config(self._logins) as config:
+                await rattler.install(
+                    packages,
+                    prefix,
+                    client=rattler.Client.from_config(config),
+                    platform=rattler.Subdir(self._subdir),
+                    # Link scripts of packages may change files outside of the prefix.
+                    execute_link_scripts=False,
+                    reporter=cast("rattler.InstallerReporter", progress),
+                )
+
+        def report() -> None:
+            self._context.report("install", str(progress))
+
+        self._run_in_thread(run, "install the packages", doing="downloading and linking", every=1, report=report)
+        report()
+
+    def _run_in_thread(
+        self,
+        run: Callable[[], Coroutine[Any, Any, T]],
+        what: str,
+        *,
+        doing: str,
+        every: float,
+        report: Callable[[], None],
+    ) -> T:
+        """Run a coroutine in a new thread, since this one may have an event loop; call `report` in this one."""
+        if _first_used_by.setdefault("pid", os.getpid()) != os.getpid():
+            raise BuildError(
+                "rattler was used before this process was forked, and its threads do not survive a fork. Build in a new"
+                " process, as Airflow's tasks are; with multiprocessing, use the start method `spawn`."
             )
+        deadline = self._context.deadline
+        results: list[T] = []
+        failures: list[BaseException] = []
+        done = threading.Event()
+        running: list[tuple[asyncio.AbstractEventLoop, Any]] = []
 
-    started = time.monotonic()
-    doing = "reading the channels and solving"
+        async def bounded() -> T:
+            running.append((asyncio.get_running_loop(), asyncio.current_task()))
+            return await asyncio.wait_for(run(), deadline.left(doing))
 
-    def report() -> None:
-        context.report("resolve", f"{doing} for {time.monotonic() - started:.0f} s")
+        def work() -> None:
+            try:
+                results.append(asyncio.run(bounded()))
+            except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+                failures.append(error)
+            finally:
+                done.set()
 
-    found = _run_in_thread(
-        run, "solve the dependencies", doing=doing, logins=logins, context=context, every=5, report=report
-    )
-    size = sum(package.size or 0 for package in found)
-    context.report("resolve", f"{len(found)} packages, {size / 1e6:.1f} MB, in {time.monotonic() - started:.1f} s")
-    return found
+        # A daemon: if it ignores the cancellation, the process can still exit.
+        thread = threading.Thread(target=work, name="sparkdeps-conda", daemon=True)
+        thread.start()
+        reported = time.monotonic()
+        try:
+            # Not `thread.join`: after an interrupt it takes the thread for finished.
+            while not done.wait(min(0.5, deadline.left(doing))):
+                if time.monotonic() - reported >= every:
+                    reported = time.monotonic()
+                    report()
+        finally:
+            # At the deadline or an interrupt it may still be writing, and has a file with logins to remove.
+            for loop, task in running if not done.is_set() else []:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(task.cancel)
+                done.wait(_SECONDS_TO_STOP)
+        if results:
+            return results[0]
+        (failure,) = failures
+        if isinstance(failure, BuildError):
+            raise failure
+        if isinstance(failure, TimeoutError):
+            deadline.left(doing)
+        raise BuildError(f"rattler could not {what}:\n\n{self._redact(failure)}") from None
+
+    def _redact(self, failure: BaseException) -> str:
+        text = str(failure) or type(failure).__name__
+        for login in self._logins:
+            text = text.replace(login.password, "***") if login.password else text
+        return one_screen(text)
 
 
 def explicit_records(explicit: Sequence[str]) -> list[RepoDataRecord]:
@@ -98,43 +201,6 @@ def explicit_records(explicit: Sequence[str]) -> list[RepoDataRecord]:
         )
         found.append(rattler.RepoDataRecord(package, file_name, url, f"{channel}/"))
     return found
-
-
-def install(
-    packages: list[RepoDataRecord], prefix: Path, *, platform: str, logins: Sequence[Login], context: BuildContext
-) -> None:
-    """Download packages and link them into a prefix.
-
-    :param packages: all packages of the environment.
-    :param prefix: an absolute path.
-    :param platform: such as "linux-x86_64".
-    :param logins: logins of private channels.
-    :param context: deadline and progress of the build.
-    :raises BuildError: if a package can't be fetched, does not match its hash, or can't be installed.
-    """
-    import rattler
-
-    _check_local_packages(packages, context)
-    progress = _Progress(len(packages))
-
-    async def run() -> None:
-        with auth_config(logins) as config:
-            await rattler.install(
-                packages,
-                prefix,
-                client=rattler.Client.from_config(config),
-                platform=rattler.Subdir(_subdir(platform)),
-                # Link scripts of packages may change files outside of the prefix.
-                execute_link_scripts=False,
-                reporter=cast("rattler.InstallerReporter", progress),
-            )
-
-    def report() -> None:
-        context.report("install", str(progress))
-
-    doing = "downloading and linking"
-    _run_in_thread(run, "install the packages", doing=doing, logins=logins, context=context, every=1, report=report)
-    report()
 
 
 @contextlib.contextmanager
@@ -223,77 +289,3 @@ class _Progress:
         sizes = list(self._bytes.values())
         fetched = f"downloaded {len(sizes)} packages, {sum(sizes) / 1e6:.1f} MB; " if sizes else ""
         return f"{fetched}linked {self._linked} of {self._packages} packages"
-
-
-def _subdir(platform: str) -> str:
-    try:
-        return SUBDIRS[platform]
-    except KeyError:
-        raise BuildError(f"Conda has no packages for {platform}. Choose from {', '.join(SUBDIRS)}.") from None
-
-
-def _run_in_thread(
-    run: Callable[[], Coroutine[Any, Any, T]],
-    what: str,
-    *,
-    doing: str,
-    logins: Sequence[Login],
-    context: BuildContext,
-    every: float,
-    report: Callable[[], None],
-) -> T:
-    """Run a coroutine in a new thread, since the caller's thread may have an event loop; call `report` in this one."""
-    if _first_used_by.setdefault("pid", os.getpid()) != os.getpid():
-        raise BuildError(
-            "rattler was used before this process was forked, and its threads do not survive a fork. Build in a new"
-            " process, as Airflow's tasks are; with multiprocessing, use the start method `spawn`."
-        )
-    results: list[T] = []
-    failures: list[BaseException] = []
-    done = threading.Event()
-    running: list[tuple[asyncio.AbstractEventLoop, Any]] = []
-
-    async def bounded() -> T:
-        running.append((asyncio.get_running_loop(), asyncio.current_task()))
-        return await asyncio.wait_for(run(), context.deadline.left(doing))
-
-    def work() -> None:
-        try:
-            results.append(asyncio.run(bounded()))
-        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-            failures.append(error)
-        finally:
-            done.set()
-
-    # A daemon: if it ignores the cancellation, the process can still exit.
-    thread = threading.Thread(target=work, name="sparkdeps-conda", daemon=True)
-    thread.start()
-    reported = time.monotonic()
-    try:
-        # Not `thread.join`: after an interrupt it takes the thread for finished.
-        while not done.wait(min(0.5, context.deadline.left(doing))):
-            if time.monotonic() - reported >= every:
-                reported = time.monotonic()
-                report()
-    finally:
-        # At the deadline or an interrupt it may still be writing, and has a file with logins to remove.
-        for loop, task in running if not done.is_set() else []:
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(task.cancel)
-            done.wait(_SECONDS_TO_STOP)
-    if results:
-        return results[0]
-    (failure,) = failures
-    if isinstance(failure, BuildError):
-        raise failure
-    if isinstance(failure, TimeoutError):
-        context.deadline.left(doing)
-    raise BuildError(f"rattler could not {what}:\n\n{_redacted(failure, logins)}") from None
-
-
-def _redacted(failure: BaseException, logins: Sequence[Login]) -> str:
-    text = str(failure) or type(failure).__name__
-    for login in logins:
-        if login.password:
-            text = text.replace(login.password, "***")
-    return one_screen(text)
