@@ -195,7 +195,7 @@ class RpcClient:
     ) -> str:
         import grpc
 
-        from airflow_provider_sparkdeps.spark.grpc_errors import explain, is_transient, more_specific
+        from airflow_provider_sparkdeps.spark.grpc_errors import connect_error, is_transient, more_specific
 
         deadline = time.monotonic() + self._endpoint.request_timeout
         wait = 0.2
@@ -208,7 +208,7 @@ class RpcClient:
                     raise
                 failure = more_specific(failure, error)
                 if not patient or not is_transient(error) or time.monotonic() + wait > deadline:
-                    raise ConnectError(explain(failure, self._endpoint)) from None
+                    raise connect_error(failure, self._endpoint) from None
                 time.sleep(wait)
                 wait = min(wait * 2, 5.0)
 

@@ -86,8 +86,8 @@ def failed(airflow: LocalAirflow) -> DagRunReport:
     [
         ("returns_a_frame", "returned a DataFrame, which lives with its session"),
         ("returns_an_object", "returned a Local that XCom can't take"),
-        ("unreachable", "nothing listens there"),
-        ("wrong_token", "refuses the bearer token"),
+        ("unreachable", "no server is listening there"),
+        ("wrong_token", "rejected the bearer token"),
         ("no_number", "write an int or a float"),
         ("build", "sparkdeps-no-such-package was not found in the package registry"),
         ("wait", "sparkdeps-no-such-package was not found in the package registry"),
@@ -104,7 +104,7 @@ def test_a_token_stands_in_no_log(failed: DagRunReport, airflow: LocalAirflow, t
     assert failed.tasks["right_token"] == "success"
     files = [path for path in airflow.home.rglob("*") if path.is_file()]
     texts = {path: path.read_bytes() for path in files}
-    assert any(b"refuses the bearer token" in text for text in texts.values())
+    assert any(b"rejected the bearer token" in text for text in texts.values())
     for token in tokens:
         assert [path for path, text in texts.items() if token.encode() in text] == []
 

@@ -85,16 +85,22 @@ def test_certificates_and_keys_that_can_not_work_are_named_before_a_call(authori
     )
     bare_key = "".join(client.key.splitlines()[1:-1])
     faulty = [
-        ({"client_certificate": client.certificate, "client_key": other.key}, "client_key is not the key"),
-        ({"client_certificate": garbled, "client_key": client.key}, "client_certificate holds no certificate"),
-        ({"client_certificate": client.key, "client_key": client.certificate}, "client_certificate holds no"),
-        ({"client_certificate": client.certificate, "client_key": garbled}, "client_key holds no private key"),
-        ({"client_certificate": client.certificate, "client_key": locked.decode()}, "client_key has a passphrase"),
+        (
+            {"client_certificate": client.certificate, "client_key": other.key},
+            "client_key does not match client_certificate",
+        ),
+        ({"client_certificate": garbled, "client_key": client.key}, "client_certificate is not a readable certificate"),
+        ({"client_certificate": client.key, "client_key": client.certificate}, "client_certificate is not a readable"),
+        ({"client_certificate": client.certificate, "client_key": garbled}, "client_key is not a readable private key"),
+        (
+            {"client_certificate": client.certificate, "client_key": locked.decode()},
+            "client_key is encrypted with a passphrase",
+        ),
         ({"client_certificate": expired.certificate, "client_key": expired.key}, "client_certificate expired"),
-        ({"client_certificate": client.certificate, "client_key": bare_key}, "client_key: can't read the file"),
-        ({"client_certificate": client.certificate, "client_key": "a\0b"}, "client_key: can't read the file"),
-        ({"ca_certificate": garbled}, "ca_certificate holds no certificate"),
-        ({"ca_certificate": client.key}, "ca_certificate holds no certificate"),
+        ({"client_certificate": client.certificate, "client_key": bare_key}, "client_key: Could not read the file"),
+        ({"client_certificate": client.certificate, "client_key": "a\0b"}, "client_key: Could not read the file"),
+        ({"ca_certificate": garbled}, "ca_certificate is not a readable certificate"),
+        ({"ca_certificate": client.key}, "ca_certificate is not a readable certificate"),
     ]
     for fields, fault in faulty:
         with pytest.raises(InvalidArgumentError, match=fault) as refused:
@@ -117,7 +123,7 @@ def test_a_token_travels_over_tls_and_shows_nowhere(
             with pytest.raises(PySparkException) as failed:
                 session.spark.sql("SELECT no_such_function()").collect()
             seen = [repr(shown) for shown in (right, wrong, session, session.spark, failed.value)]
-        with pytest.raises(ConnectError, match="refuses the bearer token") as refused:
+        with pytest.raises(ConnectError, match="rejected the bearer token") as refused:
             check_server(wrong)
     seen += [str(failed.value), str(refused.value), caplog.text, *capfd.readouterr()]
     assert not [text for text in seen if any(each in text for each in tokens)]
@@ -160,8 +166,8 @@ def test_headers_and_the_user_go_with_every_kind_of_call(
         ({"headers": {"x-key": "grüße-secret"}}, "value of header 'x-key'"),
         ({"headers": {"x-key": "secret\n"}}, "value of header 'x-key'"),
         ({"headers": {"x-key": 5}}, "value of header 'x-key'"),
-        ({"headers": {"content-type": "secret"}}, "header 'content-type'"),
-        ({"headers": {"te": "secret"}}, "header 'te'"),
+        ({"headers": {"content-type": "secret"}}, "Header name 'content-type'"),
+        ({"headers": {"te": "secret"}}, "Header name 'te'"),
         ({"token": "secret\n"}, "bearer token"),
         ({"token": "grüße-secret"}, "bearer token"),
         ({"host": "spark:15002"}, "without port"),
@@ -257,7 +263,7 @@ def test_a_stream_that_is_not_read_to_its_end_frees_the_cluster(
             raise SessionError("refused by the test")
 
         with monkeypatch.context() as patch:
-            patch.setattr(session._collector, "saw", refuse)
+            patch.setattr(session._collector, "on_response", refuse)
             with pytest.raises(SessionError, match="refused by the test"):
                 list(rows)
     started = time.monotonic()
@@ -299,8 +305,8 @@ def test_an_action_whose_server_is_killed_fails_within_the_timeout(caplog: pytes
             session.spark.range(1).select(slowly(60)("id")).collect()
         assert 2.5 < time.monotonic() - killed[0] < 5
         closing = time.monotonic()
-    assert "trying again for 3 s" in caplog.text
-    assert "nothing listens there" in caplog.text
+    assert "retrying for 3 s" in caplog.text
+    assert "no server is listening there" in caplog.text
     assert time.monotonic() - closing < 5
 
 

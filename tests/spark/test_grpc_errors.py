@@ -92,7 +92,7 @@ def said(endpoint: Endpoint, *, passes: bool) -> str:
     assert took < endpoint.request_timeout + 1.5
     assert (took > endpoint.request_timeout / 2) == passes
     error, message = refused.value, str(refused.value)
-    assert message.startswith(f"Can't open a Spark Connect session at {endpoint.target}: ")
+    assert message.startswith(f"Could not open a Spark Connect session at {endpoint.target}: ")
     assert "\n" not in message
     # No traceback of grpc's with it.
     assert error.__suppress_context__
@@ -103,11 +103,11 @@ def said(endpoint: Endpoint, *, passes: bool) -> str:
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("an authority that the system does not know", "in the field ca_certificate"),
-        ("another authority", "in the field ca_certificate"),
-        ("a self-signed certificate", "in the field ca_certificate"),
+        ("an authority that the system does not know", "Set the authority's certificate in ca_certificate"),
+        ("another authority", "Set the authority's certificate in ca_certificate"),
+        ("a self-signed certificate", "Set the authority's certificate in ca_certificate"),
         ("another host", "for another host name"),
-        ("an expired certificate", "have the server's certificate renewed"),
+        ("an expired certificate", "Renew the server's certificate"),
         ("a certificate of tomorrow", "not valid yet"),
         ("no HTTP/2", "without HTTP/2"),
     ],
@@ -150,7 +150,7 @@ def test_a_server_that_wants_another_client_certificate_is_said(
 
     own = stranger.issue("client")
     given = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
-    words = "may not trust the authority of client_certificate" if client else "fill in client_certificate"
+    words = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
     with answering(handshake) as port:
         endpoint = Endpoint(
             host="localhost",
@@ -168,7 +168,7 @@ def test_a_grpc_server_that_wants_another_client_certificate_is_said(authority, 
     certificate = authority.issue("server", hosts=("localhost",))
     own = stranger.issue("client")
     given = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
-    words = "may not trust the authority of client_certificate" if client else "fill in client_certificate"
+    words = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
     pair = (certificate.key.encode(), certificate.certificate.encode())
     credentials = grpc.ssl_server_credentials([pair], authority.certificate.encode(), require_client_auth=True)
     other = grpc.server(futures.ThreadPoolExecutor(1))
@@ -206,26 +206,26 @@ def test_a_server_with_too_old_a_tls_is_said(authority) -> None:
 
 def test_a_port_without_tls_is_said_to_who_uses_it_and_the_reverse(server, authority) -> None:
     plain = Endpoint(host="localhost", port=server.port, tls=True, request_timeout=TIMEOUT)
-    assert "switch TLS off" in said(plain, passes=False)
+    assert "Disable TLS" in said(plain, passes=False)
     certificate = authority.issue("server", hosts=("localhost",))
     with Relay(server.port, tls=authority.server_tls(certificate)) as relay:
         encrypted = Endpoint(host="localhost", port=relay.port, request_timeout=TIMEOUT)
-        assert "does it want TLS" in said(encrypted, passes=True)
+        assert "whether it requires TLS" in said(encrypted, passes=True)
 
 
 @pytest.mark.parametrize(
     ("answer", "tls", "words", "passes"),
     [
-        (close, False, "it closes the connection", True),
-        (close, True, "breaks off the TLS handshake", True),
-        (reset, False, "it closes the connection", True),
-        (reset, True, "breaks off the TLS handshake", True),
+        (close, False, "it closed the connection", True),
+        (close, True, "aborted the TLS handshake", True),
+        (reset, False, "it closed the connection", True),
+        (reset, True, "aborted the TLS handshake", True),
         (not_found, False, "does not speak gRPC", False),
-        (not_found, True, "switch TLS off", False),
+        (not_found, True, "Disable TLS", False),
         (ssh, False, "does not speak gRPC", False),
-        (ssh, True, "switch TLS off", False),
-        (silence, False, "no answer", True),
-        (silence, True, "no answer", True),
+        (ssh, True, "Disable TLS", False),
+        (silence, False, "no response", True),
+        (silence, True, "no response", True),
     ],
 )
 def test_what_is_no_spark_server_is_said(
@@ -240,7 +240,7 @@ def test_what_is_no_spark_server_is_said(
 def test_a_connection_that_is_reset_in_the_middle_is_said(server, after: int) -> None:
     with Relay(server.port, reset_after=after) as relay:
         endpoint = Endpoint(host="127.0.0.1", port=relay.port, request_timeout=TIMEOUT)
-        assert "it closes the connection" in said(endpoint, passes=True)
+        assert "it closed the connection" in said(endpoint, passes=True)
 
 
 def test_a_grpc_server_without_spark_is_said() -> None:
@@ -249,7 +249,7 @@ def test_a_grpc_server_without_spark_is_said() -> None:
     other.start()
     try:
         endpoint = Endpoint(host="127.0.0.1", port=port, request_timeout=TIMEOUT)
-        assert "no Spark Connect server" in said(endpoint, passes=False)
+        assert "not a Spark Connect server" in said(endpoint, passes=False)
     finally:
         other.stop(0).wait()
 
@@ -264,11 +264,11 @@ def test_an_address_that_takes_no_connections_is_said() -> None:
             with contextlib.suppress(BlockingIOError):
                 waiting.connect(listening.getsockname())
         endpoint = Endpoint(host="127.0.0.1", port=listening.getsockname()[1], request_timeout=TIMEOUT)
-        assert "no answer" in said(endpoint, passes=True)
+        assert "no response" in said(endpoint, passes=True)
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"), [(not_found, "does not let the connection through"), (close, "closes the connection")]
+    ("answer", "words"), [(not_found, "did not allow the connection"), (close, "closed the connection")]
 )
 def test_a_proxy_in_between_is_named(
     monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket.socket], None], words: str

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.accumulators.updates import (
-    METRIC,
     PREFIX,
     Refused,
     Update,
@@ -17,6 +16,7 @@ from airflow_provider_sparkdeps.spark.accumulators.updates import (
     read_update,
     unreadable,
 )
+from airflow_provider_sparkdeps.spark.pyspark_compat import ACCUMULATOR_METRIC, decompress_plan
 
 if TYPE_CHECKING:
     import pyspark.sql.connect.proto as pb2
@@ -40,7 +40,7 @@ _ACTIONS = {
 
 
 class UpdateCollector:
-    """The updates of one session's accumulators, by operation; an `Observer` of the session's channel.
+    """The updates of one session's accumulators, by operation; a `RequestListener` of the session's channel.
 
     gRPC calls it from the threads of several operations, and PySpark copies what holds it: there is no lock, and each
     step is one operation on a dict.
@@ -61,7 +61,7 @@ class UpdateCollector:
         """Say that there is an accumulator, or that it is of another kind now."""
         self._kinds[accumulator_id] = (name, kind)
 
-    def sends(self, request: Any) -> Any:
+    def on_request(self, request: Any) -> Any:
         """Return the request with the nonces of a query replaced by their places: the first, the second, ...
 
         The same DataFrame then has the same bytes at each action, and Spark finds what it has cached. Functions and
@@ -93,20 +93,20 @@ class UpdateCollector:
             self._sent[operation] = (action, uses)
         return request if changed == data else type(request).FromString(changed)
 
-    def saw(self, operation_id: str, response: pb2.ExecutePlanResponse) -> None:
+    def on_response(self, operation_id: str, response: pb2.ExecutePlanResponse) -> None:
         """Take the updates out of a response; they may be those of other operations than this one.
 
         :raises SessionError: an update is not what our executor side sends, or not of this session's accumulators.
         """
         for metrics in response.observed_metrics:
-            if metrics.name != METRIC:
+            if metrics.name != ACCUMULATOR_METRIC:
                 continue
             kept = [value for value in metrics.values if not self._take(value.binary)]
             if len(kept) < len(metrics.values):
                 del metrics.values[:]
                 metrics.values.extend(kept)
 
-    def succeeded(self, operation_id: str) -> None:
+    def on_success(self, operation_id: str) -> None:
         """Count what the operation's tasks added.
 
         :raises SessionError: one of them could not send what it added.
@@ -211,14 +211,12 @@ def _uncompressed(request: Any) -> Any:
 
     if not isinstance(request, pb2.ExecutePlanRequest) or request.plan.WhichOneof("op_type") != "compressed_operation":
         return request
-    import zstandard
-
     compressed = request.plan.compressed_operation
     plain = pb2.ExecutePlanRequest()
     plain.CopyFrom(request)
-    is_command = compressed.op_type == pb2.Plan.CompressedOperation.OpType.OP_TYPE_COMMAND
+    is_command = compressed.op_type == compressed.OP_TYPE_COMMAND
     plan = plain.plan.command if is_command else plain.plan.root
-    plan.ParseFromString(zstandard.ZstdDecompressor().decompress(compressed.data))
+    plan.CopyFrom(decompress_plan(compressed))
     return plain
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.accumulators.codec import decode
+from airflow_provider_sparkdeps.spark.pyspark_compat import accumulator_serializer
 
 PREFIX = "sparkdeps-accumulator"
-METRIC = "__python_accumulator__"
 # What two strings in a tuple need; nothing here can name a class, call a function or reserve memory.
 _HARMLESS = frozenset({"PROTO", "FRAME", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "MEMOIZE", "TUPLE2", "STOP"})
 
@@ -97,10 +97,8 @@ def _loads_strings(pickled: bytes) -> tuple[str, str]:
 
 def _refuse_unrestricted(pickled: bytes) -> None:
     """Refuse what names a class: PySpark drops it without an error from 4.3 on, and would load it before."""
-    from pyspark import accumulators
-
     try:
-        if serializer := getattr(accumulators, "specialAccumulatorSer", None):
+        if serializer := accumulator_serializer():
             # Its allow-list has the one class that Spark's own UDF profiler sends.
             serializer.loads(pickled)
             return

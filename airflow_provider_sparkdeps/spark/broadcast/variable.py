@@ -123,7 +123,7 @@ def _send(session: Session, file: ValueFile) -> str | None:
     """Have the server hold a file, unless it does; return where executors fetch it, or None if Spark brings it."""
     import grpc
 
-    from airflow_provider_sparkdeps.spark.grpc_errors import reason
+    from airflow_provider_sparkdeps.spark.grpc_errors import grpc_details
 
     # An executor has the file by this name; Spark unpacks files of some endings.
     name = f"bc-{file.sha256}"
@@ -139,8 +139,8 @@ def _send(session: Session, file: ValueFile) -> str | None:
             log.info("Sent %s (%.1f MB) to the session in %.1f s", name[:15], megabytes, time.monotonic() - started)
     except grpc.RpcError as error:
         raise SessionError(
-            f"the value to broadcast ({megabytes:.1f} MB) can't be sent to {session.endpoint.target}: {reason(error)}. "
-            "Run this again; if it stays so, look at the server's disk and its log"
+            f"the value to broadcast ({megabytes:.1f} MB) can't be sent to {session.endpoint.target}: "
+            f"{grpc_details(error)}. Run this again; if it stays so, look at the server's disk and its log"
         ) from error
     return None
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+from airflow_provider_sparkdeps.spark.pyspark_compat import is_pickled_by_reference
+
 # Bytes. Nothing that is larger can be sent, so that there is no use in going on.
 MAX_MEASURED = 1 << 30
 
@@ -122,15 +124,9 @@ def measure(value: Any, *, limit: int = MAX_MEASURED, known: Mapping[int, Size] 
 
 def travels_by_reference(value: Any) -> bool:
     """Whether a function, class or module is pickled as its module's name and its own; cloudpickle's own decision."""
-    from pyspark.cloudpickle import Pickler
-
     if not isinstance(value, (ModuleType, FunctionType, type)):
         return _is_pickled_by_name(value)
-    if isinstance(value, ModuleType):
-        reduced: Any = Pickler.dispatch_table[ModuleType](value)
-        return bool(reduced[0].__name__ == "subimport")
-    pickler: Any = Pickler
-    return pickler(io.BytesIO()).reducer_override(value) is NotImplemented
+    return is_pickled_by_reference(value)
 
 
 class _Enough(Exception):

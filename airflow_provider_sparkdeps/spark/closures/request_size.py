@@ -12,6 +12,7 @@ from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionE
 from airflow_provider_sparkdeps.spark.closures.findings import LARGE, broadcast_remedy
 from airflow_provider_sparkdeps.spark.closures.largest_variable import largest_part
 from airflow_provider_sparkdeps.spark.conf import CLOSURE_MAX_SIZE
+from airflow_provider_sparkdeps.spark.pyspark_compat import decompress_plan
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class RequestSizeLimit:
         # Names, not a lock: PySpark copies what holds this, and gRPC calls it from several threads.
         self._warned: dict[str, None] = {}
 
-    def weigh(self, request: Any) -> None:
+    def check(self, request: Any) -> None:
         """Look at the functions in a request, if it is large.
 
         :raises SessionError: they are larger together than a request may be; names the largest, and its variable.
@@ -98,7 +99,7 @@ def _functions(request: Any) -> Iterator[PickledFunction]:
         if kind == "LocalRelation":
             continue  # data, which may be large
         if kind == "CompressedOperation":
-            message = _decompress(message)
+            message = decompress_plan(message)
         if kind in _NAMED:
             name = getattr(message, _NAMED[kind])
         for descriptor, value in message.ListFields():
@@ -121,15 +122,6 @@ def _is_compressed(request: Any) -> bool:
         return False
     plan = getattr(request, "plan", None)
     return plan is not None and plan.WhichOneof("op_type") == "compressed_operation"
-
-
-def _decompress(operation: Any) -> Any:
-    # PySpark compresses only where this is installed.
-    import pyspark.sql.connect.proto as pb2
-    import zstandard
-
-    kind = pb2.Command if operation.op_type == operation.OP_TYPE_COMMAND else pb2.Relation
-    return kind.FromString(zstandard.decompress(operation.data))
 
 
 def _describe(function: PickledFunction) -> tuple[str, str]:

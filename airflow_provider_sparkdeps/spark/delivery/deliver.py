@@ -48,7 +48,7 @@ def deliver(session: Session, archive: Archive, *, payload: Callable[[], Path], 
     """
     import grpc
 
-    from airflow_provider_sparkdeps.spark.grpc_errors import cause
+    from airflow_provider_sparkdeps.spark.grpc_errors import describe
 
     try:
         return _deliver(session, archive, payload=payload, uri=uri)
@@ -56,7 +56,7 @@ def deliver(session: Session, archive: Archive, *, payload: Callable[[], Path], 
         # Of calls beside the session's own, which are not tried again.
         endpoint = session.endpoint
         raise ConnectError(
-            f"{archive.payload} could not be brought to {endpoint.target}: {cause(error, endpoint)}; run this again"
+            f"{archive.payload} could not be brought to {endpoint.target}: {describe(error, endpoint)} Run this again."
         ) from None
 
 

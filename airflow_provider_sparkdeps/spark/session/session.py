@@ -270,15 +270,16 @@ class Session:
     def _connect(self) -> SparkSession:
         from pyspark.sql.connect.session import SparkSession
 
-        from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, OperationInterceptor, TimedRetries
+        from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, retry_policy
         from airflow_provider_sparkdeps.spark.closures.request_size import RequestSizeLimit
+        from airflow_provider_sparkdeps.spark.interceptor import OperationInterceptor
 
         builder = EndpointChannelBuilder(self.endpoint, session_id=self.id, user_agent=USER_AGENT)
-        scales = RequestSizeLimit(self.endpoint.session_conf)
-        builder.add_interceptor(OperationInterceptor(self._collector, tags=self._tags, scales=scales))
+        size_limit = RequestSizeLimit(self.endpoint.session_conf)
+        builder.add_interceptor(OperationInterceptor(self._collector, tags=self._tags, size_limit=size_limit))
         # PySpark asks for its default builder here, and needs no more of it than the base class has.
         spark = SparkSession.builder.channelBuilder(builder).create()  # type: ignore[arg-type]
-        spark.client.set_retry_policies([TimedRetries(self.endpoint)])
+        spark.client.set_retry_policies([retry_policy(self.endpoint)])
         spark.registerProgressHandler(Progress(self._on_progress))  # type: ignore[arg-type]
         return spark
 

@@ -261,7 +261,7 @@ def test_an_update_that_is_not_what_our_side_sends_is_refused(sent: bytes) -> No
     with pytest.raises(SessionError, match="can't be read"):
         ledger._take(sent)
     assert "SPARKDEPS_HOSTILE" not in os.environ
-    ledger.succeeded("operation")
+    ledger.on_success("operation")
     assert [*ledger._updates] == []
 
 

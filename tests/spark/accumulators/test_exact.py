@@ -81,7 +81,7 @@ def test_a_task_that_runs_twice_at_once_counts_once() -> None:
         sent = ["operation", place, 0, adds, adds]
         assert ledger._take(pickle.dumps((make_token(owner, f"{0:032x}"), json.dumps(sent))))
     ledger._foreign.clear()
-    ledger.succeeded("operation")
+    ledger.on_success("operation")
     assert list(ledger.added(owner)) == [250]
 
 

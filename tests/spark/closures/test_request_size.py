@@ -106,10 +106,10 @@ def test_reading_a_pickle_runs_nothing_and_takes_anything(monkeypatch: pytest.Mo
 
 def test_small_functions_pass_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     scales = RequestSizeLimit()
-    scales.weigh(request_with(score=lambda x: x))
+    scales.check(request_with(score=lambda x: x))
     data = pb2.ExecutePlanRequest()
     data.plan.root.local_relation.data = bytes(100_000_000)
-    scales.weigh(data)
+    scales.check(data)
     assert caplog.messages == []
 
 
@@ -117,7 +117,7 @@ def test_a_large_function_is_warned_of_once_with_its_variable(caplog: pytest.Log
     table = np.ones(1_000_000)
     scales = RequestSizeLimit()
     for _ in range(2):
-        scales.weigh(request_with(score=lambda x: table[x], other=lambda x: x))
+        scales.check(request_with(score=lambda x: table[x], other=lambda x: x))
     (message,) = caplog.messages
     assert message == (
         "function 'score' is 8.0 MB pickled, 8.0 MB of it in its variable `table` (in <lambda>), which travels with "
@@ -141,17 +141,17 @@ def test_functions_in_a_compressed_plan_are_weighed_too(kind: str) -> None:
     with pytest.raises(
         SessionError, match=r"function 'score' is 8\.0 MB pickled, 8\.0 MB of it in its variable `array`"
     ):
-        RequestSizeLimit({CLOSURE_MAX_SIZE: "2m"}).weigh(request)
+        RequestSizeLimit({CLOSURE_MAX_SIZE: "2m"}).check(request)
 
 
 def test_what_a_request_may_hold_is_for_all_of_its_functions() -> None:
     table = np.ones(150_000)
     scales = RequestSizeLimit({CLOSURE_MAX_SIZE: "2m"})
-    scales.weigh(request_with(one=lambda x: table[x]))
+    scales.check(request_with(one=lambda x: table[x]))
     with pytest.raises(
         SessionError, match=r"; the 2 functions of this query are 2\.4 MB, and a request may hold 2\.1 MB"
     ):
-        scales.weigh(request_with(one=lambda x: table[x], two=lambda x: table[x]))
+        scales.check(request_with(one=lambda x: table[x], two=lambda x: table[x]))
 
 
 @pytest.mark.parametrize("text", ["lots", "200m", "1g", "-1", ""])
@@ -171,8 +171,8 @@ def test_a_closure_of_100_mb_is_refused_before_it_is_sent(session: Session, monk
     lookup = np.zeros(13_000_000)
     sent: list[int] = []
     observer = session._collector
-    sends = observer.sends
-    monkeypatch.setattr(observer, "sends", lambda request: sent.append(request.ByteSize()) or sends(request))
+    sends = observer.on_request
+    monkeypatch.setattr(observer, "on_request", lambda request: sent.append(request.ByteSize()) or sends(request))
 
     def parse(x: int) -> Any:
         return float(lookup[x])

@@ -1,0 +1,125 @@
+"""Private parts of PySpark and Spark that this package relies on.
+
+Tried with clients and servers 4.0.5, 4.1.4, 4.2.1 and 4.3.0. Look here first when a new release breaks something. Code
+that runs on executors cannot import this module; its private parts are `_accumulatorRegistry` in
+`accumulators/executor.py`, `SparkFiles` in `broadcast/executor.py`, and the protocol of the driver's file server there
+and in `delivery/executor/`.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyspark.sql.connect.client.retries import RetryPolicy
+    from pyspark.sql.connect.session import SparkSession
+
+ACCUMULATOR_METRIC = "__python_accumulator__"
+"""Name of the observed metric in which Spark Connect returns accumulator updates."""
+
+
+def decompress_plan(operation: Any) -> Any:
+    """Return the `Command` or `Relation` in a `CompressedOperation`, as PySpark 4.1 and later send large plans."""
+    # PySpark compresses only if zstandard is installed.
+    import pyspark.sql.connect.proto as pb2
+    import zstandard
+
+    kind = pb2.Command if operation.op_type == operation.OP_TYPE_COMMAND else pb2.Relation
+    # Not `zstandard.decompress`: it requires the size in the frame.
+    return kind.FromString(zstandard.ZstdDecompressor().decompress(operation.data))
+
+
+def accumulator_serializer() -> Any:
+    """Return PySpark's restricted serializer of accumulator updates; None before 4.3."""
+    from pyspark import accumulators
+
+    return getattr(accumulators, "specialAccumulatorSer", None)
+
+
+def is_pickled_by_reference(value: ModuleType | FunctionType | type) -> bool:
+    """Return whether cloudpickle pickles a function, class or module by name instead of by value."""
+    from pyspark.cloudpickle import Pickler
+
+    if isinstance(value, ModuleType):
+        reduced: Any = Pickler.dispatch_table[ModuleType](value)
+        return bool(reduced[0].__name__ == "subimport")
+    pickler: Any = Pickler
+    return pickler(io.BytesIO()).reducer_override(value) is NotImplemented
+
+
+def set_server_side_id(spark: SparkSession, server_side_id: str) -> None:
+    """Send the server's own id of the session with each request, so that a restarted server rejects them."""
+    spark.client._server_session_id = server_side_id
+
+
+def stop_released_session(spark: SparkSession) -> None:
+    """Stop a session that the server has already released; requests that are still running are not retried."""
+    spark.release_session_on_close = False
+    spark.client.set_retry_policies([])
+    spark.client._channel.close()
+    spark.stop()
+
+
+def driver_file_uri(spark: SparkSession, server_side_id: str, name: str) -> str | None:
+    """Return the URI at which the driver serves a file of a session to executors; None if it does not list one.
+
+    :param server_side_id: the server's own id of the session, which may be another than `spark`: the server lists the
+        files of all sessions.
+    """
+    from pyspark.errors import PySparkException
+
+    end = f"/artifacts/{server_side_id}/files/{name}"
+    try:
+        rows = spark.sql("LIST FILES").collect()
+    except PySparkException:
+        return None
+    return next((row[0] for row in rows if row[0].endswith(end)), None)
+
+
+def timed_retries(
+    timeout: float,
+    *,
+    max_backoff: float,
+    on_failure: Callable[[BaseException], None],
+    on_give_up: Callable[[BaseException], None],
+) -> RetryPolicy:
+    """Return PySpark's default retry policy with a limit of time instead of a number of retries.
+
+    :param timeout: seconds from the first failure of a call until it is given up.
+    :param max_backoff: maximum seconds between two attempts.
+    :param on_failure: called with the error of a call's first failure.
+    :param on_give_up: called with the last error.
+    """
+    from pyspark.sql.connect.client.retries import DefaultPolicy, RetryPolicyState
+
+    class TimedState(RetryPolicyState):
+        failure: BaseException | None = None
+        deadline: float | None = None
+
+        def can_retry(self, exception: BaseException) -> bool:
+            self.failure = exception
+            return bool(super().can_retry(exception))
+
+        def next_attempt(self, *exception: Any) -> int | None:
+            now = time.monotonic()
+            if self.deadline is None:
+                self.deadline = now + timeout
+                if self.failure:
+                    on_failure(self.failure)
+            left = int((self.deadline - now) * 1000)
+            wait = super().next_attempt(*exception)
+            if wait is not None and left > 0:
+                return min(wait, left)
+            if self.failure:
+                on_give_up(self.failure)
+            return None
+
+    class TimedRetries(DefaultPolicy):
+        def to_state(self) -> RetryPolicyState:
+            return TimedState(self)
+
+    return TimedRetries(max_retries=None, max_backoff=int(max_backoff * 1000))
