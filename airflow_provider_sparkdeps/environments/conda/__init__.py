@@ -236,14 +236,12 @@ class CondaEnvironment(Environment):
         """Return the arguments that make an equal environment, as plain data; files by name."""
         from airflow_provider_sparkdeps.environments.input_files import as_written
 
-        options: dict[str, Any] = {
-            name: list(getattr(self, name))
-            for name in ("dependencies", "channels", "pip", "explicit", "channel_conn_ids")
-        }
-        for name in ("file", "lock", "prefix"):
-            options[name] = as_written(Path(path)) if (path := getattr(self, name)) else None
+        lists = ("dependencies", "channels", "pip", "explicit", "channel_conn_ids")
+        options: dict[str, Any] = {name: list(getattr(self, name)) for name in lists}
+        paths = {name: getattr(self, name) for name in ("file", "lock", "prefix")}
+        options |= {name: as_written(Path(path)) for name, path in paths.items() if path}
         options |= {"name": self.name, "ignore_missing_files": self.ignore_missing_files}
-        options["lock_environment"] = self.lock_environment if self.lock else None
+        options["lock_environment"] = self.lock and self.lock_environment
         return {name: value for name, value in options.items() if value}
 
     @property

@@ -129,12 +129,13 @@ def test_a_build_that_is_stopped_leaves_no_login_behind(
 
     finished = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/channel"
         thread = threading.Thread(target=wait_for_request)
         thread.start()
         logins = {"ours": Login(url, "me", PASSWORD)}
         with pytest.raises(BuildError if ends_by == "timeout" else KeyboardInterrupt):
-            build("cheese", channels=[url], channel_conn_ids=["ours"], logins=logins, timeout=5)
+            build("cheese", channels=[url], channel_conn_ids=["ours"], logins=logins, timeout=10)
         finished.set()
         thread.join()
     ((mode, content),) = seen
