@@ -15,7 +15,8 @@ from airflow_provider_sparkdeps.configuration import build_timeout, logins_for
 from airflow_provider_sparkdeps.environments import Environment
 from airflow_provider_sparkdeps.exceptions import ArchiveError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
-from airflow_provider_sparkdeps.spark.attach import add_py_files, attach
+from airflow_provider_sparkdeps.spark.attach import attach
+from airflow_provider_sparkdeps.spark.delivery.py_files import add_py_files
 from airflow_provider_sparkdeps.spark.delivery.reference import explain_fetch_errors
 from airflow_provider_sparkdeps.spark.session import Session
 

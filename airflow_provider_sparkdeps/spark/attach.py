@@ -1,22 +1,18 @@
-"""Makes an archive the interpreter of a session's Python workers, while the session runs."""
+"""Makes an archive the environment of a session's Python workers, while the session runs."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import sys
-import tempfile
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.archives.uris import secrets_in
-from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
+from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark import conf
 from airflow_provider_sparkdeps.spark.delivery.deliver import deliver
 from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.utils.platforms import current_python
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
@@ -97,33 +93,13 @@ def detach(session: Session) -> None:
     _write(session, {conf.PYTHON: None, **_arrow_changes(confs, has_pyarrow=True)})
 
 
-def add_py_files(session: Session, paths: Sequence[str | Path]) -> None:
-    """Ship modules and packages to the session's Python workers, as one zip.
-
-    :param paths: `.py` files, and directories of packages, each importable by its own name on the executors.
-    :raises InvalidArgumentError: a path is neither, or two have the same name.
-    """
-    if not paths:
-        return
-    content = _zip([Path(path) for path in paths])
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    with tempfile.TemporaryDirectory(prefix="sparkdeps-pyfiles-") as directory:
-        file = Path(directory) / f"pyfiles-{digest}.zip"
-        file.write_bytes(content)
-        try:
-            session.spark.addArtifacts(str(file), pyfile=True)
-        finally:
-            # PySpark puts the zip on this process's path, too, and it is gone in a moment.
-            sys.path[:] = [entry for entry in sys.path if entry != str(file)]
-
-
 def _check_python(archive: Archive) -> None:
-    mine = f"{sys.version_info.major}.{sys.version_info.minor}"
-    theirs = archive.python_minor
-    if mine != theirs:
+    python = current_python()
+    if archive.python_minor != python:
         raise SessionError(
-            f"the environment has Python {theirs}, this task runs Python {mine}, and UDFs can't be pickled by one for "
-            f'the other: build it with python="{mine}" (or leave python out), or run the task on Python {theirs}'
+            f"The environment has Python {archive.python_minor}, but this task runs Python {python}, and UDFs can't be "
+            f'pickled by one for the other. Build it with python="{python}" (the default), or run the task on Python '
+            f"{archive.python_minor}."
         )
 
 
@@ -155,29 +131,3 @@ def _write(session: Session, changes: Mapping[str, str | None]) -> None:
         client.config(pb2.ConfigRequest.Operation(set=pb2.ConfigRequest.Set(pairs=pairs)))
     if unset := [name for name, value in changes.items() if value is None]:
         client.config(pb2.ConfigRequest.Operation(unset=pb2.ConfigRequest.Unset(keys=unset)))
-
-
-def _zip(paths: list[Path]) -> bytes:
-    entries: dict[str, Path] = {}
-    for path in map(Path.absolute, paths):
-        if path.is_dir() and path.name.isidentifier():
-            files = [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-        elif path.is_file() and path.suffix == ".py" and path.stem.isidentifier():
-            files = [path]
-        else:
-            raise InvalidArgumentError(
-                f"py_files: {str(path)!r} is neither a .py file nor a directory of a package, with a name to import it "
-                "by: give one of these, or add what it holds to the environment's requirements"
-            )
-        added = {str(file.relative_to(path.parent)): file for file in files}
-        if taken := entries.keys() & added.keys():
-            raise InvalidArgumentError(
-                f"py_files: two of them hold {min(taken)}, and only one would be imported: rename one"
-            )
-        entries |= added
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name in sorted(entries):
-            # Without dates and modes, the same files are the same zip.
-            archive.writestr(zipfile.ZipInfo(name), entries[name].read_bytes(), zipfile.ZIP_DEFLATED)
-    return packed.getvalue()

@@ -56,12 +56,13 @@ found["again"] = time.perf_counter() - again
 print(json.dumps(found))
 """
 _OURS = """
-import sys
+import functools, sys
+from airflow_provider_sparkdeps.spark import broadcast
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 session = Session(Endpoint(host=sys.argv[2], port=int(sys.argv[3])), on_progress=lambda _: None)
 session.__enter__()
-spark, broadcast = session.spark, session.broadcast
+spark, broadcast = session.spark, functools.partial(broadcast.broadcast, session)
 """
 _CLASSIC = """
 from pyspark.sql import SparkSession

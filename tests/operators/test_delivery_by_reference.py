@@ -104,7 +104,7 @@ def test_the_cluster_reads_a_store_that_signs_by_presigned_urls(
 ) -> None:
     run(use_executors, f"fakes3://{tmp_path}", delivery="reference", presigned_url_expiration=600)
     signed = objects.sign(f"/{archive.key}/{archive.payload}", expiration=600)
-    assert {objects.address + asked for asked in objects.asked} == {signed}
+    assert {objects.address + asked for asked in objects.requests} == {signed}
     assert SECRET in signed
     assert SECRET not in redact(f"403 for URL: {signed}"), "logs show the signature"
 
@@ -113,16 +113,16 @@ def test_the_cluster_reads_the_store_where_the_connection_says(
     run: Callable[..., Any], objects: Objects, archive: Archive, tmp_path: Path
 ) -> None:
     run(use_executors, str(tmp_path), delivery="reference", archive_store_uri=f"{objects.address}?{TOKEN}")
-    assert set(objects.asked) == {f"/{archive.key}/{archive.payload}?{TOKEN}"}
+    assert set(objects.requests) == {f"/{archive.key}/{archive.payload}?{TOKEN}"}
     assert SECRET not in redact(f"403 for URL: {objects.address}?{TOKEN}"), "logs show the token"
 
 
 def test_a_task_whose_cluster_can_not_read_the_store_says_so(
     run: Callable[..., Any], objects: Objects, tmp_path: Path
 ) -> None:
-    objects.answers = {0: 403}
+    objects.statuses = {0: 403}
     with pytest.raises(
-        SessionError, match=r"the cluster can't read .* raise the connection's presigned_url_exp"
+        SessionError, match=r"The cluster could not read .*\. Increase presigned_url_expiration"
     ) as said:
         run(use_executors, f"fakes3://{tmp_path}", delivery="reference")
     assert SECRET not in str(said.value)

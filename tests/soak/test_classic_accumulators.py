@@ -1,4 +1,4 @@
-"""PySpark's own accumulators in classic mode: what docs/accumulators.md says of them."""
+"""PySpark's accumulators in classic mode count what docs/accumulators.md says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.setting import ROOT
 
 pytestmark = pytest.mark.soak
 
-# query of `benchmarks.classic` -> the row of the page's table
+# From queries of `benchmarks.classic` to rows of the page's table.
 ROWS = {
     "plain": "plain",
     "order": "`orderBy`",
@@ -41,9 +41,9 @@ def classic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Classic]:
 def test_classic_accumulators_count_what_the_docs_say(classic: Classic, query: str, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "accumulators.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| {re.escape(ROWS[query])}.*$", page, re.MULTILINE)
-    said = row.rstrip(" |").rpartition("| ")[2]
+    expected = row.rstrip(" |").rpartition("| ")[2]
     found = classic.run("counted_rows", query, str(tmp_path / "marker"))
-    if said.startswith("more than"):
-        assert found > int(said.split()[-1])
+    if expected.startswith("more than"):
+        assert found > int(expected.split()[-1])
     else:
-        assert found == int(said)
+        assert found == int(expected)

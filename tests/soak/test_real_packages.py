@@ -1,4 +1,4 @@
-"""Large and compiled packages, as people use them, built, attached and run on two executors."""
+"""Large and compiled packages, built, attached and run on two executors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,30 +30,30 @@ def large_server() -> Iterator[EmbeddedServer]:
 
 
 def build(store: Path, *requirements: str, **environ: str) -> tuple[Archive, int]:
-    """Build in a process of its own; return the archive and the most memory that any process of it had, in bytes."""
-    command = [sys.executable, "-m", "airflow_provider_sparkdeps.cli", "build", "--store", store, *requirements]
+    """Build in a subprocess; return the archive and the peak memory of its processes, in bytes."""
+    command = [sys.executable, "-m", "airflow_provider_sparkdeps.cli", "build", "--store", str(store), *requirements]
     subprocess.run(command, env={**os.environ, **environ}, check=True, timeout=1800)
     (archive,) = ArchiveStore(store).list_archives()
     return archive, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
-def run(server: EmbeddedServer, store: Path, archive: Archive, function) -> set[str]:
+def run(server: EmbeddedServer, store: Path, archive: Archive, function: Callable[[int], str]) -> set[str]:
     with Session(Endpoint(host=server.host, port=server.port)) as session:
         attach(session, archive, ArchiveStore(store))
-        asked = udf(function, "string")
-        return {row[0] for row in session.spark.range(0, 4, 1, 4).select(asked("id")).collect()}
+        call = udf(function, "string")
+        return {row[0] for row in session.spark.range(0, 4, 1, 4).select(call("id")).collect()}
 
 
 def test_an_environment_of_a_gigabyte_is_built_in_little_memory_and_runs(
     large_server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    """`SPARKDEPS_SOAK_TORCH` may name another requirement, such as one of a CPU build in `UV_FIND_LINKS`."""
+    """`SPARKDEPS_SOAK_TORCH` may contain another requirement, e.g. of a CPU build in `UV_FIND_LINKS`."""
     archive, peak = build(tmp_path, os.environ.get("SPARKDEPS_SOAK_TORCH", "torch"), "pyarrow", "numpy")
     print(f"{archive.contents.unpacked_size / MEGABYTE:.0f} MB unpacked, peak memory {peak / MEGABYTE:.0f} MB")
     assert archive.contents.unpacked_size > 700 * MEGABYTE
     assert peak < 300 * MEGABYTE
 
-    def multiply(_):
+    def multiply(_: int) -> str:
         import torch
 
         return str(float(torch.ones(3, 3).matmul(torch.ones(3, 3)).sum()))
@@ -65,7 +65,7 @@ def test_compiled_packages_run_wheels_and_one_built_from_source(large_server: Em
     packages = ("scikit-learn", "pyarrow", "polars", "lightgbm", "markupsafe")
     archive, _ = build(tmp_path, *packages, UV_NO_BINARY_PACKAGE="markupsafe")
 
-    def use(_):
+    def use(_: int) -> str:
         import lightgbm
         import markupsafe._speedups
         import numpy as np

@@ -1,4 +1,4 @@
-"""One scenario for all kinds of environments, from wishes and from what exists: a UDF and a pandas UDF on executors."""
+"""One scenario for all kinds of environments and ways to create them: a UDF and a pandas UDF on executors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from pyspark.sql.functions import pandas_udf, udf
+from pyspark.sql.functions import pandas_udf, udf  # type: ignore[attr-defined]
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import (
@@ -29,14 +29,14 @@ from airflow_provider_sparkdeps.spark.session import Session
 from ..support.conda_channel import make_channel
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
-# Neither this process nor the executors have humanize.
+# Neither this process nor the executors have humanize installed.
 PACKAGES = ["humanize==4.12.*", "pandas<3", "pyarrow"]
 OTHERS = ["humanize==4.11.*"]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """Two executors that have a Python on PATH, which PEX environments need."""
+    """Two executors with Python on PATH, which PEX environments need."""
     directory = tmp_path_factory.mktemp("path")
     (directory / f"python{MINOR}").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
     with EmbeddedServer(environ={**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"}) as running:
@@ -61,12 +61,12 @@ def venv(directory: Path, channel: str) -> Environment:
     return VenvEnvironment(PACKAGES)
 
 
-def venv_of_a_file(directory: Path, channel: str) -> Environment:
-    (directory / "requirements.txt").write_text("# what scoring needs\n" + "\n".join(PACKAGES))
+def venv_from_file(directory: Path, channel: str) -> Environment:
+    (directory / "requirements.txt").write_text("# for scoring\n" + "\n".join(PACKAGES))
     return VenvEnvironment.from_file(directory / "requirements.txt")
 
 
-def venv_that_exists(directory: Path, channel: str) -> Environment:
+def venv_from_prefix(directory: Path, channel: str) -> Environment:
     subprocess.run([uv_binary(), "venv", "--quiet", "--python", sys.executable, directory / "venv"], check=True)
     install(directory / "venv/bin/python")
     return VenvEnvironment.from_prefix(directory / "venv")
@@ -76,7 +76,7 @@ def conda(directory: Path, channel: str) -> Environment:
     return CondaEnvironment(["cheese=1.0"], channels=[channel], pip=PACKAGES)
 
 
-def conda_of_a_file(directory: Path, channel: str) -> Environment:
+def conda_from_file(directory: Path, channel: str) -> Environment:
     lines = [
         f"channels: ['{channel}']",
         "dependencies:",
@@ -88,7 +88,7 @@ def conda_of_a_file(directory: Path, channel: str) -> Environment:
     return CondaEnvironment.from_file(directory / "environment.yml")
 
 
-def conda_that_exists(directory: Path, channel: str) -> Environment:
+def conda_from_prefix(directory: Path, channel: str) -> Environment:
     import rattler
 
     async def make() -> None:
@@ -104,21 +104,21 @@ def pex(directory: Path, channel: str) -> Environment:
     return PexEnvironment(PACKAGES)
 
 
-def pex_that_exists(directory: Path, channel: str) -> Environment:
+def pex_from_pex(directory: Path, channel: str) -> Environment:
     subprocess.run([sys.executable, "-m", "pex", *PACKAGES, "-o", directory / "app.pex"], check=True)
     return PexEnvironment.from_pex(directory / "app.pex")
 
 
-def seen(session: Session) -> set[tuple[str, ...]]:
-    """What a UDF and a pandas UDF see: humanize's version, what it says, their executor, and humanize's file."""
+def humanize_on_executors(session: Session) -> set[tuple[str, ...]]:
+    """The version of humanize, its result, the executor's directory and humanize's file, in a UDF and a pandas UDF."""
 
     @udf("string")
-    def plain(value):
+    def plain(_: int) -> str:
         import humanize
 
         return f"{humanize.__version__}|{humanize.intword(10**6)}|{Path.cwd().parent}|{humanize.__file__}"
 
-    @pandas_udf("string")
+    @pandas_udf("string")  # type: ignore[untyped-decorator]
     def arrow(values: pd.Series) -> pd.Series:
         import humanize
 
@@ -130,28 +130,28 @@ def seen(session: Session) -> set[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    "origin",
+    "create",
     [
-        pytest.param(origin, id=origin.__name__, marks=[pytest.mark.soak] if "_" in origin.__name__ else [])
-        for origin in (
-            *(venv, venv_of_a_file, venv_that_exists),
-            *(conda, conda_of_a_file, conda_that_exists),
-            *(pex, pex_that_exists),
+        pytest.param(create, id=create.__name__, marks=[pytest.mark.soak] if "_" in create.__name__ else [])
+        for create in (
+            *(venv, venv_from_file, venv_from_prefix),
+            *(conda, conda_from_file, conda_from_prefix),
+            *(pex, pex_from_pex),
         )
     ],
 )
-def test_udfs_use_packages_that_only_the_environment_has(
-    origin: Callable[[Path, str], Environment],
+def test_udfs_use_packages_of_the_environment(
+    create: Callable[[Path, str], Environment],
     tmp_path: Path,
     channel: str,
     store: ArchiveStore,
     server: EmbeddedServer,
 ) -> None:
-    archive = store.build(origin(tmp_path, channel), timeout=300)
+    archive = store.build(create(tmp_path, channel), timeout=300)
     with Session(Endpoint(host=server.host, port=server.port)) as session:
         attach(session, archive, store)
-        found = seen(session)
-    assert len(found) == 2, "one place for each executor"
+        found = humanize_on_executors(session)
+    assert len(found) == 2, "one file on each executor"
     for version, unit, executor, file in found:
         assert version.startswith("4.12.")
         assert unit == "1.0 million"
@@ -174,6 +174,5 @@ def test_a_running_session_switches_between_kinds_and_back(
             ("venv", "4.11."),
             ("conda", "4.12."),
         ):
-            archive = kinds[kind]
-            attach(session, archive, store)
-            assert {found[0][: len(version)] for found in seen(session)} == {version}
+            attach(session, kinds[kind], store)
+            assert {found[0][: len(version)] for found in humanize_on_executors(session)} == {version}

@@ -1,4 +1,4 @@
-"""What executors keep of archives, and archives that none of them has seen."""
+"""Archives on executors: what executors keep of them, and archives that are new to all executors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql.functions import udf
@@ -38,20 +40,20 @@ class Built:
         return attach_payload(session, self.archive, payload=lambda: self.payload)
 
     def renewed(self, directory: Path) -> Built:
-        """The same environment by another digest, which no executor has seen."""
-        # An empty gzip member at the end changes nothing but the digest; its name makes each one different.
+        """Return the same environment with another sha256, which is new to all executors."""
+        # An empty gzip member at the end changes only the sha256. It differs by the file name in it.
         tail = io.BytesIO()
         gzip.GzipFile(filename=str(directory), fileobj=tail, mode="wb").close()
         content = self.payload.read_bytes() + tail.getvalue()
         payload = directory / "renewed.payload"
         payload.write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
-        named = {"sha256": sha256, "payload": f"env-{sha256[:12]}.payload"}
-        return Built(dataclasses.replace(self.archive, size=len(content), **named), payload)
+        name = f"env-{sha256[:12]}.payload"
+        return Built(dataclasses.replace(self.archive, size=len(content), sha256=sha256, payload=name), payload)
 
 
 def commands(directory: Path, *, without: tuple[str, ...]) -> Path:
-    """A directory for PATH with this machine's commands, except some."""
+    """Return a directory for PATH with the commands of this machine, except some."""
     directory.mkdir()
     for command in (path for place in ("/usr/bin", "/bin") for path in Path(place).iterdir()):
         if not any(command.match(pattern) for pattern in without) and not (directory / command.name).is_symlink():
@@ -59,38 +61,57 @@ def commands(directory: Path, *, without: tuple[str, ...]) -> Path:
     return directory
 
 
-def open_session(server: EmbeddedServer) -> Session:
-    return Session(Endpoint(host=server.host, port=server.port))
+def open_session(server: EmbeddedServer, **options: Any) -> Session:
+    return Session(Endpoint(host=server.host, port=server.port), **options)
 
 
-def six_on_executors(session: Session) -> dict[Path, str]:
-    """The version of six that each executor sees, by the prefix of the interpreter that saw it."""
+def on_executors(session: Session, function: Callable[[], object], *, executors: int = 2) -> list[str]:
+    """Return what a function returns, as strings, in one task on each executor.
 
-    @udf("string", useArrow=False)
-    def six(_: int) -> str:
+    :param executors: their number. The tasks wait for each other, so that no executor runs two of them in turn.
+    """
+    with tempfile.TemporaryDirectory(prefix="sparkdeps-tests-") as directory:
+
+        @udf("string", useArrow=False)
+        def call(_: int) -> str:
+            result = str(function())
+            os.close(tempfile.mkstemp(dir=directory)[0])
+            deadline = time.monotonic() + 60
+            while len([*Path(directory).iterdir()]) < executors:
+                assert time.monotonic() < deadline, "The other executors run no task."
+                time.sleep(0.02)
+            return result
+
+        rows = session.spark.range(executors, numPartitions=executors).select(call("id")).collect()
+    return [row[0] for row in rows]
+
+
+def six_on_executors(session: Session, *, executors: int = 2) -> dict[Path, str]:
+    """Return the version of six on each executor, by the prefix of its interpreter."""
+
+    def six() -> str:
         import six
 
-        time.sleep(0.2)
         return f"{sys.prefix} {six.__version__}"
 
-    rows = session.spark.range(2, numPartitions=2).select(six("id")).collect()
-    return {Path(prefix): version for row in rows for prefix, version in [row[0].rsplit(" ", 1)]}
+    results = (result.rpartition(" ") for result in on_executors(session, six, executors=executors))
+    return {Path(prefix): version for prefix, _, version in results}
 
 
 def homes(server: EmbeddedServer, built: Built) -> set[Path]:
-    """Where the server's executors keep an archive once it is unpacked."""
+    """Return the directories to which the server's executors unpack an archive."""
     executors = (server.work_dir / "spark/work").glob("app-*/*")
     return {executor / "sparkdeps" / built.archive.short_digest for executor in executors}
 
 
-def remains(home: Path) -> list[str]:
-    """What lies around in a cache because of an archive, the archive itself and its locks apart."""
+def leftovers(home: Path) -> list[str]:
+    """Return what a cache contains of an archive in addition to the archive and its locks."""
     found = home.parent.glob(f"*{home.name}*")
     return [path.name for path in found if path != home and path.suffix not in (".lock", ".used")]
 
 
 def never() -> Path:
-    raise AssertionError("the payload was asked for")
+    raise AssertionError("The payload was requested.")
 
 
 def flip_a_bit(file: Path) -> None:
@@ -100,7 +121,8 @@ def flip_a_bit(file: Path) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait at most 30 seconds for a condition."""
     deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, "it never came true"
+        assert time.monotonic() < deadline, "The condition did not become true."
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A store that clusters read over HTTP, by signature: a real server on loopback, and a fake of what signs for it."""
+"""An object store with presigned URLs: an HTTP server on loopback, and a fake file system that signs its URLs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ TOKEN = f"Signature={SECRET}-for-all"
 
 
 class Objects:
-    """What a store holds, over HTTP, for those whose query string has the path's signature, or `TOKEN`.
+    """An HTTP server for the files of a directory. A URL needs the signature of its path, or `TOKEN`, as its query.
 
-    :param root: the directory that it shows.
+    :param root: the directory.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.served = 0
-        # What to answer from a number of requests on.
-        self.answers: dict[int, int] = {}
+        # The HTTP status of responses after a number of requests.
+        self.statuses: dict[int, int] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                outer.asked.append(self.path)
+                outer.requests.append(self.path)
                 parts = urlsplit(self.path)
                 path = unquote(parts.path)
                 file = outer.root / path.lstrip("/")
-                status = max((code for start, code in outer.answers.items() if len(outer.asked) > start), default=200)
+                status = max(
+                    (code for start, code in outer.statuses.items() if len(outer.requests) > start), default=200
+                )
                 if status == 200 and dict(parse_qsl(parts.query)).get("Signature") not in (
                     outer.signature(path),
                     TOKEN.partition("=")[2],
@@ -73,8 +75,8 @@ class Objects:
         return f"{self.address}{path}?Expires={expiration}&Signature={self.signature(path)}"
 
 
-class FakeObjectStore(LocalFileSystem):
-    """A fake of a file system that signs, such as s3fs: a directory, and `Objects` for those to whom URLs are given."""
+class FakeObjectStore(LocalFileSystem):  # type: ignore[misc]
+    """A fake of a file system that signs URLs, as s3fs does: a local directory, whose URLs lead to `Objects`."""
 
     protocol = "fakes3"
     local_file = False

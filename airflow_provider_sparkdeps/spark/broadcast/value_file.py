@@ -1,4 +1,4 @@
-"""Writes a value as one file that executors can map: its pickle, then its buffers as they are in memory."""
+"""Writes a value to a file that executors can map: its pickle, then its buffers as they are in memory."""
 
 from __future__ import annotations
 
@@ -12,47 +12,42 @@ from types import CellType, FunctionType
 from typing import IO, Any
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.spark.accumulators import Accumulator
 from airflow_provider_sparkdeps.spark.broadcast.executor import ALIGNMENT, MAGIC
+from airflow_provider_sparkdeps.spark.closures.pickled_size import resource_of
+from airflow_provider_sparkdeps.spark.session import Session
 
-# What lives in this process only, though some of it can be pickled.
-_HERE_ONLY = {
-    "SparkSession": "a SparkSession",
-    "SparkContext": "a SparkContext",
-    "DataFrame": "a DataFrame",
-    "Accumulator": "an accumulator",
-    "Session": "a Session",
-}
-# Bounds of the search for what can't be pickled: parts of one thing, and seconds.
-_MOST_PARTS = 10_000
-_SEARCH = 10.0
+# Limits of the search for what can't be pickled: parts of one object, and seconds.
+_MAX_PARTS = 10_000
+_SEARCH_TIMEOUT = 10.0
 
 
 class ValueFile:
-    """A value as a file: pickled and hashed at once, while its buffers are written only when the file is wanted.
+    """A value as a file. It is pickled and hashed when this is created; buffers are written only by `write`.
 
-    The memory of numpy, Arrow and pandas is hashed and written from where it is, without a copy.
+    The memory of numpy, Arrow and pandas is hashed and written in place, without a copy.
 
-    :param path: where the file goes.
-    :raises InvalidArgumentError: the value can't be pickled; the message names the part of it that can't.
-    :raises OSError: the file can't be written.
+    :param path: of the file.
+    :raises InvalidArgumentError: if the value can't be pickled. The message names the part of it that can't.
+    :raises OSError: if the file can't be written.
     """
 
     def __init__(self, value: Any, path: Path) -> None:
         self._path = path
         buffers: list[pickle.PickleBuffer] = []
         with path.open("wb") as file:
-            out = _Hashing(file)
+            out = _HashingFile(file)
             try:
                 _pickler(out, buffers).dump(value)
             except Exception as error:
                 if error is out.failure:
                     raise
-                culprit, part, cause = _culprit(value, error)
+                name, part, cause = _unpicklable_part(value, error)
                 raise InvalidArgumentError(
-                    f"the value to broadcast can't be pickled: {culprit} is {_called(part)} ({cause}): broadcast only "
-                    "what UDFs need of it, such as arrays and plain data"
+                    f"The value to broadcast can't be pickled: {name} is {_describe(part)} ({cause}). Broadcast only "
+                    "what UDFs need of it, e.g. arrays, numbers and strings."
                 ) from error
-        self._rest: list[Any] = list(_rest(out.size, [buffer.raw() for buffer in buffers]))
+        self._rest: list[Any] = list(_after_pickle(out.size, [buffer.raw() for buffer in buffers]))
         for block in self._rest:
             out.sha256.update(block)
         self.sha256 = out.sha256.hexdigest()
@@ -60,10 +55,10 @@ class ValueFile:
         self.size = out.size + sum(memoryview(block).nbytes for block in self._rest)
         """Of the whole file, in bytes."""
 
-    def complete(self) -> Path:
-        """Write what is still to be written, and return the file.
+    def write(self) -> Path:
+        """Write what is not yet written, and return the path of the file.
 
-        :raises OSError: it can't be written.
+        :raises OSError: if it can't be written.
         """
         rest, self._rest = self._rest, []
         with self._path.open("ab") as file:
@@ -71,8 +66,8 @@ class ValueFile:
         return self._path
 
 
-def _rest(length: int, buffers: list[memoryview]) -> Iterator[Any]:
-    """Give what comes after the pickle, whose length this is."""
+def _after_pickle(length: int, buffers: list[memoryview]) -> Iterator[Any]:
+    """Yield what follows a pickle of this length in the file."""
     at = length
     for buffer in buffers:
         yield bytes(-at % ALIGNMENT)
@@ -82,8 +77,8 @@ def _rest(length: int, buffers: list[memoryview]) -> Iterator[Any]:
     yield struct.pack("<QQ8s", len(buffers), length, MAGIC)
 
 
-class _Hashing:
-    """A file that knows the sha256 and the size of what was written to it."""
+class _HashingFile:
+    """A file that computes the sha256 and the size of what is written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -103,7 +98,7 @@ class _Hashing:
         return written
 
 
-class _Nowhere:
+class _NullFile:
     def write(self, data: Any) -> int:
         return memoryview(data).nbytes
 
@@ -111,52 +106,58 @@ class _Nowhere:
 def _pickler(file: Any, buffers: list[pickle.PickleBuffer]) -> Any:
     from pyspark import cloudpickle
 
-    by_value: Any = cloudpickle.CloudPickler
+    pickler: Any = cloudpickle.CloudPickler
+    # Checked once for each type, because this is called for each object.
+    allowed: set[type] = set()
 
-    class Pickler(by_value):  # type: ignore[misc]
+    class Pickler(pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
-            if _here_only(obj):
-                raise pickle.PicklingError("it stays with the task's callable, and is of no use on executors")
+            if type(obj) not in allowed:
+                if _task_only(obj):
+                    raise pickle.PicklingError("it can be used only in the task's callable, not on executors")
+                allowed.add(type(obj))
             return super().reducer_override(obj)
 
     return Pickler(file, protocol=5, buffer_callback=buffers.append)
 
 
-def _here_only(obj: Any) -> str | None:
-    kind = type(obj)
-    if not kind.__module__.startswith(("pyspark.", "airflow_provider_sparkdeps.spark.")):
-        return None
-    return next((_HERE_ONLY[base.__name__] for base in kind.__mro__ if base.__name__ in _HERE_ONLY), None)
+def _task_only(obj: Any) -> str | None:
+    """Return the name of an object that executors can't use, e.g. "a DataFrame"; None for all others."""
+    if isinstance(obj, (Accumulator, Session)):
+        return "an accumulator" if isinstance(obj, Accumulator) else "a Session"
+    resource = resource_of(obj)
+    return resource.name if resource and resource.kind != "Column" else None
 
 
-def _called(part: Any) -> str:
-    return _here_only(part) or f"a {type(part).__module__}.{type(part).__qualname__}".replace("a builtins.", "a ")
+def _describe(part: Any) -> str:
+    return _task_only(part) or f"a {type(part).__module__}.{type(part).__qualname__}".replace("a builtins.", "a ")
 
 
-def _culprit(value: Any, error: Exception) -> tuple[str, Any, str]:
-    """Find the innermost part that can't be pickled: its path, itself, and why."""
-    deadline = time.monotonic() + _SEARCH
+def _unpicklable_part(value: Any, error: Exception) -> tuple[str, Any, str]:
+    """Return the innermost part that can't be pickled: its name, itself, and why."""
+    deadline = time.monotonic() + _SEARCH_TIMEOUT
     path, seen = "value", {id(value)}
-    while time.monotonic() < deadline and not _here_only(value):
+    while time.monotonic() < deadline and not _task_only(value):
         for name, part in _parts(value):
-            if id(part) not in seen and (found := _failure(part)):
+            if id(part) not in seen and (found := _pickling_error(part)):
                 seen.add(id(part))
                 path, value, error = path + name, part, found
                 break
         else:
             break
-    return path, value, f"{error}".strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return path, value, (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _failure(part: Any) -> Exception | None:
+def _pickling_error(part: Any) -> Exception | None:
     try:
-        _pickler(_Nowhere(), []).dump(part)
-    except Exception as error:  # noqa: BLE001 (of any kind, as it comes from the user's classes)
+        _pickler(_NullFile(), []).dump(part)
+    except Exception as error:  # noqa: BLE001 (the user's classes may raise any exception)
         return error
     return None
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a value consists of, with a name. Unlike `ClosureWalker`, this enters all elements of containers."""
     found: list[tuple[str, Any]] = []
     if isinstance(value, Mapping):
         found += [(f"[{key!r}]", part) for key, part in value.items()]
@@ -173,4 +174,4 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         filled = [(name, cell) for name, cell in zip(code.co_freevars, cells, strict=True) if cell != CellType()]
         found += [(f" variable {name!r}", cell.cell_contents) for name, cell in filled]
         found += [(f" global {name!r}", value.__globals__[name]) for name in code.co_names if name in value.__globals__]
-    yield from found[:_MOST_PARTS]
+    yield from found[:_MAX_PARTS]

@@ -1,4 +1,4 @@
-"""The small archive that stands for an environment in a session: the interpreter's launcher."""
+"""The launcher archive, which a session is sent for an environment: its `bin/python` unpacks and runs the real one."""
 
 from __future__ import annotations
 
@@ -7,65 +7,65 @@ import io
 import shlex
 import tarfile
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.archives import Archive
 
-# Schemes of addresses from which an executor may have the payload without Spark's help.
 EXECUTOR_SCHEMES = ("file", "http", "https", "spark")
-# What an executor keeps unpacked: so many environments, or so many MB, the longest unused go first.
-_MOST = 12
-_MOST_MEGABYTES = 20_000
+"""Schemes of URIs from which executors can fetch a payload without Spark's help."""
+
+# What an executor keeps unpacked. The least recently used environments are removed first.
+_MAX_ENVS = 12
+_MAX_MEGABYTES = 20_000
 
 
-def launcher_archive(archive: Archive, source: str | None = None, *, prove: bool = False) -> bytes:
-    """Return a tar.gz with `bin/python`; the same bytes for the same arguments.
+def launcher_archive(archive: Archive, uri: str | None = None, *, probe: bool = False) -> bytes:
+    """Return a tar.gz with `bin/python`; the same arguments give the same bytes.
 
-    :param archive: what it starts the interpreter of.
-    :param source: the address at which executors may get the payload when Spark doesn't bring it to them: of a
-        scheme in `EXECUTOR_SCHEMES`, or None.
-    :param prove: get the payload from there even on executors that have it unpacked, to see whether they can.
+    :param archive: the environment whose interpreter it runs.
+    :param uri: where executors fetch the payload if Spark does not bring it to them. Ignored unless its scheme is one
+        of `EXECUTOR_SCHEMES`.
+    :param probe: fetch the payload even on executors that have it unpacked, to find out whether they can.
     """
-    scheme = urlsplit(source).scheme if source else ""
-    unpacked = archive.contents.unpacked_size
+    scheme = urlsplit(uri).scheme if uri else ""
     values = {
         "digest": archive.short_digest,
         "sha256": archive.sha256,
         "payload": archive.payload,
-        "megabytes": str(int(unpacked / 1e6)),
+        "megabytes": str(int(archive.contents.unpacked_size / 1e6)),
         "interpreter": archive.interpreter or "bin/python",
         "version": archive.python_minor,
         "bundled": "yes" if archive.interpreter else "no",
-        "finish": archive.post_unpack_script or "",
+        "post_unpack": archive.post_unpack_script or "",
         "scheme": scheme if scheme in EXECUTOR_SCHEMES else "",
-        "source": _as_shell_reads_it(source) if source else "",
-        "prove": "yes" if prove else "no",
-        "most": str(_MOST),
-        "most_megabytes": str(_MOST_MEGABYTES),
+        "uri": _for_shell(uri) if uri else "",
+        "probe": "yes" if probe else "no",
+        "max_envs": str(_MAX_ENVS),
+        "max_megabytes": str(_MAX_MEGABYTES),
     }
-    assignments = " ".join(f"{key}={shlex.quote(value)}" for key, value in values.items())
-    files = {"bin/python": _resource("executor/launcher.sh").replace("# @values@", assignments)}
+    assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
+    scripts = {"python": _script("launcher.sh").replace("# @values@", assignments)}
     if scheme == "spark":
-        files["bin/pull"] = _resource("executor/fetch_from_driver.sh")
-    files["bin/inflate"] = _resource("executor/gunzip_sha256.py")
+        scripts["fetch_from_driver"] = _script("fetch_from_driver.sh")
+    scripts["gunzip_sha256"] = _script("gunzip_sha256.py")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, text in files.items():
-            content = text.encode()
-            entry: Any = tarfile.TarInfo(name)
+        for name, script in scripts.items():
+            content = script.encode()
+            entry = tarfile.TarInfo(f"bin/{name}")
             entry.size, entry.mode = len(content), 0o755
             tar.addfile(entry, io.BytesIO(content))
     return gzip.compress(packed.getvalue(), mtime=0)
 
 
-def _as_shell_reads_it(source: str) -> str:
-    if source.startswith("file:"):
-        return unquote(urlsplit(source).path)
-    # curl reads it between double quotes.
-    return source.translate({ord('"'): "%22", ord("\\"): "%5C"})
+def _for_shell(uri: str) -> str:
+    if uri.startswith("file:"):
+        return unquote(urlsplit(uri).path)
+    # curl reads the URI between double quotes.
+    return uri.translate({ord('"'): "%22", ord("\\"): "%5C"})
 
 
-def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+def _script(name: str) -> str:
+    return (resources.files(__package__) / "executor" / name).read_text(encoding="utf-8")

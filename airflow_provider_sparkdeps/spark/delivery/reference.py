@@ -1,4 +1,4 @@
-"""Delivery by reference: the cluster reads a payload itself, and if it can't, a sentence says why."""
+"""Delivery by reference: the cluster reads a file from the archive store, and failures are explained."""
 
 from __future__ import annotations
 
@@ -15,51 +15,55 @@ if TYPE_CHECKING:
     from pyspark.errors import PySparkException
     from pyspark.sql.connect.session import SparkSession
 
-FETCH_FAILED = " was not had "
-"""In what the launcher says when it could not get a payload."""
+FETCH_FAILED = re.compile(r"Could not fetch \S+ over (?:file|https?|spark): .*(?=\. Run the task again)")
+"""What the launcher reports when it could not fetch a payload."""
 
-_ELSEWHERE = "name in the connection's archive_store_uri an address of the archive store that the cluster reaches"
-# The words of Java, Hadoop and Spark, and what they mean here: the cause, and what to do. The first match counts.
+_REACHABLE = "Set archive_store_uri of the connection to a URI at which the cluster reaches the archive store"
+# What Java, Hadoop and Spark report; what it means; what to do. The first match counts.
 _CAUSES = (
     (
         r"No FileSystem for scheme|Class \S+ not found|ClassNotFoundException",
         "it has no file system for {scheme}://",
-        "write the address as the cluster knows it (such as s3a:// for s3://) in the connection's archive_store_uri, "
-        "or add the Hadoop connector to the cluster",
+        "Set archive_store_uri of the connection to the URI that the cluster uses (e.g. s3a:// instead of s3://), add "
+        "the Hadoop connector to the cluster",
     ),
     (
         r"(?:response code|error):? 40[013]\b|AccessControlException|AccessDenied|Permission denied",
-        "access is forbidden{status}",
-        "give the cluster access to the archive store",
+        "access is denied{status}",
+        "Give the cluster access to the archive store",
     ),
     (
         r"FileNotFoundException|NoSuchKey|(?:response code|error):? 4(?:04|10)\b",
-        "nothing is there",
-        "let the connection's archive_store_uri lead to the same directory as [sparkdeps] archive_store",
+        "the file does not exist there",
+        "Set archive_store_uri of the connection to the directory of [sparkdeps] archive_store",
     ),
-    (r"(?:response code|error):? (?:429|5\d\d)\b", "the store can't answer now{status}", "run the task again"),
-    (r"UnknownHostException", "the cluster can't resolve the host's name", _ELSEWHERE),
-    (r"Connection refused|ConnectException", "the connection is refused there", _ELSEWHERE),
-    (r"timed out|SocketTimeoutException|NoRouteToHost|unreachable", "there is no answer", _ELSEWHERE),
+    (
+        r"(?:response code|error):? (?:429|5\d\d)\b",
+        "the store is not available at the moment{status}",
+        "Run the task again",
+    ),
+    (r"UnknownHostException", "the cluster could not resolve the host name", _REACHABLE),
+    (r"Connection refused|ConnectException", "the connection was refused", _REACHABLE),
+    (r"timed out|SocketTimeoutException|NoRouteToHost|unreachable", "the host did not answer", _REACHABLE),
     (
         r"javax\.net\.ssl|SSLHandshakeException|PKIX|CertificateException",
-        "TLS fails, or the cluster's Java does not trust the certificate",
-        f"give that Java the store's authority, or {_ELSEWHERE}",
+        "TLS failed, or the cluster's Java does not trust the certificate",
+        f"Add the store's certificate authority to that Java. {_REACHABLE}",
     ),
 )
-_SIGNED = (
-    "the presigned URL is refused{status}: it has expired, the credentials that signed it have ended, or they may not "
-    "read there",
-    "raise the connection's presigned_url_expiration, sign with credentials that last longer, or give them the right "
-    "to read",
+_SIGNATURE_REJECTED = (
+    "the presigned URL was rejected{status}, because it or the credentials that signed it have expired, or because "
+    "these credentials have no read permission",
+    "Increase presigned_url_expiration of the connection, sign with credentials that last longer, give them read "
+    "permission",
 )
 
 
 def add_file(spark: SparkSession, uri: str) -> None:
-    """Have the cluster fetch a file into a session, under the last name of its path.
+    """Add a file that the cluster reads itself to a session. Its name is the last part of the path.
 
-    :param uri: any address that the cluster reads; a query string is not shown anywhere by us.
-    :raises SessionError: it can't be read; the message says why, and which setting to change.
+    :param uri: a URI that the cluster can read. Its query string appears in no message.
+    :raises SessionError: if the cluster could not read it. The message says why, and which setting to change.
     """
     from pyspark.errors import PySparkException
 
@@ -67,70 +71,72 @@ def add_file(spark: SparkSession, uri: str) -> None:
     try:
         spark.sql(f"ADD FILE '{quote_uri(uri)}'")
     except PySparkException as error:
-        if not _is_of_the_server(error):
+        if not _is_from_server(error):
             raise
-        failure = f"the cluster can't read {_sentence(error, uri)}"
+        failure = f"The cluster could not read {_explain(error, uri)}"
     if failure:
-        # Not while the other is handled, which would go with this one, and shows the address.
+        # Outside of the handler, because Spark's error shows the whole URI.
         raise SessionError(failure)
 
 
 @contextmanager
 def explain_fetch_errors(uri: str | None) -> Iterator[None]:
-    """Say in a sentence that an executor can't read what the driver could, when a block fails by that.
+    """Explain it if the block fails because an executor could not read what the driver could.
 
-    It happens to executors that join when a presigned URL has expired, or that don't reach the store.
+    This happens to executors that join after a presigned URL has expired, or that cannot reach the store.
 
-    :param uri: what `add_file` was given; nothing happens without.
-    :raises SessionError: instead of Spark's error, which shows the address.
+    :param uri: what `add_file` was given. Without one, errors are passed on.
+    :raises SessionError: instead of Spark's error, which shows the whole URI.
     """
     from pyspark.errors import PySparkException
 
     try:
         yield
     except PySparkException as error:
-        if uri is None or not _is_of_a_late_fetch(error, uri):
+        if uri is None or not _is_fetch_error(error, uri):
             raise
-        raise SessionError(f"an executor can't read {_sentence(error, uri)}") from None
+        raise SessionError(f"An executor could not read {_explain(error, uri)}") from None
 
 
 def raise_if_refused(error: Exception, uri: str) -> None:
-    """Raise if a store refused a launcher; asked by Spark itself, it would refuse again, and spoil the session by that.
+    """Raise if a store refused a launcher's request. It would refuse Spark's, too, which would break the session.
 
-    :param error: what the launcher said is in it.
-    :raises SessionError: the store answered that the address, or who asks there, is wrong.
+    :param error: an error that contains the launcher's message.
+    :raises SessionError: if the store answered with an HTTP status between 400 and 499.
     """
-    if re.search(rf"{FETCH_FAILED}.*error:? 4\d\d\b", str(error), re.IGNORECASE):
-        raise SessionError(f"the cluster can't read {_sentence(error, uri)}") from None
+    found = FETCH_FAILED.search(str(error))
+    if found and re.search(r"error:? 4\d\d\b", found[0], re.IGNORECASE):
+        raise SessionError(f"The cluster could not read {_explain(error, uri)}") from None
 
 
-def _sentence(error: Exception, uri: str) -> str:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if by_launcher := re.search(rf"\S+{FETCH_FAILED}.*", str(error)):
-        said = by_launcher[0]
-    scheme, query = uri.partition(":")[0], "?" in uri
-    # As Java says it, and as curl and wget do.
-    status = re.search(r"(?:response code:|error:?) (\d{3})\b", said, re.IGNORECASE)
-    fill = {"scheme": scheme, "status": f" (HTTP {status[1]})" if status else ""}
-    if query and status and status[1] in ("400", "401", "403"):
-        cause, mend = _SIGNED
+def _explain(error: Exception, uri: str) -> str:
+    found = FETCH_FAILED.search(str(error))
+    message = found[0] if found else (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    # As Java, curl and wget report it.
+    status = re.search(r"(?:response code:|error:?) (\d{3})\b", message, re.IGNORECASE)
+    if "?" in uri and status and status[1] in ("400", "401", "403"):
+        cause, fix = _SIGNATURE_REJECTED
     else:
-        found = ((cause, mend) for signs, cause, mend in _CAUSES if re.search(signs, said))
-        cause, mend = next(found, ("{said}", "give it access to the archive store"))
-    why = cause.format(**fill, said=without_secrets(redact(said)))
-    return f"{without_secrets(redact(uri))}: {why}: {mend}, or set the connection's delivery to upload"
+        causes = ((cause, fix) for pattern, cause, fix in _CAUSES if re.search(pattern, message))
+        cause, fix = next(causes, ("{message}", "Give the cluster access to the archive store"))
+    cause = cause.format(
+        scheme=uri.partition(":")[0],
+        status=f" (HTTP {status[1]})" if status else "",
+        message=without_secrets(redact(message)),
+    )
+    return f"{without_secrets(redact(uri))}: {cause}. {fix}, or set delivery of the connection to upload."
 
 
-def _is_of_the_server(error: PySparkException) -> bool:
-    """Whether the server tried and failed; else it is gone, or the session is."""
-    text = str(error)
-    return not any(sign in text for sign in ("INVALID_HANDLE", "SESSION_CHANGED", "RETRIES_EXCEEDED", "StatusCode."))
+def _is_from_server(error: PySparkException) -> bool:
+    """Whether the server tried and failed. Otherwise the server or the session is gone."""
+    message = str(error)
+    return not any(sign in message for sign in ("INVALID_HANDLE", "SESSION_CHANGED", "RETRIES_EXCEEDED", "StatusCode."))
 
 
-def _is_of_a_late_fetch(error: PySparkException, uri: str) -> bool:
-    text = str(error)
-    if FETCH_FAILED in text:
+def _is_fetch_error(error: PySparkException, uri: str) -> bool:
+    message = str(error)
+    if FETCH_FAILED.search(message):
         return True
     name = uri.partition("?")[0].rpartition("/")[2]
-    # Java's network errors don't name the address.
-    return "Executor.updateDependencies" in text and (name in text or "java.net." in text)
+    # Java's network errors do not contain the URI.
+    return "Executor.updateDependencies" in message and (name in message or "java.net." in message)

@@ -1,4 +1,4 @@
-"""Keepers: sessions on the server, one for each payload (an archive, a broadcast value), that hold it between tasks."""
+"""Cache of uploaded files on the server, shared by the sessions of one user."""
 
 from __future__ import annotations
 
@@ -7,31 +7,42 @@ import logging
 import time
 import uuid
 from concurrent.futures import Future
+from enum import StrEnum
 from pathlib import Path
 
-from airflow_provider_sparkdeps.spark.conf import CACHE_FETCH_MODE, CACHE_UPLOADER, CACHE_URI
+from airflow_provider_sparkdeps.spark import conf
+from airflow_provider_sparkdeps.spark.delivery.launcher import EXECUTOR_SCHEMES
 from airflow_provider_sparkdeps.spark.session import Session
 
 log = logging.getLogger(__name__)
 
 _NAMESPACE = uuid.UUID("6f0d9a52-3a0e-4f53-9d53-6a5c9f3f3a0b")
 # Seconds.
-_SENDING_TIMEOUT = 90.0
-_POLL = 0.25
-_MOST_A_DAY = 100
+_UPLOAD_TIMEOUT = 90.0
+_POLL_INTERVAL = 0.25
+_MAX_SESSIONS_PER_DAY = 100
+
+
+class FetchMode(StrEnum):
+    """Who fetches payloads to executors."""
+
+    EXECUTOR = "executor"
+    """The launcher, on executors that have not unpacked it."""
+    SPARK = "spark"
+    """Spark, to all executors in each session. This works everywhere."""
 
 
 class ServerCache:
-    """The session that holds one payload for all sessions of a user, and what is known of it there.
+    """A session on the server that holds one file for all sessions of a user.
 
-    Nobody closes it. It lives as long as sessions use it, and expires by itself when none has for the time after
-    which the server drops idle sessions (`spark.connect.session.manager.defaultSessionTimeout`, an hour).
+    It is never closed. The server drops it when no session has used it for
+    `spark.connect.session.manager.defaultSessionTimeout` (one hour by default).
 
-    :param session: whose server and user it is of; as long as it is open, the keeper lives.
-    :param sha256: of the payload that it is for.
-    :param name: the payload's name on executors; Spark unpacks files of some endings.
-    :param size: the payload's, in bytes.
-    :raises grpc.RpcError: the server could not be asked.
+    :param session: keeps the cache alive as long as it is open.
+    :param sha256: of the file.
+    :param name: of the file on executors. Spark unpacks files with some extensions.
+    :param size: of the file, in bytes.
+    :raises grpc.RpcError: if the server did not answer.
     """
 
     def __init__(self, session: Session, *, sha256: str, name: str, size: int) -> None:
@@ -40,85 +51,82 @@ class ServerCache:
         self._session = session
         self._name = name
         self._size = size
-        ways = [CACHE_FETCH_MODE + scheme for scheme in ("file", "http", "https", "spark")]
+        confs = [conf.CACHE_URI, *(conf.CACHE_FETCH_MODE + scheme for scheme in EXECUTOR_SCHEMES)]
         today = datetime.datetime.now(datetime.UTC).date()
-        # One that has expired can't be opened again, so that the next one has another id.
-        for number in range(_MOST_A_DAY):
+        # A session that has expired can't be opened again, so the next one has another id.
+        for number in range(_MAX_SESSIONS_PER_DAY):
             self._id = str(uuid.uuid5(_NAMESPACE, f"{sha256}/{today}/{number}"))
             try:
-                self._known = session.rpc.configure(self._id, read=[CACHE_URI, *ways])
+                self._confs = session.rpc.configure(self._id, read=confs)
                 break
             except grpc.RpcError as error:
-                if "INVALID_HANDLE" not in str(error.details()) or number + 1 == _MOST_A_DAY:
+                if "INVALID_HANDLE" not in str(error.details()) or number + 1 == _MAX_SESSIONS_PER_DAY:
                     raise
-        # Executors that join may come back for the payload as long as the session is open.
+        # Executors that join later may fetch the file as long as the session is open.
         session.keep_alive(self._id)
 
     @property
-    def source(self) -> str | None:
-        """Where the cluster reads the payload that this keeper holds; None if it holds none."""
-        return self._known.get(CACHE_URI)
+    def uri(self) -> str | None:
+        """Where the cluster reads the file; None if it has not been uploaded."""
+        return self._confs.get(conf.CACHE_URI)
 
-    def way(self, scheme: str) -> str | None:
-        """Return how executors come to payloads at addresses of a scheme, as `note_way` was told; None if unknown."""
-        return self._known.get(CACHE_FETCH_MODE + scheme)
+    def fetch_mode(self, scheme: str) -> FetchMode | None:
+        """Return who fetches payloads from URIs of a scheme; None if it is not yet known."""
+        value = self._confs.get(conf.CACHE_FETCH_MODE + scheme)
+        return FetchMode(value) if value else None
 
-    def note_way(self, scheme: str, way: str) -> None:
-        """Have later sessions know how executors come to payloads at addresses of a scheme."""
-        self._note(CACHE_FETCH_MODE + scheme, way)
+    def set_fetch_mode(self, scheme: str, mode: FetchMode) -> None:
+        """Store for later sessions who fetches payloads from URIs of a scheme."""
+        self._set(conf.CACHE_FETCH_MODE + scheme, mode)
 
-    def take(self, payload: Path, *, unless: Future[None] | None = None) -> str | None:
-        """Have the payload held, sent by us unless somebody else is at it; return its address for the cluster.
+    def put(self, file: Path, *, cancel_on: Future[None] | None = None) -> str | None:
+        """Upload the file, unless another session uploads it; return its URI for the cluster.
 
-        :param unless: when this has failed, no more is sent.
-        :return: None where the server doesn't say at which address its executors find such files.
-        :raises grpc.RpcError: it could not be sent.
-        :raises grpc.FutureCancelledError: `unless` has failed.
-        :raises SessionError: it was damaged on its way.
+        :param cancel_on: the upload is cancelled when this fails.
+        :return: None if the server does not report the URI.
+        :raises grpc.RpcError: if the upload failed.
+        :raises grpc.FutureCancelledError: if `cancel_on` failed.
+        :raises SessionError: if the file was damaged on its way.
         """
-        if source := self._await_turn():
-            return source
+        if uri := self._wait_for_upload():
+            return uri
         try:
             started = time.monotonic()
-            self._session.rpc.add_file(self._id, self._name, payload, unless=unless)
-            log.info(
-                "Sent %s (%.1f MB) to the server in %.1f s; later sessions find it there",
-                self._name,
-                self._size / 1e6,
-                time.monotonic() - started,
-            )
-            source = self._address()
-            if source:
-                self._note(CACHE_URI, source)
-            return source
+            self._session.rpc.add_file(self._id, self._name, file, unless=cancel_on)
+            seconds = time.monotonic() - started
+            log.info("Uploaded %s (%.1f MB) in %.1f s. Later sessions reuse it.", self._name, self._size / 1e6, seconds)
+            uri = self._find_uri()
+            if uri:
+                self._set(conf.CACHE_URI, uri)
+            return uri
         finally:
-            self._note(CACHE_UPLOADER, "")
+            self._set(conf.CACHE_UPLOADER, "")
 
-    def _await_turn(self) -> str | None:
-        """Return where the payload is once another has sent it, or None when it is for us to send it."""
-        # To save work, no more: two senders of one payload do no harm.
-        deadline = time.monotonic() + _SENDING_TIMEOUT
-        said = False
+    def _wait_for_upload(self) -> str | None:
+        """Return the URI once another session has uploaded the file; None if this session has to upload it."""
+        # Waiting only avoids a duplicate upload. Two uploads of the same file are harmless.
+        deadline = time.monotonic() + _UPLOAD_TIMEOUT
+        is_logged = False
         while time.monotonic() < deadline:
-            found = self._session.rpc.configure(self._id, read=[CACHE_URI, CACHE_UPLOADER])
-            if CACHE_URI in found:
-                return found[CACHE_URI]
-            sender = found.get(CACHE_UPLOADER)
-            if sender == self._session.id:
+            confs = self._session.rpc.configure(self._id, read=[conf.CACHE_URI, conf.CACHE_UPLOADER])
+            if conf.CACHE_URI in confs:
+                return confs[conf.CACHE_URI]
+            uploader = confs.get(conf.CACHE_UPLOADER)
+            if uploader == self._session.id:
                 return None
-            if not sender:
-                # Of several who write at the same time, the last one finds itself there.
-                self._note(CACHE_UPLOADER, self._session.id)
-                time.sleep(_POLL / 2)
+            if not uploader:
+                # If several sessions write their id at the same time, the last one finds its own.
+                self._set(conf.CACHE_UPLOADER, self._session.id)
+                time.sleep(_POLL_INTERVAL / 2)
                 continue
-            if not said:
-                log.info("Another task is sending %s: waiting for it", self._name)
-                said = True
-            time.sleep(_POLL)
+            if not is_logged:
+                log.info("Waiting for another task that uploads %s", self._name)
+                is_logged = True
+            time.sleep(_POLL_INTERVAL)
         return None
 
-    def _address(self) -> str | None:
-        """Ask the server under which address its driver serves the file; it lists those of all its sessions."""
+    def _find_uri(self) -> str | None:
+        """Return the URI of the file from the server's list, which contains the files of all its sessions."""
         from pyspark.errors import PySparkException
 
         end = f"/artifacts/{self._session.rpc.look(self._id)}/files/{self._name}"
@@ -128,6 +136,6 @@ class ServerCache:
             return None
         return next((row[0] for row in rows if row[0].endswith(end)), None)
 
-    def _note(self, conf: str, value: str) -> None:
-        self._session.rpc.configure(self._id, write={conf: value})
-        self._known[conf] = value
+    def _set(self, name: str, value: str) -> None:
+        self._session.rpc.configure(self._id, write={name: value})
+        self._confs[name] = value

@@ -261,7 +261,7 @@ def test_the_launcher_fails_if_the_path_is_too_long_for_binaries_and_leaves_noth
     long = tmp_path / ("x" * 130) / ("y" * 130)
     failed = launch(long)
     assert failed.returncode == 1
-    assert "can't be made ready for" in failed.stderr
+    assert "Could not prepare" in failed.stderr
     assert "is longer than the 255 characters that its files have room for" in failed.stderr
     assert sorted(path.suffix for path in (long / "sparkdeps").iterdir()) == [".lock", ".used"]
 

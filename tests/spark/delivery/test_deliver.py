@@ -1,4 +1,4 @@
-"""What a cluster is sent of an archive, and how often, on real executors."""
+"""What a cluster is sent of an archive, and how often, with real executors."""
 
 from __future__ import annotations
 
@@ -31,21 +31,19 @@ def six15(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture
 def built(six15: Built, tmp_path: Path) -> Built:
-    """An archive that no executor has seen."""
+    """An archive that is new to all executors."""
     return six15.renewed(tmp_path)
 
 
 def payloads(server: EmbeddedServer, built: Built) -> list[Path]:
-    """Where Spark itself has brought the payload, on executors."""
+    """The copies of the payload that Spark itself has brought to executors."""
     return list((server.work_dir / "spark/work").glob(f"app-*/*/*/{built.archive.payload}"))
 
 
-def test_a_payload_is_sent_once_for_all_sessions_and_no_executor_is_brought_it(
-    server: EmbeddedServer, built: Built
-) -> None:
+def test_a_payload_is_sent_once_for_all_sessions_and_executors_fetch_it(server: EmbeddedServer, built: Built) -> None:
     with open_session(server) as first:
         assert built.attach(first)
-    # Nobody has a session now.
+    # There is no open session now.
     with open_session(server) as second:
         assert attach_payload(second, built.archive, payload=never)
         assert six_on_executors(second) == dict.fromkeys(homes(server, built), "1.15.0")
@@ -54,21 +52,21 @@ def test_a_payload_is_sent_once_for_all_sessions_and_no_executor_is_brought_it(
     assert payloads(server, built) == []
 
 
-def test_an_executor_that_joins_later_comes_to_the_payload(built: Built) -> None:
+def test_an_executor_that_joins_later_fetches_the_payload(built: Built) -> None:
     with EmbeddedServer("local-cluster[1,1,1024]") as server:
         with open_session(server) as first:
             built.attach(first)
         with open_session(server) as second:
             attach_payload(second, built.archive, payload=never)
-            assert len(six_on_executors(second)) == 1
+            assert len(six_on_executors(second, executors=1)) == 1
             (before,) = [home for home in homes(server, built) if home.exists()]
             os.kill(executor_of(second), signal.SIGKILL)
-            found = six_on_executors(second)
+            found = six_on_executors(second, executors=1)
             assert found == {home: "1.15.0" for home in homes(server, built) if home != before}
 
 
 def executor_of(session: Session) -> int:
-    """The process id of the executor that runs a task now."""
+    """The process id of the executor that runs a task."""
 
     @udf("int", useArrow=False)
     def grandparent(_: int) -> int:
@@ -79,59 +77,59 @@ def executor_of(session: Session) -> int:
 
 
 @pytest.mark.soak
-def test_where_the_cluster_guards_its_traffic_spark_brings_the_payload(built: Built) -> None:
-    conf = {"spark.authenticate": "true", "spark.authenticate.secret": "of-this-test-only"}
+def test_spark_brings_the_payload_if_the_cluster_requires_authentication(built: Built) -> None:
+    conf = {"spark.authenticate": "true", "spark.authenticate.secret": "only-for-this-test"}
     with EmbeddedServer("local-cluster[1,1,1024]", conf=conf) as server:
-        for payload in (built.payload, never):
+        for payload in (lambda: built.payload, never):
             with open_session(server) as session:
                 assert attach_payload(session, built.archive, payload=payload)
-                assert set(six_on_executors(session).values()) == {"1.15.0"}
+                assert set(six_on_executors(session, executors=1).values()) == {"1.15.0"}
                 assert payloads(server, built)
 
 
-def test_of_two_sessions_at_the_same_time_one_sends(
+def test_of_two_concurrent_sessions_one_uploads(
     server: EmbeddedServer, built: Built, caplog: pytest.LogCaptureFixture
 ) -> None:
-    meeting = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=60)
 
     def use(_: int) -> set[str]:
         with open_session(server) as session:
-            meeting.wait()
+            barrier.wait()
             built.attach(session)
             return set(six_on_executors(session).values())
 
     with caplog.at_level("INFO"), ThreadPoolExecutor(2) as pool:
         assert list(pool.map(use, range(2))) == [{"1.15.0"}, {"1.15.0"}]
-    assert caplog.text.count(f"Sent {built.archive.payload}") == 1
+    assert caplog.text.count(f"Uploaded {built.archive.payload}") == 1
 
 
-def test_a_payload_that_the_server_has_dropped_is_sent_again(server: EmbeddedServer, built: Built) -> None:
+def test_a_payload_that_the_server_dropped_is_sent_again(server: EmbeddedServer, built: Built) -> None:
     with open_session(server) as first:
         built.attach(first)
         shared = first.share()
-        (keeper,) = shared.relies_on
-        assert RpcClient(first.endpoint, keeper).release(timeout=10)
+        (cache,) = shared.relies_on
+        assert RpcClient(first.endpoint, cache).release(timeout=10)
         assert close_shared_session(first.endpoint, shared)
-    asked = []
+    fetched = []
 
     def payload() -> Path:
-        asked.append("once")
+        fetched.append(built.payload)
         return built.payload
 
     with open_session(server) as second:
         attach_payload(second, built.archive, payload=payload)
-        assert asked == ["once"]
+        assert fetched == [built.payload]
         assert set(six_on_executors(second).values()) == {"1.15.0"}
 
 
-def test_workers_import_pyspark_unpacked_and_compiled(server: EmbeddedServer, six15: Built) -> None:
+def test_workers_import_an_unpacked_and_compiled_pyspark(server: EmbeddedServer, six15: Built) -> None:
     with open_session(server) as session:
 
         @udf("string", useArrow=False)
         def origin(_: int) -> str:
             import pyspark
 
-            return str(pyspark.__cached__)
+            return str(pyspark.__spec__.cached)
 
         six15.attach(session)
         rows = session.spark.range(2, numPartitions=2).select(origin("id")).collect()

@@ -1,4 +1,4 @@
-"""The launcher that executors run, by itself: its hard cases, with what an executor would give it laid out by hand."""
+"""The launcher script without Spark, in directories like an executor's: its hard cases."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from airflow_provider_sparkdeps.archives import Archive
-from airflow_provider_sparkdeps.archives.manifest import Contents
 from airflow_provider_sparkdeps.spark.delivery.launcher import launcher_archive
+from airflow_provider_sparkdeps.spark.delivery.reference import FETCH_FAILED
 
-from ...support.executors import commands, flip_a_bit, needs_unshare, remains, wait_for
+from ...support.executors import commands, flip_a_bit, leftovers, needs_unshare, wait_for
+from ...support.manifests import ARCHIVE
 
-# Its payload is a shell script in the place of an interpreter.
+# In the payload of these tests, a shell script takes the place of the interpreter.
 _INTERPRETER = """#!/bin/sh
 echo "$0"
 echo "$MARK"
@@ -32,7 +32,7 @@ for each; do echo "<$each>"; done
 
 
 class Executor:
-    """A directory like an executor's, with a payload of ours in each session."""
+    """A directory like an executor's, with sessions that have a payload."""
 
     def __init__(self, directory: Path, path: str, shell: tuple[str, ...] = ()) -> None:
         self.root = directory / "it's an executor"
@@ -41,12 +41,7 @@ class Executor:
         self.payload = self._payload()
         sha256 = hashlib.sha256(self.payload).hexdigest()
         self.home = self.root / "sparkdeps" / sha256[:12]
-        nothing: Any = {field.name: None for field in dataclasses.fields(Archive)}
-        self.archive = Archive(
-            **nothing
-            | {"sha256": sha256, "python": "3.99.0", "interpreter": "bin/python", "payload": "env.payload"}
-            | {"contents": Contents(files=0, unpacked_size=0, package_sizes={}, modules=())}
-        )
+        self.archive = dataclasses.replace(ARCHIVE, sha256=sha256, python="3.99.0", payload="env.payload")
 
     @staticmethod
     def _payload() -> bytes:
@@ -57,18 +52,18 @@ class Executor:
                 entry.size, entry.mode = len(content), 0o755
                 tar.addfile(entry, io.BytesIO(content))
         content = packed.getvalue()
-        # In two members, as gzip files may be.
+        # A gzip file may have several members.
         return gzip.compress(content[:100_000]) + gzip.compress(content[100_000:])
 
     def session(
-        self, name: str = "a session", *, source: str | None = None, brought: bool = True, prove: bool = False
+        self, name: str = "a session", *, uri: str | None = None, brought: bool = True, probe: bool = False
     ) -> Path:
         directory = self.root / name
         directory.mkdir(parents=True)
         if brought:
             (directory / "env.payload").write_bytes(self.payload)
         (directory / "env").mkdir()
-        launcher = launcher_archive(self.archive, source, prove=prove)
+        launcher = launcher_archive(self.archive, uri, probe=probe)
         subprocess.run(["tar", "-xzf", "-", "-C", directory / "env"], input=launcher, check=True)
         return directory
 
@@ -76,7 +71,7 @@ class Executor:
         return subprocess.Popen(
             [*prefix, *self.shell, "env/bin/python", *arguments],
             cwd=session,
-            env={"PATH": self.path, "MARK": "as it was"},
+            env={"PATH": self.path, "MARK": "unchanged"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -88,16 +83,16 @@ class Executor:
         return process.returncode, out, err
 
 
-@pytest.fixture(params=["all of this machine", "no flock, no Python", pytest.param("busybox", marks=pytest.mark.soak)])
+@pytest.fixture(params=["all commands", "no flock, no Python", pytest.param("busybox", marks=pytest.mark.soak)])
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Executor:
-    """One for each set of commands that executors may have."""
-    if request.param == "all of this machine":
+    """An executor for each set of commands that there may be."""
+    if request.param == "all commands":
         return Executor(tmp_path, os.environ["PATH"])
     if request.param == "no flock, no Python":
         return Executor(tmp_path, str(commands(tmp_path / "bin", without=("flock", "python*"))))
     busybox = shutil.which("busybox")
     if busybox is None:
-        pytest.skip("no busybox here")
+        pytest.skip("busybox is not installed")
     directory = tmp_path / "bin"
     directory.mkdir()
     for name in subprocess.check_output([busybox, "--list"], text=True).split():
@@ -105,8 +100,8 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Executor:
     return Executor(tmp_path, str(directory), (str(directory / "sh"),))
 
 
-def instead_of(executor: Executor, command: str, script: str, directory: Path) -> None:
-    """Put a script in front of a command of the executor; `$real` is the command itself."""
+def wrap_command(executor: Executor, command: str, script: str, directory: Path) -> None:
+    """Run a script instead of a command of the executor. `$real` is the command."""
     directory.mkdir(exist_ok=True)
     real = shutil.which(command, path=executor.path)
     (directory / command).write_text(f"#!/bin/sh\nreal='{real}'\n{script}\n")
@@ -114,46 +109,44 @@ def instead_of(executor: Executor, command: str, script: str, directory: Path) -
     executor.path = f"{directory}:{executor.path}"
 
 
-def test_launcher_passes_arguments_and_environment_on(executor: Executor) -> None:
+def test_launcher_passes_on_arguments_and_environment(executor: Executor) -> None:
     arguments = ("-m", "pyspark.daemon", "", "two words", "it's", '"$HOME" `id` *')
     for name in ("cold", "warm"):
         code, out, err = executor.run(executor.session(name), *arguments)
         assert (code, err) == (0, "")
-        assert out.splitlines() == [f"{executor.home}/bin/python", "as it was", *(f"<{each}>" for each in arguments)]
-    assert remains(executor.home) == []
+        assert out.splitlines() == [f"{executor.home}/bin/python", "unchanged", *(f"<{each}>" for each in arguments)]
+    assert leftovers(executor.home) == []
 
 
-def test_launcher_unpacks_once_for_ten_at_the_same_time(executor: Executor, tmp_path: Path) -> None:
+def test_ten_launchers_at_once_unpack_once(executor: Executor, tmp_path: Path) -> None:
     log = tmp_path / "unpacked"
-    instead_of(executor, "tar", f'echo once >>"{log}"; sleep 0.3; exec "$real" "$@"', tmp_path / "watch")
+    wrap_command(executor, "tar", f'echo once >>"{log}"; sleep 0.3; exec "$real" "$@"', tmp_path / "watch")
     started = [executor.start(executor.session(f"session {number}")) for number in range(10)]
     for process in started:
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
         assert out.startswith(f"{executor.home}/bin/python\n")
     assert sorted(path.name for path in executor.home.iterdir()) == ["bin", "lib"]
-    assert remains(executor.home) == []
+    assert leftovers(executor.home) == []
     if shutil.which("flock", path=executor.path) == shutil.which("flock"):
         assert log.read_text().split() == ["once"]
 
 
-def test_launcher_killed_while_it_unpacks_leaves_nothing_that_passes_for_an_environment(
-    executor: Executor, tmp_path: Path
-) -> None:
+def test_a_launcher_that_is_killed_leaves_no_partial_environment(executor: Executor, tmp_path: Path) -> None:
     session = executor.session()
-    instead_of(executor, "tar", '"$real" "$@"; sleep 1', tmp_path / "slow")
+    wrap_command(executor, "tar", '"$real" "$@"; sleep 1', tmp_path / "slow")
     for _ in range(2):
         process = executor.start(session)
         wait_for(lambda: any(executor.home.parent.glob(".*.part.*/env.*/bin/python")))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
         assert not executor.home.exists()
-        assert len(remains(executor.home)) == 1
+        assert len(leftovers(executor.home)) == 1
     assert executor.run(session)[0] == 0
-    assert remains(executor.home) == []
+    assert leftovers(executor.home) == []
 
 
-def test_launcher_refuses_damage_even_where_sha256sum_is_missing(executor: Executor, tmp_path: Path) -> None:
+def test_a_damaged_payload_is_rejected_even_without_sha256sum(executor: Executor, tmp_path: Path) -> None:
     session = executor.session()
     flip_a_bit(session / "env.payload")
     code, _, err = executor.run(session)
@@ -165,32 +158,33 @@ def test_launcher_refuses_damage_even_where_sha256sum_is_missing(executor: Execu
             (links / name).symlink_to(found)
     executor.path = str(links)
     code, _, err = executor.run(session)
-    assert (code, "can't be unpacked" in err) == (1, True)
+    assert (code, "Could not unpack" in err) == (1, True)
     assert not executor.home.exists()
-    assert remains(executor.home) == []
+    assert leftovers(executor.home) == []
 
 
-def test_launcher_says_that_it_cant_write(executor: Executor) -> None:
+def test_a_directory_that_is_not_writable_is_reported(executor: Executor) -> None:
     session = executor.session()
-    executor.home.parent.write_text("in the way")
+    executor.home.parent.write_text("not a directory")
     code, _, err = executor.run(session)
     assert code == 1
-    assert f"sparkdeps: can't write to {executor.home.parent}: is the disk full, or not ours?" in err
+    assert f"sparkdeps: Could not write to {executor.home.parent}. Check its disk space and its permissions." in err
 
 
 @needs_unshare
-def test_launcher_says_that_the_disk_is_full(executor: Executor) -> None:
+def test_a_full_disk_is_reported(executor: Executor) -> None:
     session = executor.session()
     executor.home.parent.mkdir()
     mount = 'mount -t tmpfs -o size=64k none ../sparkdeps && "$@"; code=$?; ls -A ../sparkdeps; exit $code'
     code, out, err = executor.run(session, prefix=("unshare", "-m", "/bin/sh", "-c", mount, "sh"))
     assert code == 1
-    assert "env.payload can't be unpacked in" in err
-    assert "is the disk full?" in err
+    assert re.search(
+        r"Could not unpack env\.payload in .*(No space left|disk is full).*Check this executor's disk", err
+    )
     assert sorted(out.split()) == [f".{executor.home.name}.lock", f".{executor.home.name}.used"]
 
 
-def test_launcher_says_that_the_session_lost_its_files(executor: Executor) -> None:
+def test_a_session_that_lost_its_files_is_reported(executor: Executor) -> None:
     session = executor.session()
     (session / "env.payload").unlink()
     code, _, err = executor.run(session)
@@ -198,39 +192,40 @@ def test_launcher_says_that_the_session_lost_its_files(executor: Executor) -> No
     assert f"env.payload is not in {session}: the session lost its files" in err
 
 
-def test_launcher_gets_what_spark_does_not_bring_by_its_path(executor: Executor, tmp_path: Path) -> None:
+def test_a_payload_is_fetched_by_its_path(executor: Executor, tmp_path: Path) -> None:
     stored = tmp_path / "a store's" / "env.payload"
     stored.parent.mkdir()
     stored.write_bytes(executor.payload)
-    session = executor.session(source=stored.as_uri(), brought=False)
+    session = executor.session(uri=stored.as_uri(), brought=False)
     code, out, err = executor.run(session)
     assert (code, err) == (0, "")
     assert out.startswith(f"{executor.home}/bin/python\n")
     stored.unlink()
-    assert executor.run(executor.session("later", source=stored.as_uri(), brought=False))[0] == 0
+    assert executor.run(executor.session("later", uri=stored.as_uri(), brought=False))[0] == 0
 
 
 @pytest.mark.parametrize(
-    "source", ["file:///no/where/env.payload", "http://127.0.0.1:9/env.payload?Signature=5ec7", "spark://127.0.0.1:9/x"]
+    "uri", ["file:///no/where/env.payload", "http://127.0.0.1:9/env.payload?Signature=5ec7", "spark://127.0.0.1:9/x"]
 )
-def test_launcher_says_that_it_could_not_get_the_payload(executor: Executor, source: str) -> None:
-    session = executor.session(source=source, brought=False)
+def test_a_payload_that_could_not_be_fetched_is_reported_without_the_signature(executor: Executor, uri: str) -> None:
+    session = executor.session(uri=uri, brought=False)
     code, _, err = executor.run(session)
     assert code == 1
-    assert "sparkdeps: env.payload was not had " in err
+    assert f"sparkdeps: Could not fetch env.payload over {uri.partition(':')[0]}: " in err
+    assert FETCH_FAILED.search(err)
     assert "5ec7" not in err
-    assert remains(executor.home) == []
+    assert leftovers(executor.home) == []
 
 
-def test_launcher_that_is_to_prove_it_gets_the_payload_although_it_is_unpacked(executor: Executor) -> None:
+def test_a_probe_fetches_the_payload_even_if_it_is_unpacked(executor: Executor) -> None:
     assert executor.run(executor.session())[0] == 0
-    code, _, err = executor.run(executor.session("proof", source="file:///no/where", brought=False, prove=True))
-    assert (code, "was not had" in err) == (1, True)
+    code, _, err = executor.run(executor.session("probe", uri="file:///no/where", brought=False, probe=True))
+    assert (code, "Could not fetch" in err) == (1, True)
 
 
-def test_launcher_keeps_a_bounded_number_of_environments_and_those_in_use(executor: Executor) -> None:
+def test_an_executor_keeps_twelve_environments_and_those_in_use(executor: Executor) -> None:
     if not shutil.which("flock", path=executor.path):
-        pytest.skip("without flock, nobody can tell what is in use, and nothing is removed")
+        pytest.skip("without flock, nothing is removed")
     cache = executor.home.parent
     cache.mkdir(parents=True)
     old = [f"{number:012x}" for number in range(14)]
@@ -243,13 +238,13 @@ def test_launcher_keeps_a_bounded_number_of_environments_and_those_in_use(execut
         fcntl.flock(held, fcntl.LOCK_SH)
         assert executor.run(executor.session())[0] == 0
     kept = {path.name for path in cache.iterdir() if path.is_dir()}
-    # The twelve that were used last, and the one in use although it is the oldest.
+    # The twelve most recently used ones, and the oldest one, because it is in use.
     assert kept == {executor.home.name, old[0], *old[3:]}
 
 
-def test_launcher_bounds_the_size_of_what_is_kept(executor: Executor) -> None:
+def test_an_executor_keeps_environments_of_a_limited_size(executor: Executor) -> None:
     if not shutil.which("flock", path=executor.path):
-        pytest.skip("without flock, nobody can tell what is in use, and nothing is removed")
+        pytest.skip("without flock, nothing is removed")
     cache = executor.home.parent
     cache.mkdir(parents=True)
     for age, (digest, megabytes) in enumerate([("a" * 12, "15000"), ("b" * 12, "4000"), ("c" * 12, "2000")]):

@@ -1,153 +1,162 @@
 #!/bin/sh
-# The interpreter that executors run: has the payload unpacked once per executor, then becomes the real one.
-# launcher.py replaces the next line by: digest, sha256, payload, megabytes (once unpacked), interpreter, version,
-# bundled=yes|no, finish (a script of the payload's, or nothing), scheme and source (where the payload is if Spark
-# doesn't bring it, or nothing), prove=yes|no (whether it can be had from there), most (environments to keep) and
-# most_megabytes.
+# Runs on executors as Python. Unpacks an environment once per executor, then runs its interpreter.
+# launcher.py replaces the next line with assignments: digest, sha256, payload (a file name), megabytes (unpacked),
+# interpreter, version, bundled=yes|no (whether the payload contains the interpreter), post_unpack (a script in the
+# payload, or empty), scheme and uri (where the payload is if Spark does not bring it, or empty), probe=yes|no (whether
+# to fetch it even if it is unpacked), max_envs and max_megabytes (what to keep).
 # @values@
 set -eu
 fail() { echo "sparkdeps: $*" >&2; exit 1; }
 
-# Workers start in the session's own directory; the one above it belongs to the executor, and goes with it.
+# Workers start in the session's directory. Its parent belongs to the executor and is removed with it.
 cache=$(cd .. && pwd -P)/sparkdeps
-home=$cache/$digest
-part=$cache/.$digest.part.$$
+env_dir=$cache/$digest
+work_dir=$cache/.$digest.part.$$
 
-# Writes the payload, from wherever it is to be had. Addresses may be signed, and are not shown.
-obtain() {
-    if [ -f "$payload" ]; then
-        cat "$payload"
-        return
-    fi
+# Writes the payload to stdout. URIs may be signed, so they are not logged.
+fetch() {
+    if [ -f "$payload" ]; then cat "$payload"; return; fi
     case $scheme in
-    file) cat "$source" ;;
-    spark) bash "${0%/*}/pull" "$source" ;;
+    file) cat "$uri" ;;
+    spark) bash "${0%/*}/fetch_from_driver" "$uri" ;;
     *)
         if command -v curl >/dev/null; then
-            printf 'url = "%s"\n' "$source" | curl -fsSL --connect-timeout 30 --max-time 1800 -K -
+            printf 'url = "%s"\n' "$uri" | curl -fsSL --connect-timeout 30 --max-time 1800 -K -
         else
-            printf '%s\n' "$source" | wget -q -T 60 -t 3 -O - -i -
+            printf '%s\n' "$uri" | wget -q -T 60 -t 3 -O - -i -
         fi ;;
-    esac || { : >"$part/cut"; return 1; }
+    esac || { : >"$work_dir/fetch.failed"; return 1; }
 }
 
-# Reads all, and writes its sha256.
-sum() {
+# Reads all of stdin and writes its sha256.
+checksum() {
     if command -v sha256sum >/dev/null; then
         sha256sum
     elif command -v openssl >/dev/null; then
         openssl dgst -sha256 -r
     elif [ -z "$scheme" ]; then
         cat >/dev/null
-        echo "$sha256" # sent by this session's own client
+        echo "$sha256" # The session's client has sent it.
     else
-        fail "$payload can't be checked here: install sha256sum (coreutils) or openssl on the executors"
+        fail "Could not verify $payload: the executor has neither sha256sum nor openssl. Install one of them there."
     fi
 }
 
-full() { fail "$payload can't be unpacked in $cache: is the disk full? $(last_words "$1")"; }
-last_words() { sed 's/[?][^ ]*//g' "$1" | tail -n 2; }
+disk_full() {
+    cause=$(last_lines "$1") # A full disk may also have lost the log.
+    fail "Could not unpack $payload in $cache: ${cause:-the disk is full}. Check this executor's disk space."
+}
+not_writable() { fail "Could not write to $cache. Check its disk space and its permissions."; }
+# The last two lines of a file as one, without query strings.
+last_lines() { tail -n 2 "$1" | sed -e '$!N' -e 's/\n/; /' -e 's/[?][^ ]*//g' -e 's/[.]$//'; }
 
-# Fails unless what `obtain` gave was the payload.
+# Fails unless `fetch` has written the payload.
 verify() {
-    [ ! -e "$part/cut" ] || fail "$payload was not had by $scheme: $(last_words "$part/obtain")"
-    read -r found rest <"$part/sum" || full "$part/sums"
-    [ "$found" = "$sha256" ] || fail "$payload was damaged on its way to this executor (its sha256 is" \
-        "$found, not $sha256): run this again in a new session"
+    [ ! -e "$work_dir/fetch.failed" ] ||
+        fail "Could not fetch $payload over $scheme: $(last_lines "$work_dir/fetch.log"). Run the task again in a new" \
+            "session."
+    read -r found rest <"$work_dir/sha256" || disk_full "$work_dir/sha256.log"
+    [ "$found" = "$sha256" ] || fail "$payload was damaged on its way to this executor: its sha256 is $found" \
+        "instead of $sha256. Run the task again in a new session."
 }
 
-room() {
+make_workdir() {
     [ -f "$payload" ] || [ -n "$scheme" ] ||
-        fail "$payload is not in $(pwd): the session lost its files; run this again in a new session"
-    rm -rf "$part"
-    mkdir "$part" "$part/env.$$" || fail "can't write to $cache: is the disk full, or not ours?"
+        fail "$payload is not in $(pwd): the session lost its files. Run the task again in a new session."
+    rm -rf "$work_dir"
+    mkdir "$work_dir" "$work_dir/env.$$" || not_writable
 }
 
-# Whether the payload can be had, without keeping it.
-prove() {
-    room
-    obtain 2>"$part/obtain" | sum >"$part/sum" 2>"$part/sums" || :
+# Checks that the payload can be fetched, without keeping it.
+probe_fetch() {
+    make_workdir
+    fetch 2>"$work_dir/fetch.log" | checksum >"$work_dir/sha256" 2>"$work_dir/sha256.log" || :
     verify
+    rm -rf "$work_dir"
 }
 
-# Reads all, whatever becomes of it.
+# Reads all of stdin, even if tar fails.
 extract() {
-    tar "$1" - -C "$part/env.$$" >"$part/tar" 2>&1 && : >"$part/whole"
+    tar "$1" - -C "$work_dir/env.$$" >"$work_dir/tar.log" 2>&1 && : >"$work_dir/extracted"
     cat >/dev/null
 }
 
 unpack() {
-    # Whoever is killed leaves such a directory, named by its process, and nobody else's rename makes it whole.
+    # A killed process leaves its work directory, which has the process id in its name.
     for old in "$cache/.$digest".part.*; do
         kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old" || :
     done
-    room
-    # Nothing is written but what is unpacked; it counts once the sum of all is right. Spark reads what is said here only
-    # once this script has ended, and a full pipe would keep it from that.
+    make_workdir
+    # The payload is not written to disk; its files are used only if its sha256 is right. stderr goes to files, because
+    # Spark reads it only after this script has ended, and a full pipe would block.
     if python3 -IS -c 'import hashlib, zlib' 2>/dev/null; then
-        obtain 2>"$part/obtain" | python3 -IS "${0%/*}/inflate" "$part/sum" 2>"$part/sums" | extract -xf
+        fetch 2>"$work_dir/fetch.log" |
+            python3 -IS "${0%/*}/gunzip_sha256" "$work_dir/sha256" 2>"$work_dir/sha256.log" | extract -xf
     else
-        mkfifo "$part/pipe"
-        sum <"$part/pipe" >"$part/sum" 2>"$part/sums" &
-        obtain 2>"$part/obtain" | tee "$part/pipe" | extract -xzf
+        mkfifo "$work_dir/pipe"
+        checksum <"$work_dir/pipe" >"$work_dir/sha256" 2>"$work_dir/sha256.log" &
+        fetch 2>"$work_dir/fetch.log" | tee "$work_dir/pipe" | extract -xzf
         wait
     fi
-    case $(cat "$part/tar") in *"No space"* | *"annot write"* | *"annot open"* | *"annot mkdir"*) ;; *) verify ;; esac
-    [ -e "$part/whole" ] || full "$part/tar"
+    case $(cat "$work_dir/tar.log") in
+    *"No space"* | *"annot write"* | *"annot open"* | *"annot mkdir"*) ;;
+    *) verify ;;
+    esac
+    [ -e "$work_dir/extracted" ] || disk_full "$work_dir/tar.log"
     if [ "$bundled" = no ]; then
         base=$("python$version" -c 'import os, sys; print(os.path.realpath(sys._base_executable))') ||
-            fail "this environment has no interpreter of its own, and no python$version runs from this executor's" \
-                "PATH ($PATH): install it on the executors, or build the environment with bundle_python=True"
-        mkdir -p "$part/env.$$/bin"
-        ln -sf "$base" "$part/env.$$/$interpreter"
-        printf 'home = %s\ninclude-system-site-packages = false\n' "${base%/*}" >"$part/env.$$/pyvenv.cfg"
+            fail "The environment contains no interpreter, and this executor has no working python$version on PATH" \
+                "($PATH). Install it on the executors, or build the environment with bundle_python=True."
+        mkdir -p "$work_dir/env.$$/bin"
+        ln -sf "$base" "$work_dir/env.$$/$interpreter"
+        printf 'home = %s\ninclude-system-site-packages = false\n' "${base%/*}" >"$work_dir/env.$$/pyvenv.cfg"
     fi
-    # Files that name the place that they are at get the one of after the rename, since others may use them from then on.
-    if [ -n "$finish" ]; then
-        said=$("$part/env.$$/$interpreter" -I -B "$part/env.$$/$finish" "$home" 2>&1) ||
-            fail "$payload can't be made ready for $home: $(printf '%s\n' "$said" | tail -n 2)"
+    # Writes the final path into files that need it. Afterwards other processes may use the environment.
+    if [ -n "$post_unpack" ]; then
+        "$work_dir/env.$$/$interpreter" -I -B "$work_dir/env.$$/$post_unpack" "$env_dir" >"$work_dir/post.log" 2>&1 ||
+            fail "Could not prepare $payload in $env_dir: $(last_lines "$work_dir/post.log")"
     fi
-    # Two workers at once: one rename wins. The other fails, or lands inside the winner's directory.
-    mv "$part/env.$$" "$home" 2>/dev/null || [ -d "$home" ] || fail "can't rename $part/env.$$ to $home"
-    rm -rf "$part" "$home/env.$$"
+    # If two processes rename at once, one fails or moves its copy into the other's directory.
+    mv "$work_dir/env.$$" "$env_dir" 2>/dev/null || [ -d "$env_dir" ] || not_writable
+    rm -rf "$work_dir" "$env_dir/env.$$"
 }
 
-# Removes what was unpacked and is used by nobody, the longest unused first, until the rest is within bounds.
+# Removes the least recently used environments until the others are within the limits. Keeps those in use.
 evict() {
     count=1 total=$megabytes
     for each in $(cd "$cache" && ls -tA | sed -n 's/^\.\([0-9a-f]*\)\.used$/\1/p'); do
         [ "$each" != "$digest" ] && [ -d "$cache/$each" ] || continue
         size=$(cat "$cache/.$each.used")
         count=$((count + 1)) total=$((total + ${size:-0}))
-        [ "$count" -gt "$most" ] || [ "$total" -gt "$most_megabytes" ] || continue
-        if (flock -n -x 7 && mv "$cache/$each" "$part.old") 7>>"$cache/.$each.used" 2>/dev/null; then
-            rm -rf "$part.old"
+        [ "$count" -gt "$max_envs" ] || [ "$total" -gt "$max_megabytes" ] || continue
+        if (flock -n -x 7 && mv "$cache/$each" "$work_dir.old") 7>>"$cache/.$each.used" 2>/dev/null; then
+            rm -rf "$work_dir.old"
             count=$((count - 1)) total=$((total - ${size:-0}))
         fi
     done
 }
 
-# From a zip file to a directory; of two at once, one rename wins, and the other fails or lands inside.
-copy() {
-    nice -n 19 "$home/$interpreter" -m zipfile -e "$1" "$2.$$" && mv "$2.$$" "$2"
+# Unpacks a zip file ($1) to a directory ($2). Of two at once, one fails or moves its copy into the other's directory.
+unzip() {
+    nice -n 19 "$env_dir/$interpreter" -m zipfile -e "$1" "$2.$$" && mv "$2.$$" "$2"
     rm -rf "$2.$$" "$2/${2##*/}.$$"
 }
 
-# Puts an unpacked copy of the server's own pyspark in the place of its zip, from which Python would compile all that
-# it imports, in each session again. Its content is its name; whatever goes wrong, the zip remains.
-quicken() {
+# Replaces the server's pyspark.zip on PYTHONPATH by an unpacked copy with its sha256 in the name. Python would compile
+# the modules of a zip again in each session. If anything fails, the zip remains.
+use_unpacked_pyspark() {
     path=
     while [ -n "${PYTHONPATH:-}" ]; do
         entry=${PYTHONPATH%%:*}
         case $PYTHONPATH in *:*) PYTHONPATH=${PYTHONPATH#*:} ;; *) PYTHONPATH= ;; esac
         case ${entry##*/} in pyspark.zip | py4j-*.zip)
             if found=$(sha256sum <"$entry"); then
-                copy=$cache/${entry##*/}-${found%% *}
-                if [ -d "$copy" ]; then
-                    entry=$copy
+                unpacked=$cache/${entry##*/}-${found%% *}
+                if [ -d "$unpacked" ]; then
+                    entry=$unpacked
                 else
-                    # For those that come later: it takes longer than it would save now.
-                    copy "$entry" "$copy" >/dev/null 2>&1 9>&- &
+                    # For later sessions: unpacking takes longer than it would save now.
+                    unzip "$entry" "$unpacked" >/dev/null 2>&1 9>&- &
                 fi
             fi ;;
         esac
@@ -156,28 +165,27 @@ quicken() {
     PYTHONPATH=$path
 }
 
-# Says by its date when this environment was used last, by its content how large it is, and by a lock that is shared by
-# all who run, that it is in use; without flock, nothing is ever removed.
+# The date of this file is when the environment was last used, and its content is the size. All processes that use the
+# environment hold a shared lock on it. Without flock, nothing is ever removed.
 used=$cache/.$digest.used
-{ mkdir -p "$cache" && touch "$used"; } || fail "can't write to $cache: is the disk full, or not ours?"
+{ mkdir -p "$cache" && touch "$used"; } || not_writable
 exec 9>>"$used"
 flock -s 9 2>/dev/null || :
-trap 'rm -rf "$part"' EXIT
-if [ ! -d "$home" ]; then
-    # One at a time where flock exists; without it they unpack side by side, which costs time only.
+trap 'rm -rf "$work_dir"' EXIT
+if [ ! -d "$env_dir" ]; then
+    # One process unpacks at a time. Without flock several may, which only costs time.
     exec 8>>"$cache/.$digest.lock"
     flock -w 600 -x 8 2>/dev/null || :
-    if [ ! -d "$home" ]; then
+    if [ ! -d "$env_dir" ]; then
         unpack
         echo "$megabytes" >"$used"
         evict
     fi
     exec 8>&-
-elif [ "$prove" = yes ]; then
-    prove
-    rm -rf "$part"
+elif [ "$probe" = yes ]; then
+    probe_fetch
 fi
-[ -z "${PYTHONPATH:-}" ] || quicken
-# What the executor's user has in ~/.local is not of this environment.
+[ -z "${PYTHONPATH:-}" ] || use_unpacked_pyspark
+# Packages in ~/.local of the executor's user are not part of the environment.
 export PYTHONNOUSERSITE=1
-exec "$home/$interpreter" "$@"
+exec "$env_dir/$interpreter" "$@"
