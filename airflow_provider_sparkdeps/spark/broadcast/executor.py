@@ -30,7 +30,6 @@ _READ_TIMEOUT = 60.0
 _INSTALL_TIMEOUT = 5.0
 # Bytes on disk that an executor keeps. The least recently used files are removed first.
 _MAX_BYTES = 20_000_000_000
-_ONLY_IN_TASK = "Broadcast variables are read-only on executors. Call unpersist() and destroy() in the task's callable."
 
 
 class ExecutorBroadcast:
@@ -53,10 +52,9 @@ class ExecutorBroadcast:
             return self._loaded
 
     def unpersist(self, blocking: bool = False) -> None:
-        raise RuntimeError(_ONLY_IN_TASK)
+        raise RuntimeError("Broadcast variables are read-only on executors. Change them in the task's callable.")
 
-    def destroy(self, blocking: bool = False) -> None:
-        raise RuntimeError(_ONLY_IN_TASK)
+    destroy = unpersist
 
     def __repr__(self) -> str:
         return f"Broadcast({self._sha256[:12]})"

@@ -77,13 +77,7 @@ def _deliver(session: Session, archive: Archive, *, payload: Callable[[], Path],
                 check.result()
     python = _send_launcher(spark, archive, uri, probe=is_first)
     if is_first:
-        can_fetch = (
-            cache
-            and uri
-            and scheme in EXECUTOR_SCHEMES
-            and not (scheme == "spark" and uses_rpc_encryption(session))
-            and _executors_can_fetch(session, uri, python)
-        )
+        can_fetch = cache and uri and scheme in EXECUTOR_SCHEMES and _executors_can_fetch(session, uri, python)
         fetch_mode = FetchMode.EXECUTOR if can_fetch else FetchMode.SPARK
     if fetch_mode == FetchMode.SPARK:
         if uri is None:
@@ -118,6 +112,8 @@ def uses_rpc_encryption(session: Session) -> bool:
 
 def _executors_can_fetch(session: Session, uri: str, python: str) -> bool:
     """Return whether executors can fetch the payload. If so, all that run a task have unpacked it afterwards."""
+    if uri.startswith("spark:") and uses_rpc_encryption(session):
+        return False
     try:
         _start_interpreter(session.spark, python)
     except SessionError as error:

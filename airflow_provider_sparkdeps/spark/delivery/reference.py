@@ -37,11 +37,7 @@ _CAUSES = (
         "the file does not exist there",
         "Set archive_store_uri of the connection to the directory of [sparkdeps] archive_store",
     ),
-    (
-        r"(?:response code|error):? (?:429|5\d\d)\b",
-        "the store is not available at the moment{status}",
-        "Run the task again",
-    ),
+    (r"(?:response code|error):? (?:429|5\d\d)\b", "the store is busy{status}", "Run the task again"),
     (r"UnknownHostException", "the cluster could not resolve the host name", _REACHABLE),
     (r"Connection refused|ConnectException", "the connection was refused", _REACHABLE),
     (r"timed out|SocketTimeoutException|NoRouteToHost|unreachable", "the host did not answer", _REACHABLE),

@@ -26,10 +26,8 @@ _MAX_SESSIONS_PER_DAY = 100
 class FetchMode(StrEnum):
     """Who fetches payloads to executors."""
 
-    EXECUTOR = "executor"
-    """The launcher, on executors that have not unpacked it."""
-    SPARK = "spark"
-    """Spark, to all executors in each session. This works everywhere."""
+    EXECUTOR = "executor"  # The launcher does it, on executors that have not unpacked the payload.
+    SPARK = "spark"  # Spark does it, on all executors in each session. This works everywhere.
 
 
 class ServerCache:
@@ -95,8 +93,7 @@ class ServerCache:
             self._session.rpc.add_file(self._id, self._name, file, unless=cancel_on)
             seconds = time.monotonic() - started
             log.info("Uploaded %s (%.1f MB) in %.1f s. Later sessions reuse it.", self._name, self._size / 1e6, seconds)
-            uri = self._find_uri()
-            if uri:
+            if uri := self._find_uri():
                 self._set(conf.CACHE_URI, uri)
             return uri
         finally:

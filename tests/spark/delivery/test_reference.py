@@ -124,7 +124,7 @@ def test_why_the_cluster_could_not_read_a_uri_is_explained_without_the_signature
 
 def test_a_store_that_is_busy_is_reported_as_such(session: Session, objects: Objects) -> None:
     objects.statuses = {0: 503}
-    with pytest.raises(SessionError, match=r"not available at the moment \(HTTP 503\)\. Run the task again"):
+    with pytest.raises(SessionError, match=r"the store is busy \(HTTP 503\)\. Run the task again"):
         add_file(session.spark, objects.sign("/env-1.payload"))
 
 
