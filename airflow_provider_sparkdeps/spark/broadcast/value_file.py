@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import struct
 import time
@@ -98,11 +99,6 @@ class _HashingFile:
         return written
 
 
-class _NullFile:
-    def write(self, data: Any) -> int:
-        return memoryview(data).nbytes
-
-
 def _pickler(file: Any, buffers: list[pickle.PickleBuffer]) -> Any:
     from pyspark import cloudpickle
 
@@ -150,7 +146,8 @@ def _unpicklable_part(value: Any, error: Exception) -> tuple[str, Any, str]:
 
 def _pickling_error(part: Any) -> Exception | None:
     try:
-        _pickler(_NullFile(), []).dump(part)
+        with Path(os.devnull).open("wb") as file:
+            _pickler(file, []).dump(part)
     except Exception as error:  # noqa: BLE001 (the user's classes may raise any exception)
         return error
     return None
