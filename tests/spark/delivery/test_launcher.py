@@ -109,6 +109,11 @@ def wrap_command(executor: Executor, command: str, script: str, directory: Path)
     executor.path = f"{directory}:{executor.path}"
 
 
+def wait_for_file(file: Path) -> str:
+    """A command that waits for a file for at most a minute."""
+    return f'n=0; until [ -e "{file}" ] || [ $((n += 1)) -gt 1200 ]; do sleep 0.05; done'
+
+
 def test_launcher_passes_on_arguments_and_environment(executor: Executor) -> None:
     arguments = ("-m", "pyspark.daemon", "", "two words", "it's", '"$HOME" `id` *')
     for name in ("cold", "warm"):
@@ -119,9 +124,12 @@ def test_launcher_passes_on_arguments_and_environment(executor: Executor) -> Non
 
 
 def test_ten_launchers_at_once_unpack_once(executor: Executor, tmp_path: Path) -> None:
-    log = tmp_path / "unpacked"
-    wrap_command(executor, "tar", f'echo once >>"{log}"; sleep 0.3; exec "$real" "$@"', tmp_path / "watch")
+    log, all_started = tmp_path / "unpacked", tmp_path / "all started"
+    script = f'echo once >>"{log}"; {wait_for_file(all_started)}; exec "$real" "$@"'
+    wrap_command(executor, "tar", script, tmp_path / "watch")
     started = [executor.start(executor.session(f"session {number}")) for number in range(10)]
+    wait_for(log.exists)
+    all_started.touch()
     for process in started:
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
@@ -134,11 +142,14 @@ def test_ten_launchers_at_once_unpack_once(executor: Executor, tmp_path: Path) -
 
 def test_a_launcher_that_is_killed_leaves_no_partial_environment(executor: Executor, tmp_path: Path) -> None:
     session = executor.session()
-    wrap_command(executor, "tar", '"$real" "$@"; sleep 1', tmp_path / "slow")
+    killed = tmp_path / "killed"
+    wrap_command(executor, "tar", f'"$real" "$@"; {wait_for_file(killed)}', tmp_path / "slow")
     for _ in range(2):
+        killed.unlink(missing_ok=True)
         process = executor.start(session)
         wait_for(lambda: any(executor.home.parent.glob(".*.part.*/env.*/bin/python")))
         os.kill(process.pid, signal.SIGKILL)
+        killed.touch()
         process.communicate(timeout=60)
         assert not executor.home.exists()
         assert len(leftovers(executor.home)) == 1
