@@ -125,7 +125,7 @@ class BuildWatcher:
 
     @property
     def stale_token(self) -> str | None:
-        """The token of a build whose status has not changed for the time to live, whatever the builder's clock says."""
+        """The token of a build whose status has not changed for 60 seconds by this process's clock."""
         is_stale = time.monotonic() - self._changed_at > TTL_SECONDS
         return self._last.token if self._last and is_stale else None
 
@@ -138,7 +138,7 @@ class BuildWatcher:
 def pid_namespace() -> str:
     """Return a name that is equal in two processes if they see the same process ids.
 
-    The host name does not tell: several containers may share one.
+    The host name is not enough, because several containers may share it.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

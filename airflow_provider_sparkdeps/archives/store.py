@@ -100,7 +100,7 @@ class ArchiveStore:
     ) -> Archive:
         """Return the archive of an environment. Build it if necessary, or wait for the process that is building it.
 
-        A damaged archive is built again. `published` of the returned archive says whether this call has published it.
+        A damaged archive is built again. `published` of the returned archive is true if this call has published it.
 
         :param environment: what to build.
         :param timeout: seconds until the build fails, including the time to wait for another process.

@@ -39,18 +39,18 @@ def presign_or_uri(path: StorePath, *, expiration: float) -> str:
     """
     if isinstance(path, Path):
         return path.as_uri()
-    plain = str(path)
+    uri = str(path)
     # Airflow's `ObjectStoragePath` includes its connection id.
     if conn_id := getattr(path, "conn_id", None):
-        plain = plain.replace(f"://{conn_id}@", "://", 1)
+        uri = uri.replace(f"://{conn_id}@", "://", 1)
     try:
         return str(path.fs.sign(path.path, expiration=int(expiration)))
     except NotImplementedError:
-        scheme, _, rest = plain.partition("://")
-        return plain if scheme in _WEB else f"{scheme}://{quote(rest, safe=_IN_PATH)}"
+        scheme, _, rest = uri.partition("://")
+        return uri if scheme in _WEB else f"{scheme}://{quote(rest, safe=_IN_PATH)}"
     except Exception as error:
         raise ArchiveError(
-            f"Could not presign {redact(plain)}: {redact(str(error)) or type(error).__name__}. Set [sparkdeps]"
+            f"Could not presign {redact(uri)}: {redact(str(error)) or type(error).__name__}. Set [sparkdeps]"
             " archive_store_conn_id to a connection whose credentials can sign URLs, or set archive_store_uri of the"
             " Spark connection to the URI at which the cluster reads the store."
         ) from error

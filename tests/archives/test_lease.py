@@ -79,6 +79,15 @@ def test_while_it_is_held_its_status_is_renewed(path: StorePath, lease: Lease) -
     assert read_status(path) is None
 
 
+def test_a_new_phase_is_written_before_the_next_heartbeat(
+    path: StorePath, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 1000)
+    with lease:
+        lease.report("resolve", "2 requirements")
+        wait_until(lambda: (status := read_status(path)) and status.phase == "resolve")
+
+
 def test_after_an_error_the_status_has_its_message_and_the_lease_is_free(path: StorePath, lease: Lease) -> None:
     with contextlib.suppress(BuildError), lease:
         raise BuildError("no such package at https://me:hunter2@example.com" + 10_000 * "x" + "the end")

@@ -1,4 +1,4 @@
-"""Environments that are built within a second or two, and builders in processes of their own."""
+"""Environments that are built within a second or two, and builders in separate processes."""
 
 from __future__ import annotations
 
