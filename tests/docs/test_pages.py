@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import airflow_provider_sparkdeps
 from airflow_provider_sparkdeps import get_provider_info
+from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 
 from ..support.documents import PAGES, ROOT, anchors, links, prose
 
 ALL = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/NOTES.md"))]
 DOCS = ROOT / "docs"
+PACKAGE = Path(airflow_provider_sparkdeps.__file__).parent
+ANY = "\N{HORIZONTAL ELLIPSIS}"
 
 
 @pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
@@ -57,3 +62,32 @@ def test_every_public_name_is_listed() -> None:
     listed = re.findall(r"`(\w+)`", prose(DOCS / "architecture.md").partition("## Public API")[2])
     public = {name for name in airflow_provider_sparkdeps.__all__ if name not in ("__version__", "get_provider_info")}
     assert public <= set(listed)
+
+
+def constants() -> Iterator[str]:
+    """Yield the strings of the package, with an ellipsis for what is filled in, and the lines of its scripts."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else ANY for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"\{[^{}]*\}", ANY, node.value)
+    for path in PACKAGE.rglob("*.sh"):
+        text = re.sub(r'"\s*\\\n\s*"', " ", path.read_text())
+        yield from re.sub(r"\$\(.*?\)|\$\{?\w+\}?", ANY, text).splitlines()
+
+
+def messages() -> list[str]:
+    """The first column of the tables of messages, without its Markdown."""
+    rows = re.findall(r"^\| `+ ?(.+?) ?`+ \|", prose(DOCS / "troubleshooting.md"), re.MULTILINE)
+    return [row for row in rows if row]
+
+
+SAID = list(constants())
+
+
+@pytest.mark.skipif(not hasattr(SparkConnectHook, "connect"), reason="the page has the messages of the next change")
+@pytest.mark.parametrize("message", messages())
+def test_a_message_of_the_troubleshooting_page_is_in_the_package(message: str) -> None:
+    pattern = ".*".join(map(re.escape, message.split("...")))
+    assert any(re.search(pattern, each, re.IGNORECASE) for each in SAID), "write what the package says now"
