@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.redaction import redact
@@ -26,9 +26,6 @@ _IN_AUTHORITY = _IN_PATH + "[]"
 _AUTHORITY = re.compile(r"[\w.~@:,%\[\]-]*", re.ASCII)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _WEB = ("http", "https")
-# Of a query, the values that are secrets in themselves; Spark may repeat a part only.
-_SECRET_NAME = re.compile(r"token|secret|passw|credential|signature|sig$|key", re.IGNORECASE)
-_QUERY = re.compile(r"([a-z][a-z0-9+.-]*:/{1,3}[^\s?'\"<>]*)\?[^\s'\"<>]*", re.IGNORECASE)
 
 
 def presign_or_uri(path: StorePath, *, expiration: float) -> str:
@@ -111,19 +108,6 @@ def validate_store_uri(root: str, name: str) -> None:
         raise InvalidArgumentError(
             f"{name}={shown} contains # or ?, which would end the path. Write %23 instead of # and %3F instead of ?."
         )
-
-
-def secrets_in(uri: str | None) -> list[str]:
-    """Return the parts of an address that give access to what is there, such as the signature of a presigned URL."""
-    query = urlsplit(uri or "").query
-    pairs = [pair.partition("=") for pair in query.split("&")]
-    values = [value for name, _, value in pairs if value and _SECRET_NAME.search(name)]
-    return [query, *dict.fromkeys([*values, *map(unquote, values)])] if query else []
-
-
-def without_secrets(text: str) -> str:
-    """Return the text with `***` for the queries of all addresses in it."""
-    return _QUERY.sub(r"\1?***", text)
 
 
 def _query(query: str) -> str:

@@ -1,4 +1,4 @@
-"""Finding the CPythons of this machine that an environment can be built on."""
+"""Finds the CPythons of this machine that an environment can be built on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.platforms import current_python
 from airflow_provider_sparkdeps.utils.processes import run, tool_environ
-from airflow_provider_sparkdeps.utils.text import one_screen
+from airflow_provider_sparkdeps.utils.text import shorten_output
 
 _PROBE = """
 import json, os, platform, sys, sysconfig
 print(json.dumps({
     "executable": os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
     "version": platform.python_version(),
-    "plain": sys.implementation.name == "cpython" and not getattr(sys, "abiflags", ""),
+    "standard": sys.implementation.name == "cpython" and not getattr(sys, "abiflags", ""),
     "prefix": sys.base_prefix,
     "stdlib": sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix}),
     "platstdlib": sysconfig.get_path(
@@ -41,11 +41,11 @@ print(json.dumps({
 class BasePython:
     """An installed CPython.
 
-    :param executable: its real binary, no symlink and no venv.
+    :param executable: its real binary, not a symlink or a venv.
     :param version: in full, such as "3.12.1".
-    :param prefix: where it is installed; "/usr" for a distribution's.
+    :param prefix: where it is installed, such as "/usr".
     :param stdlib: directory of the standard library.
-    :param platstdlib: directory that holds `lib-dynload`.
+    :param platstdlib: directory of `lib-dynload`.
     :param libraries: directories where its shared libraries may be.
     """
 
@@ -58,37 +58,37 @@ class BasePython:
 
     @property
     def minor(self) -> str:
-        """Such as "3.12"."""
+        """The minor version, such as "3.12"."""
         return ".".join(self.version.split(".")[:2])
 
 
 def find_python(minor: str, *, uv: Path, deadline: Deadline) -> BasePython:
-    """Find a CPython: the worker's own, on PATH, or in the places of pyenv and uv.
+    """Find a CPython: the worker's, one on PATH, or one that pyenv or uv installed.
 
     :param minor: such as "3.12".
     :param uv: the uv binary.
     :param deadline: of the build.
-    :raises BuildError: when there is none; says which there are.
+    :raises BuildError: if there is none; with those that were found.
     """
-    found = _first(minor, uv, deadline)
+    found = _find_first(minor, uv, deadline)
     if found is None and os.environ.get("UV_PYTHON_DOWNLOADS") == "automatic":
         install = run([uv, "python", "install", minor], deadline=deadline)
         if install.code != 0:
-            raise BuildError(f"uv could not fetch Python {minor}. Its output:\n\n{one_screen(install.stderr)}")
-        found = _first(minor, uv, deadline)
+            raise BuildError(f"uv could not fetch Python {minor}. Its output:\n\n{shorten_output(install.stderr)}")
+        found = _find_first(minor, uv, deadline)
     if found is None:
-        have = [f"{python.version} ({python.executable})" for python in _installed(uv, deadline)]
+        installed = [f"{python.version} ({python.executable})" for python in _installed(uv, deadline)]
         raise BuildError(
-            f"There is no CPython {minor} on this machine; it has {', '.join(have) or 'none that starts'}."
-            f' Install it (such as with `uv python install {minor}`), or wish for python="{current_python()}",'
-            " or leave python out: executors need the same minor version as the worker that pickles UDFs."
+            f"There is no CPython {minor} on this machine: found {', '.join(installed) or 'none'}. Install it,"
+            f' for example with `uv python install {minor}`, or set python="{current_python()}" (the worker\'s version,'
+            " which is the default)."
         )
     return found
 
 
-def _first(minor: str, uv: Path, deadline: Deadline) -> BasePython | None:
+def _find_first(minor: str, uv: Path, deadline: Deadline) -> BasePython | None:
     for candidate in _candidates(minor, uv, deadline):
-        python = probe(candidate, deadline=deadline)
+        python = inspect_python(candidate, deadline=deadline)
         if python is not None and python.minor == minor:
             return python
     return None
@@ -97,7 +97,7 @@ def _first(minor: str, uv: Path, deadline: Deadline) -> BasePython | None:
 def _installed(uv: Path, deadline: Deadline) -> list[BasePython]:
     found = {}
     for candidate in _candidates("3.*", uv, deadline):
-        python = probe(candidate, deadline=deadline)
+        python = inspect_python(candidate, deadline=deadline)
         if python is not None:
             found[python.executable] = python
     return sorted(found.values(), key=lambda python: _numbers(python.version), reverse=True)
@@ -110,26 +110,26 @@ def _candidates(minor: str, uv: Path, deadline: Deadline) -> Iterator[Path]:
     for entry in filter(None, os.environ.get("PATH", "").split(os.pathsep)):
         directory = Path(entry)
         if directory.name == "shims":
-            # Version managers' shims refuse versions that are installed but not switched on.
-            yield from _newest_first(directory.parent.glob(f"versions/{minor}.*/bin/python{minor}"))
+            # A version manager's shim only runs versions that are activated, but others may be installed.
+            yield from _newest_find_first(directory.parent.glob(f"versions/{minor}.*/bin/python{minor}"))
         else:
-            yield from _newest_first(directory.glob(f"python{minor}"))
+            yield from _newest_find_first(directory.glob(f"python{minor}"))
     listed = run([uv, "python", "dir"], deadline=deadline)
     if listed.code == 0:
-        yield from _newest_first(Path(listed.stdout.strip()).glob(f"cpython-{minor}.*/bin/python{minor}"))
+        yield from _newest_find_first(Path(listed.stdout.strip()).glob(f"cpython-{minor}.*/bin/python{minor}"))
 
 
-def _newest_first(paths: Iterator[Path]) -> list[Path]:
-    plain = [path for path in paths if re.fullmatch(r"python3\.\d+", path.name)]
-    return sorted(plain, key=lambda path: _numbers(str(path)), reverse=True)
+def _newest_find_first(paths: Iterator[Path]) -> list[Path]:
+    interpreters = [path for path in paths if re.fullmatch(r"python3\.\d+", path.name)]
+    return sorted(interpreters, key=lambda path: _numbers(str(path)), reverse=True)
 
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
-def probe(executable: Path, *, deadline: Deadline) -> BasePython | None:
-    """Ask an interpreter where it is installed; None when it doesn't start or isn't a plain CPython."""
+def inspect_python(executable: Path, *, deadline: Deadline) -> BasePython | None:
+    """Return where an interpreter is installed; None if it does not work, or is not a standard CPython."""
     try:
         answer = subprocess.run(
             [executable, "-I", "-S", "-B", "-c", _PROBE],
@@ -141,7 +141,7 @@ def probe(executable: Path, *, deadline: Deadline) -> BasePython | None:
         facts = json.loads(answer)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    if not facts["plain"]:
+    if not facts["standard"]:
         return None
     libraries = dict.fromkeys(Path(os.path.normpath(each)) for each in facts["libraries"] if each)
     return BasePython(

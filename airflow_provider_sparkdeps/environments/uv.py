@@ -7,12 +7,11 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from urllib.parse import quote
 
 from airflow_provider_sparkdeps.environments.context import BuildContext, Login
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.processes import run, tool_environ
-from airflow_provider_sparkdeps.utils.text import one_screen
+from airflow_provider_sparkdeps.utils.text import shorten_output
 
 # User settings of uv that would change what is installed, or where.
 _OVERRULED = (
@@ -171,16 +170,25 @@ class Uv:
     def _uv(self, *arguments: str | Path, what: str) -> str:
         command = [uv_binary(), *arguments]
 
+        secrets = [self._login.password] if self._login else []
+
         def on_line(line: str) -> None:
             if counted := _COUNTED.match(line.strip()):
                 self._installed += int(counted[2]) if counted[1] == "Installed" else 0
                 self._fetched += int(counted[2]) if counted[1] == "Prepared" else 0
             if not line.startswith("Using Python"):
-                self._report(self._without_password(line.strip()))
+                self._report(line.strip())
 
-        done = run(command, deadline=self._context.deadline, cwd=self.scratch, environ=self._environ(), on_line=on_line)
+        done = run(
+            command,
+            deadline=self._context.deadline,
+            cwd=self.scratch,
+            environ=self._environ(),
+            on_line=on_line,
+            secrets=secrets,
+        )
         if done.code != 0:
-            output = one_screen(self._without_password(done.stderr or done.stdout))
+            output = shorten_output(done.stderr or done.stdout, secrets)
             raise BuildError(f"uv could not {what}. Its output:\n\n{output}")
         return done.stdout
 
@@ -204,9 +212,3 @@ class Uv:
             environ[f"UV_INDEX_{_INDEX}_USERNAME"] = self._login.username or "__token__"
             environ[f"UV_INDEX_{_INDEX}_PASSWORD"] = self._login.password
         return environ
-
-    def _without_password(self, text: str) -> str:
-        password = self._login.password if self._login else ""
-        for secret in {password, quote(password, safe="")} - {""}:
-            text = text.replace(secret, "***")
-        return text

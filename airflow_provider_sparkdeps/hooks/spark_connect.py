@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
 
-from airflow_provider_sparkdeps.archives.uris import secrets_in
 from airflow_provider_sparkdeps.configuration import embedded_startup_timeout
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SparkDepsError
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer, is_embedded_master
@@ -20,6 +19,7 @@ from airflow_provider_sparkdeps.spark.endpoint import DEFAULT_PORT, Endpoint
 from airflow_provider_sparkdeps.spark.rpc import check_server
 from airflow_provider_sparkdeps.spark.session import Session
 from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession, close_shared_session
+from airflow_provider_sparkdeps.utils.redaction import secrets_in
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_sparkdeps.archives.uris import secrets_in
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark import conf
 from airflow_provider_sparkdeps.spark.delivery.deliver import deliver
 from airflow_provider_sparkdeps.spark.session import Session
 from airflow_provider_sparkdeps.utils.platforms import current_python
+from airflow_provider_sparkdeps.utils.redaction import secrets_in
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.archives import Archive, ArchiveStore

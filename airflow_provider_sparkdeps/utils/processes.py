@@ -42,6 +42,7 @@ def run(
     cwd: Path | None = None,
     environ: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
+    secrets: Sequence[str] = (),
 ) -> CompletedTool:
     """Run a tool to its end, in a process group of its own that does not outlive the call.
 
@@ -50,9 +51,10 @@ def run(
     :param cwd: its working directory.
     :param environ: its environment variables; by default `tool_environ()`.
     :param on_line: called with each line that it writes to stderr, redacted.
+    :param secrets: values to redact, such as a password that it was given.
     :raises BuildError: at the deadline.
     """
-    with started(command, deadline=deadline, cwd=cwd, environ=environ, on_line=on_line) as finish:
+    with started(command, deadline=deadline, cwd=cwd, environ=environ, on_line=on_line, secrets=secrets) as finish:
         return finish()
 
 
@@ -64,6 +66,7 @@ def started(
     cwd: Path | None = None,
     environ: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
+    secrets: Sequence[str] = (),
 ) -> Iterator[Callable[[], CompletedTool]]:
     """Start a tool as `run` does, and give a function that closes its stdin and waits for its end.
 
@@ -87,7 +90,7 @@ def started(
 
         def finish() -> CompletedTool:
             stdin.close()
-            stderr = _follow(process, deadline, doing, on_line)
+            stderr = _follow(process, deadline, doing, on_line, secrets)
             while process.poll() is None:
                 time.sleep(min(deadline.left(doing), 0.01))
             stdout.seek(0)
@@ -105,7 +108,11 @@ def started(
 
 
 def _follow(
-    process: subprocess.Popen[bytes], deadline: Deadline, doing: str, on_line: Callable[[str], None] | None
+    process: subprocess.Popen[bytes],
+    deadline: Deadline,
+    doing: str,
+    on_line: Callable[[str], None] | None,
+    secrets: Sequence[str],
 ) -> str:
     assert process.stderr is not None  # noqa: S101 - asked for above; mypy can't know
     lines: list[str] = []
@@ -122,7 +129,7 @@ def _follow(
             chunk = os.read(process.stderr.fileno(), 65536)
             *whole, rest = (rest + chunk).split(b"\n")
             for line in whole if chunk else [rest]:
-                text = redact(line.decode(errors="replace").rstrip())
+                text = redact(line.decode(errors="replace").rstrip(), secrets)
                 lines.append(text)
                 if text and on_line:
                     on_line(text)

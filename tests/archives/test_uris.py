@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
-from airflow_provider_sparkdeps.archives.uris import quote_uri, secrets_in, validate_store_uri, without_secrets
+from airflow_provider_sparkdeps.archives.uris import quote_uri, validate_store_uri
 from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError
 
 from ..support.manifests import ARCHIVE
@@ -114,13 +114,3 @@ def test_a_root_that_a_cluster_cannot_read_is_refused_without_showing_secrets(ro
     with pytest.raises(InvalidArgumentError, match=f"^archive_store_uri=.*{problem}") as refused:
         validate_store_uri(root, "archive_store_uri")
     assert "5ec7e7" not in str(refused.value)
-
-
-def test_signatures_are_redacted() -> None:
-    java = f"java.io.IOException: Server returned HTTP response code: 403 for URL: {SIGNED}\n\tat sun.net"
-    shown = without_secrets(java)
-    assert shown.endswith("403 for URL: https://team.s3.amazonaws.com/a/env-1.payload?***\n\tat sun.net")
-    secrets = secrets_in(SIGNED)
-    assert secrets == [urlsplit(SIGNED).query, "AKIA%2Fus", "5ec7e7", "AKIA/us"]
-    assert secrets_in("file:///mnt/team/env-1.payload") == []
-    assert secrets_in(None) == []

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from airflow_provider_sparkdeps.exceptions import BuildError
-from airflow_provider_sparkdeps.utils.text import one_screen
+from airflow_provider_sparkdeps.utils.text import shorten_output
 
 RELOCATE = "bin/sparkdeps-relocate.py"
 # Replaces the path at which the environment was installed, which differs between builds.
@@ -172,4 +172,4 @@ def _explain_error(message: str, environment: Path) -> str:
             f"Could not pack {environment}: it has editable packages, whose code is in another directory:"
             f" {', '.join(packages)}. Install them without `-e`, or build an environment from requirements."
         )
-    return f"conda-pack could not pack {environment}:\n\n{one_screen(message)}"
+    return f"conda-pack could not pack {environment}:\n\n{shorten_output(message)}"

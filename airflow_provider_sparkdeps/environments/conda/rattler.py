@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from airflow_provider_sparkdeps.environments.conda.specs import SUBDIRS
 from airflow_provider_sparkdeps.environments.context import BuildContext, Login
 from airflow_provider_sparkdeps.exceptions import BuildError
-from airflow_provider_sparkdeps.utils.text import one_screen
+from airflow_provider_sparkdeps.utils.text import shorten_output
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
@@ -167,13 +167,8 @@ class Rattler:
             raise failure
         if isinstance(failure, TimeoutError):
             deadline.left(doing)
-        raise BuildError(f"rattler could not {what}:\n\n{self._redact(failure)}") from None
-
-    def _redact(self, failure: BaseException) -> str:
-        text = str(failure) or type(failure).__name__
-        for login in self._logins:
-            text = text.replace(login.password, "***") if login.password else text
-        return one_screen(text)
+        output = shorten_output(str(failure) or type(failure).__name__, [login.password for login in self._logins])
+        raise BuildError(f"rattler could not {what}:\n\n{output}") from None
 
 
 def explicit_records(explicit: Sequence[str]) -> list[RepoDataRecord]:

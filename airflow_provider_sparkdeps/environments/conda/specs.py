@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
-from airflow_provider_sparkdeps.utils.redaction import redact
+from airflow_provider_sparkdeps.utils.redaction import has_credentials, redact
 
 SUBDIRS = {
     "linux-x86_64": "linux-64",
@@ -135,8 +135,7 @@ def normalize_channels(channels: object) -> tuple[str, ...]:
 
 def refuse_credentials(url: str, what: str) -> None:
     """Raise InvalidArgumentError, without the secret, if a URL contains a user, a password or a token."""
-    parts = urlsplit(url)
-    if "@" in parts.netloc or re.search(r"(^|/)t/[^/]+/", parts.path) or parts.query:
+    if has_credentials(url):
         raise InvalidArgumentError(
             f"{what} ({redact(url)}) contains credentials, which would be written to manifests and logs. Move them to"
             " an Airflow connection, and pass its id in channel_conn_ids=[...]."

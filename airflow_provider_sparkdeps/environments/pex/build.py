@@ -16,7 +16,7 @@ from airflow_provider_sparkdeps.environments.venv.build import UvBuilder
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.processes import started, tool_environ
-from airflow_provider_sparkdeps.utils.text import one_screen
+from airflow_provider_sparkdeps.utils.text import shorten_output
 
 INTERPRETER = "bin/python"
 PEX = "app.pex"
@@ -106,7 +106,7 @@ def start_pex(venv: Path, target: Path, *, scratch: Path, deadline: Deadline) ->
         def make() -> None:
             done = finish()
             if done.code != 0:
-                raise BuildError(f"pex could not put the packages into a PEX. Its output:\n\n{one_screen(done.stderr)}")
+                raise BuildError(f"pex could not make a PEX. Its output:\n\n{shorten_output(done.stderr)}")
 
         yield make
 

@@ -13,7 +13,7 @@ from airflow_provider_sparkdeps.environments.prefix.site_packages import install
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.processes import run
-from airflow_provider_sparkdeps.utils.text import one_screen
+from airflow_provider_sparkdeps.utils.text import shorten_output
 
 # Module -> the extension behind it, which not every CPython was built with; where it is there, it must work.
 _MODULES = {
@@ -115,7 +115,7 @@ def ask(
         environ = {"PATH": host_path, "PYTHONPATH": given, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
     done = run(command, deadline=deadline, cwd=Path("/"), environ=environ)
     if done.code != 0:
-        raise BuildError(f"The interpreter that was built doesn't run. Its output:\n\n{one_screen(done.stderr)}")
+        raise BuildError(f"The interpreter that was built doesn't run. Its output:\n\n{shorten_output(done.stderr)}")
     found: dict[str, Any] = json.loads(done.stdout)
     if host_path is not None and given not in found["path"]:
         raise BuildError(

@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from airflow_provider_sparkdeps.environments.input_files import as_written
 from airflow_provider_sparkdeps.environments.requirements.local_projects import Local
 from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
-from airflow_provider_sparkdeps.utils.redaction import redact
+from airflow_provider_sparkdeps.utils.redaction import has_credentials, redact
+from airflow_provider_sparkdeps.utils.text import first_line
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-_SECRET_PARAMETER = re.compile(r"token|secret|passw|credential|signature|^sig$|api_?key", re.IGNORECASE)
 _EDITABLE = re.compile(r"(-e|--editable)(\s+|=)")
 _LOCAL = re.compile(r"(?P<path>[^\[\];]+?)\s*(\[(?P<extras>[^\]]*)\])?\s*(;\s*(?P<marker>.+))?")
 _FILES = (".whl", ".tar.gz", ".zip")
@@ -99,7 +99,7 @@ def spell(line: str) -> str:
     try:
         requirement = Requirement(line)
     except InvalidRequirement as error:
-        reason = redact(str(error)).splitlines()[0].rstrip(".")
+        reason = redact(first_line(error))
         raise InvalidArgumentError(f"{redact(line)!r} is not a requirement: {reason}. {_mend(line)}") from None
     check_url(requirement)
     extras = ",".join(sorted(canonicalize_name(extra) for extra in requirement.extras))
@@ -163,11 +163,7 @@ def refuse_credentials(address: str, what: str) -> None:
     :param what: whose URL it is, for the error's sentence.
     :raises InvalidArgumentError: when it does.
     """
-    url = urlsplit(address)
-    # `git@` in an ssh URL names an account that everyone shares; any other user name may be a token.
-    shared_user = url.scheme.endswith("ssh") and url.password is None
-    secret_names = [name for name, _ in parse_qsl(url.query, True) if _SECRET_PARAMETER.search(name)]
-    if ((url.username or url.password) and not shared_user) or secret_names:
+    if has_credentials(address):
         raise InvalidArgumentError(
             f"The URL of {what} holds a credential, which would end up in manifests and logs. Take it out, and give"
             " the builder access by index_conn_id (an Airflow connection), or by the environment (netrc,"

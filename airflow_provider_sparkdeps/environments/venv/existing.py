@@ -1,4 +1,4 @@
-"""Virtualenvs that exist: what is in them, and how they become self-contained."""
+"""Existing virtualenvs: what is installed in them, and how they are copied."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from urllib.parse import unquote, urlsplit
 
 from airflow_provider_sparkdeps.environments import input_files
 from airflow_provider_sparkdeps.environments.prefix import site_packages
-from airflow_provider_sparkdeps.environments.requirements.local_projects import Local, build_wheels, with_path_dependencies
-from airflow_provider_sparkdeps.utils.deadline import Deadline
-from airflow_provider_sparkdeps.environments.pythons import BasePython, probe
 from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script
+from airflow_provider_sparkdeps.environments.pythons import BasePython, inspect_python
+from airflow_provider_sparkdeps.environments.requirements.local_projects import (
+    Local,
+    build_wheels,
+    with_path_dependencies,
+)
 from airflow_provider_sparkdeps.environments.uv import Uv
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
+from airflow_provider_sparkdeps.utils.deadline import Deadline
+from airflow_provider_sparkdeps.utils.text import join_limited
 
-# A venv's own, which a new one has as well, and the files that its installers rewrite at each visit.
+# Files that each venv has, and files that installers write again at each installation.
 _OWN = re.compile(r"(python|pythonw|activate|deactivate|pydoc)(\d|\.|$).*|.*\.bat|_virtualenv\.(py|pth)")
 _UNHASHED = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
 _SHARED = ("share", "etc")
@@ -44,10 +49,10 @@ class _Distribution:
 
 @dataclass(frozen=True)
 class Virtualenv:
-    """A virtualenv on this machine, checked to be one that can be packed.
+    """A virtualenv on this machine that can be packed.
 
-    :param prefix: where it is.
-    :param minor: its Python's minor version.
+    :param prefix: its directory.
+    :param minor: minor version of its Python.
     """
 
     prefix: Path
@@ -55,23 +60,29 @@ class Virtualenv:
 
     @staticmethod
     def at(prefix: Path) -> Virtualenv:
-        """Look at a virtualenv.
+        """Return the virtualenv in a directory.
 
-        :raises InvalidArgumentError: when there is none, or none that can be packed.
+        :raises InvalidArgumentError: if there is none, or it can't be packed.
         """
         if (prefix / "conda-meta").is_dir():
-            raise InvalidArgumentError(f"{prefix} is a conda environment. Write CondaEnvironment.from_prefix({str(prefix)!r}).")
+            raise InvalidArgumentError(
+                f"{prefix} is a conda environment. Write CondaEnvironment.from_prefix({str(prefix)!r})."
+            )
         if not (prefix / "pyvenv.cfg").is_file():
-            raise InvalidArgumentError(f"{prefix} is no virtualenv: it has no pyvenv.cfg. Name the directory that `venv` made.")
+            raise InvalidArgumentError(
+                f"{prefix} is not a virtualenv: it has no pyvenv.cfg. Pass one that `python -m venv` created."
+            )
         settings = input_files.read_text(prefix / "pyvenv.cfg")
         if re.search(r"^include-system-site-packages\s*=\s*true", settings, re.MULTILINE | re.IGNORECASE):
             raise InvalidArgumentError(
-                f"{prefix} uses packages of the system's Python, which wouldn't come along. Make it anew without"
-                " --system-site-packages, and install into it what it needs."
+                f"{prefix} uses packages of the system's Python, which would not be packed. Create it again"
+                " without --system-site-packages, and install what it needs."
             )
         found = sorted(prefix.glob("lib/python3.*/site-packages"))
         if len(found) != 1:
-            raise InvalidArgumentError(f"{prefix} has {len(found)} lib/python3.X/site-packages instead of one. Make it anew.")
+            raise InvalidArgumentError(
+                f"{prefix} has {len(found)} lib/python3.X/site-packages instead of one. Create it again."
+            )
         return Virtualenv(prefix, found[0].parent.name.removeprefix("python"))
 
     @property
@@ -79,7 +90,7 @@ class Virtualenv:
         return self.prefix / "lib" / f"python{self.minor}" / "site-packages"
 
     def inputs(self) -> dict[str, Any]:
-        """Return what a key depends on: what is installed, by the installers' records, and all other files."""
+        """Return what the key depends on: installed distributions, by their RECORD files, and all other files."""
         recorded: dict[str, str] = {}
         distributions = []
         for each in self._distributions():
@@ -88,12 +99,12 @@ class Virtualenv:
             distributions.append(f"{what} {Local(self._project(each, local)).digest}" if local else what)
             for path, digest, *rest in site_packages.read_record(each.info):
                 if local and not path.startswith(".."):
-                    recorded[path] = ""  # what stands in for the project, which counts by its own content
+                    recorded[path] = ""  # a placeholder for the project, whose own files are hashed
                 elif digest and rest and _size(self._site / path) == rest[0]:
                     recorded[path] = digest
         contents = {}
         for name, file in self._members():
-            if not _is_notes(name):
+            if not _is_install_metadata(name):
                 contents[name] = recorded[name] if name in recorded else input_files.sha256_of(file)
         shared = {
             f"{folder}/{name}": input_files.sha256_of(path)
@@ -107,7 +118,7 @@ class Virtualenv:
         }
 
     def lock(self) -> tuple[str, ...]:
-        """Return the installed distributions, sorted; those of local projects by content."""
+        """Return the installed distributions, sorted; editable projects with a hash of their files."""
         lines = []
         for each in self._distributions():
             line = f"{each.name}=={each.version}"
@@ -116,36 +127,38 @@ class Virtualenv:
         return tuple(sorted(lines))
 
     def base(self, deadline: Deadline) -> BasePython:
-        """Return the interpreter that it was made with.
+        """Return the interpreter that it was created with.
 
-        :raises BuildError: when it doesn't start.
+        :raises BuildError: if it does not start.
         """
-        python = probe(self.prefix / "bin" / "python", deadline=deadline)
+        python = inspect_python(self.prefix / "bin" / "python", deadline=deadline)
         if python is None or python.minor != self.minor:
             raise BuildError(
-                f"{self.prefix}/bin/python is no CPython {self.minor} that starts: its base may have been removed or"
-                " upgraded. Make the virtualenv anew, or name its requirements instead."
+                f"{self.prefix}/bin/python is not a working CPython {self.minor}: its base interpreter may have been"
+                " removed or upgraded. Create the virtualenv again, or pass its requirements instead."
             )
         return python
 
     def copy_to(self, prefix: Path, *, uv: Uv, base: BasePython) -> None:
-        """Make a copy that runs from anywhere once an interpreter is in it; editable projects as wheels.
+        """Copy it to a prefix that can be moved once it has an interpreter. Editable projects are built as wheels.
 
-        :raises BuildError: when something in it leads out of it.
+        :raises InvalidArgumentError: if it refers to packages outside of it.
         """
         editable = [each for each in self._distributions() if each.editable]
-        left_out = {row[0] for each in editable for row in site_packages.read_record(each.info)}
-        self._refuse_ways_out(left_out)
+        excluded = {row[0] for each in editable for row in site_packages.read_record(each.info)}
+        self._check_is_closed(excluded)
         uv.install((), prefix=prefix, python=base.executable)
         site = prefix / "lib" / f"python{self.minor}" / "site-packages"
-        # An installer's note on where a package came from may name a path, or hold a token.
-        left_out |= {name for name, _ in self._members() if _is_notes(name) and name.endswith(site_packages.ORIGINS)}
-        members = [(name, path) for name, path in self._members() if name not in left_out]
+        # An installer's record of where a package came from may contain a path or a token.
+        excluded |= {
+            name for name, _ in self._members() if _is_install_metadata(name) and name.endswith(site_packages.ORIGINS)
+        }
+        members = [(name, path) for name, path in self._members() if name not in excluded]
         for name, path in members:
             target = site / name
             target.parent.mkdir(parents=True, exist_ok=True)
             _copy(path, target, within=self._site)
-        scripts = {os.path.normpath(self._site / name) for name in left_out if name.startswith("..")}
+        scripts = {os.path.normpath(self._site / name) for name in excluded if name.startswith("..")}
         for script in sorted((self.prefix / "bin").iterdir()):
             if script.is_file() and not _OWN.fullmatch(script.name) and str(script) not in scripts:
                 relocate_script(script, prefix / "bin" / script.name)
@@ -154,8 +167,8 @@ class Virtualenv:
                 (prefix / folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, prefix / folder / name)
         for info in site.glob("*.dist-info"):
-            # Scripts were rewritten, bytecode and notes stay behind.
-            site_packages.remove_from_record(info, _goes_stale)
+            # Scripts were rewritten; bytecode and install metadata were not copied.
+            site_packages.remove_from_record(info, _is_stale)
         projects = [Local(self._project(each, each.editable)) for each in editable if each.editable]
         wheels = build_wheels(with_path_dependencies(projects), uv=uv, scratch=uv.scratch, python=base.executable)
         wanted = [wheel for wheel in wheels if wheel.name in {each.name for each in editable}]
@@ -166,8 +179,8 @@ class Virtualenv:
     def _project(self, each: _Distribution, directory: Path | None) -> Path:
         if directory is None or not directory.is_dir():
             raise InvalidArgumentError(
-                f"{each.name} is installed editable in {self.prefix}, and its project is no more at {directory}."
-                " Install it anew, without --editable."
+                f"{each.name} is installed editable in {self.prefix}, but its project is not in {directory}. Install"
+                " it again, without --editable."
             )
         return directory
 
@@ -193,10 +206,10 @@ class Virtualenv:
                 if not entry.endswith(".pyc") and not _OWN.fullmatch(name):
                     yield name, path
 
-    def _refuse_ways_out(self, left_out: set[str]) -> None:
+    def _check_is_closed(self, excluded: set[str]) -> None:
         outside = []
         for path in sorted(self._site.glob("*.pth")):
-            if path.name in left_out:
+            if path.name in excluded:
                 continue
             for line in input_files.read_text(path).splitlines():
                 entry = line.strip()
@@ -208,17 +221,17 @@ class Virtualenv:
         if outside or links:
             named = [*outside, *(link.name for link in links)]
             raise InvalidArgumentError(
-                f"{self.prefix} leads to places that wouldn't come along: {', '.join(named[:5])}. Install what is"
-                " there as packages (`pip install /path`, not --editable), and remove these files."
+                f"{self.prefix} refers to directories outside of it, which would not be packed: {join_limited(named)}."
+                " Install their contents as packages (`pip install /path`, not --editable), and remove these files."
             )
 
 
-def _is_notes(name: str) -> bool:
+def _is_install_metadata(name: str) -> bool:
     folder, _, last = name.rpartition("/")
     return folder.endswith(".dist-info") and last in _UNHASHED
 
 
-def _goes_stale(path: str) -> bool:
+def _is_stale(path: str) -> bool:
     return path.startswith("../") or path.endswith(".pyc") or path.endswith(site_packages.ORIGINS)
 
 
@@ -238,4 +251,4 @@ def _copy(path: Path, target: Path, *, within: Path) -> None:
         else:
             shutil.copy2(path, target)
     except FileNotFoundError as error:
-        raise BuildError(f"{path} is a link to nothing. Install its package anew.") from error
+        raise BuildError(f"{path} is a broken link. Install its package again.") from error

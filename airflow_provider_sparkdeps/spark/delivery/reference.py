@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from airflow_provider_sparkdeps.archives.uris import quote_uri, without_secrets
+from airflow_provider_sparkdeps.archives.uris import quote_uri
 from airflow_provider_sparkdeps.exceptions import SessionError
-from airflow_provider_sparkdeps.utils.redaction import redact
+from airflow_provider_sparkdeps.utils.redaction import redact, secrets_in
+from airflow_provider_sparkdeps.utils.text import first_line
 
 if TYPE_CHECKING:
     from pyspark.errors import PySparkException
@@ -107,7 +108,7 @@ def raise_if_refused(error: Exception, uri: str) -> None:
 
 def _explain(error: Exception, uri: str) -> str:
     found = FETCH_FAILED.search(str(error))
-    message = found[0] if found else (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    message = found[0] if found else first_line(error)
     # As Java, curl and wget report it.
     status = re.search(r"(?:response code:|error:?) (\d{3})\b", message, re.IGNORECASE)
     if "?" in uri and status and status[1] in ("400", "401", "403"):
@@ -118,9 +119,9 @@ def _explain(error: Exception, uri: str) -> str:
     cause = cause.format(
         scheme=uri.partition(":")[0],
         status=f" (HTTP {status[1]})" if status else "",
-        message=without_secrets(redact(message)),
+        message=redact(message, secrets_in(uri)),
     )
-    return f"{without_secrets(redact(uri))}: {cause}. {fix}, or set delivery of the connection to upload."
+    return f"{redact(uri, secrets_in(uri))}: {cause}. {fix}, or set delivery of the connection to upload."
 
 
 def _is_from_server(error: PySparkException) -> bool:

@@ -7,19 +7,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.environments.context import BuiltPrefix
-from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
 from airflow_provider_sparkdeps.environments.prefix.bundle_python import bundle_interpreter, remove_venv_files
-from airflow_provider_sparkdeps.utils.deadline import Deadline
-from airflow_provider_sparkdeps.environments.pythons import BasePython, find_python, probe
+from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
+from airflow_provider_sparkdeps.environments.pythons import BasePython, find_python, inspect_python
 from airflow_provider_sparkdeps.environments.uv import Uv, uv_binary
 from airflow_provider_sparkdeps.exceptions import BuildError
+from airflow_provider_sparkdeps.utils.deadline import Deadline
+
 from ...support.build_contexts import build, make_context
 
 
@@ -27,20 +27,30 @@ def deadline(seconds: float = 60) -> Deadline:
     return Deadline(seconds, "Building for a test")
 
 
-def pythons() -> list[BasePython]:
-    found = [probe(Path("/usr/bin/python3"), deadline=deadline())]
-    for minor in ("3.11", "3.12", "3.13"):
-        try:
-            found.append(find_python(minor, uv=uv_binary(), deadline=deadline()))
-        except BuildError:
-            continue
-    return list({python.executable: python for python in found if python}.values())
+MINORS = ("3.11", "3.12", "3.13", "3.14")
 
 
-@pytest.fixture(params=pythons(), ids=lambda python: str(python.executable))
+def find(minor: str) -> BasePython | None:
+    try:
+        return find_python(minor, uv=uv_binary(), deadline=deadline())
+    except BuildError:
+        return None
+
+
+@pytest.fixture(params=["/usr/bin/python3", *MINORS])
 def base(request: pytest.FixtureRequest) -> BasePython:
-    python: BasePython = request.param
-    return python
+    is_path = request.param.startswith("/")
+    found = inspect_python(Path(request.param), deadline=deadline()) if is_path else find(request.param)
+    if found is None:
+        pytest.skip(f"{request.param} is not installed")
+    return found
+
+
+@pytest.fixture
+def can_hide() -> None:
+    """Skip a test that hides an interpreter if that is not possible here."""
+    if os.geteuid() != 0 or not shutil.which("unshare") or subprocess.call(["unshare", "-m", "true"]):
+        pytest.skip("hiding an interpreter needs root and mount namespaces")
 
 
 def without_base(base: BasePython, command: list[str | Path]) -> list[str]:
@@ -52,10 +62,7 @@ def without_base(base: BasePython, command: list[str | Path]) -> list[str]:
     return ["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh", *map(str, command)]
 
 
-can_hide = os.geteuid() == 0 and shutil.which("unshare") and not subprocess.call(["unshare", "-m", "true"])
-
-
-@pytest.mark.skipif(not can_hide, reason="hiding an interpreter needs root and mount namespaces")
+@pytest.mark.usefixtures("can_hide")
 def test_a_prefix_of_any_python_runs_from_another_place_with_its_base_hidden(base: BasePython, tmp_path: Path) -> None:
     prefix = tmp_path / "built"
     uv = Uv(tmp_path, make_context())
@@ -92,7 +99,7 @@ def test_a_prefix_holds_no_link_that_leaves_it_and_no_way_back_to_this_machine(t
     assert not [path for path in (prefix / "bin").iterdir() if path.name.startswith("activate")]
 
 
-def test_what_was_built_is_told_exactly(tmp_path: Path) -> None:
+def test_the_result_of_a_build_lists_its_packages_and_lock(tmp_path: Path) -> None:
     built = build(VenvEnvironment(["six==1.16.0", "Tabulate<1"], bundle_python=False), tmp_path / "prefix")
     assert built.packages.keys() == {"six", "tabulate"}
     assert built.packages["six"] == "1.16.0"
@@ -138,14 +145,15 @@ def test_uvs_cache_is_not_touched_by_what_is_done_to_a_prefix(tmp_path: Path, mo
     assert cached() == before
 
 
-def test_it_is_told_what_came_from_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_from_the_cache_and_downloads_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     lines: list[str] = []
     for number, names in enumerate((["six"], ["six", "tabulate"], ["six"])):
         environment = VenvEnvironment(names, bundle_python=False)
         build(environment, tmp_path / str(number), lines=lines)
     assert [line for line in lines if "uv's cache" in line] == [
-        f"install: {cached} packages from uv's cache, {fetched} fetched or built" for cached, fetched in ((0, 1), (1, 1), (1, 0))
+        f"install: {cached} packages from uv's cache, {fetched} fetched or built"
+        for cached, fetched in ((0, 1), (1, 1), (1, 0))
     ]
 
 
@@ -157,7 +165,7 @@ def test_it_is_told_what_came_from_where(tmp_path: Path, monkeypatch: pytest.Mon
         (["six==99.9"], "no version of six==99.9"),
     ],
 )
-def test_a_wish_that_cannot_be_met_ends_with_the_resolvers_own_words(
+def test_an_unsatisfiable_requirement_fails_with_the_resolvers_explanation(
     requirements: list[str], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BuildError, match=r"uv could not resolve the requirements\. Its output:") as caught:
@@ -171,17 +179,15 @@ def test_requirements_that_apply_to_nothing_here_are_an_error(tmp_path: Path) ->
         build(VenvEnvironment(["six; sys_platform == 'win32'"]), tmp_path / "prefix")
 
 
-def test_a_python_that_is_not_there_is_told_within_seconds_with_those_that_are(tmp_path: Path) -> None:
-    start = time.monotonic()
-    with pytest.raises(BuildError, match=r"There is no CPython 3\.99 on this machine; it has 3\.\d") as caught:
+def test_an_error_about_a_missing_python_lists_those_that_are_installed(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"There is no CPython 3\.99 on this machine: found 3\.\d") as caught:
         build(VenvEnvironment(["six"], python="3.99"), tmp_path / "prefix")
-    assert time.monotonic() - start < 8
     assert "uv python install 3.99" in str(caught.value)
 
 
 def another_minor() -> BasePython | None:
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    return next((python for python in pythons() if python.minor != own), None)
+    return next((python for minor in MINORS if minor != own and (python := find(minor))), None)
 
 
 def test_a_python_that_uv_manages_is_found_and_can_be_built_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,10 +226,8 @@ def test_a_timeout_ends_the_build_and_names_what_was_running(tmp_path: Path, mon
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://me:hunter2@127.0.0.1:{silent.getsockname()[1]}/simple")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        start = time.monotonic()
         with pytest.raises(BuildError, match="running `uv pip compile`") as caught:
             build(VenvEnvironment(["six"]), tmp_path / "prefix", timeout=1.5)
-    assert time.monotonic() - start < 5
     assert "hunter2" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -254,8 +258,8 @@ def test_settings_of_the_workers_own_python_do_not_reach_the_build(
     assert not module.is_symlink()
 
 
-class TestTheCheck:
-    """A prefix that doesn't work is found out before it is published."""
+class TestVerifyPrefix:
+    """A prefix that does not work is detected before it is published."""
 
     @pytest.fixture(scope="class")
     @classmethod
