@@ -6,24 +6,22 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.archives import filesystem
 from airflow_provider_sparkdeps.archives.contents import scan_prefix
 from airflow_provider_sparkdeps.archives.filesystem import PARTIAL_SUFFIX, explain_store_errors
-from airflow_provider_sparkdeps.archives.lease import Lease
 from airflow_provider_sparkdeps.archives.manifest import Archive, make_manifest
 from airflow_provider_sparkdeps.archives.pack import start_packing
 from airflow_provider_sparkdeps.archives.payload import verify_payload
 from airflow_provider_sparkdeps.archives.refresh import diff_locks, record_check
 from airflow_provider_sparkdeps.archives.status import TTL_SECONDS
 from airflow_provider_sparkdeps.environments.base import Environment
-from airflow_provider_sparkdeps.environments.context import BuildContext, Login
+from airflow_provider_sparkdeps.environments.context import BuildContext
 from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
 from airflow_provider_sparkdeps.exceptions import ArchiveError, BuildError, InvalidArgumentError
-from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.scratch import scratch_directory
 
 if TYPE_CHECKING:
@@ -39,31 +37,22 @@ class Build:
     :param environment: what to build.
     :param key: of the environment when the build started.
     :param root: of the store.
-    :param lease: the lease on the build, which other processes read the progress from.
-    :param log_line: called with each line of progress.
-    :param deadline: of the build.
-    :param logins: by connection id.
+    :param context: deadline, progress and logins of the build.
+    :param log_line: called with each line about the existing archive.
     """
 
     environment: Environment
     key: str
     root: StorePath
-    lease: Lease
+    context: BuildContext
     log_line: Callable[[str], None]
-    deadline: Deadline
-    logins: Mapping[str, Login]
-
-    def report(self, phase: str, line: str) -> None:
-        """Log a phase and its progress, here and for the processes that wait."""
-        self.lease.report(phase, line)
-        self.log_line(f"{phase}: {line}")
 
     def run(self, existing: Archive | None) -> Archive:
         """Build and publish the environment's archive; return the existing one if the lock has not changed.
 
         :param existing: an intact archive of the environment.
         """
-        context = BuildContext(self.deadline, self.report, self.logins)
+        context = self.context
         if existing is not None and self._keep_if_unchanged(existing, self.environment.resolve_lock(context)):
             return existing
         self._remove_leftovers()
@@ -73,12 +62,12 @@ class Build:
             built = self.environment.build(prefix, context)
             # An environment that works here after it was moved works wherever it is unpacked.
             prefix.rename(moved)
-            self.report("verify", f"Python {built.python} and its packages, from another directory")
+            context.report("verify", f"Python {built.python} and its packages, from another directory")
             contents = scan_prefix(moved, interpreter=built.interpreter, glibc=self.environment.glibc)
-            self.report("pack", f"packages: {len(built.packages)}, {contents.unpacked_size / 1e6:.1f} MB")
+            context.report("pack", f"packages: {len(built.packages)}, {contents.unpacked_size / 1e6:.1f} MB")
             with filesystem.partial_file(self._folder, scratch) as part, contextlib.ExitStack() as publishing:
-                with start_packing(moved, part, deadline=self.deadline) as packing:
-                    verify_prefix(moved, built, deadline=self.deadline)
+                with start_packing(moved, part, deadline=context.deadline) as packing:
+                    verify_prefix(moved, built, deadline=context.deadline)
                 publishing.enter_context(explain_store_errors(self.root))
                 packed = packing.result()
                 if self.environment.key != self.key:
@@ -89,7 +78,7 @@ class Build:
                 archive = make_manifest(
                     self.environment, self.key, built, contents, size=packed.size, sha256=packed.sha256
                 )
-                self.report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
+                context.report("publish", f"{archive.payload}, {archive.size / 1e6:.1f} MB")
                 filesystem.upload(part, self._folder / archive.payload)
                 # The manifest is the commit: it is written last.
                 filesystem.write(self._folder / MANIFEST, json.dumps(archive.to_dict(), indent=1).encode())

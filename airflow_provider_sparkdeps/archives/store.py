@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from airflow_provider_sparkdeps.archives import filesystem
 from airflow_provider_sparkdeps.archives.build import MANIFEST, Build
 from airflow_provider_sparkdeps.archives.filesystem import explain_store_errors
-from airflow_provider_sparkdeps.archives.lease import acquire_lease
+from airflow_provider_sparkdeps.archives.lease import Lease, acquire_lease
 from airflow_provider_sparkdeps.archives.manifest import Archive
 from airflow_provider_sparkdeps.archives.payload import verify_payload
 from airflow_provider_sparkdeps.archives.refresh import RefreshPolicy
 from airflow_provider_sparkdeps.archives.status import BuildStatus, BuildWatcher, read_status
 from airflow_provider_sparkdeps.archives.uris import EXPIRATION, presign_or_uri, uri_under
 from airflow_provider_sparkdeps.environments.base import Environment
-from airflow_provider_sparkdeps.environments.context import Login
+from airflow_provider_sparkdeps.environments.context import BuildContext, Login
 from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.redaction import redact
@@ -143,7 +143,8 @@ class ArchiveStore:
                 log_line(_describe_found(existing, reason))
                 if reason is None:
                     return existing
-            return Build(environment, key, self._root, lease, log_line, deadline, logins or {}).run(existing)
+            context = BuildContext(deadline, _reporter(lease, log_line), logins or {})
+            return Build(environment, key, self._root, context, log_line).run(existing)
 
     def fetch(self, archive: Archive) -> Path:
         """Return a local path of an archive's payload, after checking its size and sha256.
@@ -205,6 +206,14 @@ class ArchiveStore:
         except ArchiveError as error:
             log_line(f"store: {error}")
             return None
+
+
+def _reporter(lease: Lease, log_line: Callable[[str], None]) -> Callable[[str, str], None]:
+    def report(phase: str, line: str) -> None:
+        lease.report(phase, line)
+        log_line(f"{phase}: {line}")
+
+    return report
 
 
 def _describe_found(archive: Archive, stale_reason: str | None) -> str:
