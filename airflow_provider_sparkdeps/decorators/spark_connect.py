@@ -1,4 +1,4 @@
-"""`@task.spark_connect`: a function as a task with a Spark Connect session and its own environment."""
+"""The decorator `@task.spark_connect`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_sparkdeps.operators.spark_connect import SparkConnectPytho
 
 
 class _SparkConnectDecoratedOperator(DecoratedOperator, SparkConnectPythonOperator):
-    """Wraps a function into a `SparkConnectPythonOperator`."""
+    """Wrap a function into a `SparkConnectPythonOperator`."""
 
     template_fields = SparkConnectPythonOperator.template_fields
     template_fields_renderers = SparkConnectPythonOperator.template_fields_renderers
@@ -27,7 +27,7 @@ class _SparkConnectDecoratedOperator(DecoratedOperator, SparkConnectPythonOperat
         op_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        # Airflow checks the call against the signature without `spark` and its like, and the operator gets the whole.
+        # Airflow checks the call against the public signature. The operator gets the function itself.
         super().__init__(
             python_callable=hide_injected(python_callable),
             op_args=op_args,
@@ -42,16 +42,16 @@ def spark_connect_task(
     multiple_outputs: bool | None = None,
     **kwargs: Any,
 ) -> TaskDecorator:
-    """Make a function a task that runs with a Spark Connect session.
+    """Turn a function into a task that runs with a Spark Connect session.
 
-    ```python
-    @task.spark_connect(environment=VenvEnvironment(["pandas<3", "pyarrow"]))
-    def count(spark, table): ...
-    ```
+    .. code-block:: python
 
-    :param python_callable: the function.
-    :param multiple_outputs: push each key of a returned dict as an XCom of its own.
-    :param kwargs: what `SparkConnectPythonOperator` takes, except `op_args` and `op_kwargs`.
+        @task.spark_connect(environment=VenvEnvironment(["pandas<3", "pyarrow"]))
+        def count(spark, table): ...
+
+    :param python_callable: the function to decorate.
+    :param multiple_outputs: push each key of a returned dict as a separate XCom.
+    :param kwargs: arguments of `SparkConnectPythonOperator`, except `op_args` and `op_kwargs`.
     """
     return task_decorator_factory(
         python_callable=python_callable,

@@ -1,4 +1,4 @@
-"""What operators with a Spark Connect session and an environment have in common."""
+"""The base of operators that open a Spark Connect session with an environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.log import mask_secret
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
-from airflow_provider_sparkdeps.configuration import build_timeout, logins_for
+from airflow_provider_sparkdeps.configuration import build_timeout
+from airflow_provider_sparkdeps.connections import logins_for
 from airflow_provider_sparkdeps.environments import Environment
 from airflow_provider_sparkdeps.exceptions import ArchiveError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
@@ -19,20 +20,21 @@ from airflow_provider_sparkdeps.spark.attach import attach
 from airflow_provider_sparkdeps.spark.delivery.py_files import add_py_files
 from airflow_provider_sparkdeps.spark.delivery.reference import explain_fetch_errors
 from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.utils.redaction import redact
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
 class SparkConnectBaseOperator(BaseOperator):
-    """Has an environment, finds or builds its archive, attaches it, and interrupts Spark when it is killed.
+    """Find or build an archive, attach it to a session, and interrupt Spark when the task is killed.
 
-    :param environment: what UDFs need: built first, if its archive is missing; or an archive as a dict, as
-        `BuildEnvironmentOperator` returns it. The cluster's own Python if left out. (templated)
-    :param py_files: `.py` files and package directories to ship to executors. (templated)
+    :param environment: the environment of UDFs, whose archive is built if it is missing; or an archive as a dict, as
+        `BuildEnvironmentOperator` returns it. By default UDFs run in the cluster's own Python. (templated)
+    :param py_files: `.py` files and package directories to send to executors. (templated)
     :param spark_conn_id: the Airflow connection. (templated)
-    :param archive_store: directory or URL instead of `[sparkdeps] archive_store`. (templated)
-    :param build_timeout: seconds that building the environment may take, instead of `[sparkdeps] build_timeout`.
+    :param archive_store: directory or URL of the archive store; by default `[sparkdeps] archive_store`. (templated)
+    :param build_timeout: seconds until a build fails; by default `[sparkdeps] build_timeout`.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class SparkConnectBaseOperator(BaseOperator):
         self._hook: SparkConnectHook | None = None
 
     def on_kill(self) -> None:
-        """Make what the task waits for fail; Airflow calls this in a signal handler, and kills 5 seconds later."""
+        """Interrupt what the task waits for. Airflow calls this in a signal handler and kills the task 5 s later."""
         if self._hook:
             self._hook.interrupt()
 
@@ -73,7 +75,7 @@ class SparkConnectBaseOperator(BaseOperator):
             with explain_fetch_errors(uri):
                 yield session
 
-    def _archive(self, store: ArchiveStore) -> Archive | None:
+    def _find_or_build(self, store: ArchiveStore) -> Archive | None:
         if self.environment is None:
             return None
         if isinstance(self.environment, Environment):
@@ -86,19 +88,21 @@ class SparkConnectBaseOperator(BaseOperator):
         archive = Archive.from_dict(self.environment)
         if store.find(archive.key) is None:
             raise ArchiveError(
-                f"archive {archive.key[:12]} is not in {store}: let this task wait for the one that builds it, and "
-                "give both the same archive_store"
+                f"Archive {archive.short_digest} is not in {store}. Run this task after the one that builds it, and "
+                "give both the same archive_store."
             )
         return archive
 
     def _attach(self, session: Session, archive: Archive, store: ArchiveStore) -> str | None:
+        """Attach an archive, and return the URI at which the cluster reads it, if it does."""
         started = time.monotonic()
-        attached = attach(session, archive, store, on_secret=mask_secret)
+        uri = attach(session, archive, store, on_secret=mask_secret).uri
         self.log.info(
-            "Attached environment %s (Python %s, %.1f MB) in %.2f s",
+            "Attached environment %s (Python %s, %.1f MB%s) in %.2f s",
             archive.short_digest,
             archive.python,
             archive.size / 1e6,
+            f", read by the cluster from {redact(uri.partition('?')[0])}" if uri else "",
             time.monotonic() - started,
         )
-        return attached.uri
+        return uri

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_sparkdeps.configuration import archive_store, build_timeout, logins_for
+from airflow_provider_sparkdeps.configuration import archive_store, build_timeout
+from airflow_provider_sparkdeps.connections import logins_for
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -1,4 +1,4 @@
-"""The operator that runs a Python callable in a Spark Connect session with its own environment."""
+"""The operator that runs a Python callable with a Spark Connect session and its own environment."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from airflow_provider_sparkdeps.environments import Environment
 from airflow_provider_sparkdeps.exceptions import SessionLostError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.operators.base import SparkConnectBaseOperator
-from airflow_provider_sparkdeps.operators.joining import SharedSessionXCom
-from airflow_provider_sparkdeps.operators.python_callable import bind, call, check_result, validate_arguments
+from airflow_provider_sparkdeps.operators.python_callable import bind_arguments, call, check_result, validate_arguments
+from airflow_provider_sparkdeps.operators.session import SharedSessionXCom
 from airflow_provider_sparkdeps.spark.accumulators import Accumulators
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_initial_values
 from airflow_provider_sparkdeps.spark.broadcast import broadcast
@@ -28,32 +28,32 @@ from airflow_provider_sparkdeps.spark.session import Session
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_MOST_FINDINGS = 5
+_MAX_FINDINGS = 5
 XCOM_ACCUMULATORS = "accumulators"
 
 
 class SparkConnectPythonOperator(SparkConnectBaseOperator):
-    """Runs a Python callable with a Spark Connect session whose Python workers have their own environment.
+    """Run a Python callable with a Spark Connect session whose Python workers use their own environment.
 
-    The callable runs on the Airflow worker and gets what its signature names: `spark` (the session), `accumulators`
-    (by name), `broadcast` (a function that makes a broadcast variable of a value), Airflow's context variables, and its
-    own arguments. Its UDFs run on executors, in the environment.
-    Its return value goes to XCom, the accumulators' values go to XCom under the key `accumulators`.
+    The callable runs on the Airflow worker. It gets what its signature names: `spark` (the session), `accumulators` (a
+    mapping by name), `broadcast` (a function that turns a value into a broadcast variable), variables of Airflow's
+    context, and its own arguments. Its UDFs run on executors, in the environment. The return value goes to XCom, and
+    the values of the accumulators go to XCom under the key `accumulators`.
 
-    :param python_callable: what to run.
-    :param environment: what UDFs need: built first, if its archive is missing; or an archive as a dict, as
-        `BuildEnvironmentOperator` returns it. The cluster's own Python if left out. (templated)
-    :param accumulators: initial values by name: numbers to sum up, or kinds such as `Max()` and `CounterOf()` of
-        `spark.accumulators`; or an upstream task's XCom. (templated)
-    :param py_files: `.py` files and package directories to ship to executors. (templated)
-    :param op_args: positional arguments for the callable. (templated)
-    :param op_kwargs: keyword arguments for the callable. (templated)
-    :param session: a session to join instead of one of the task's own: what `spark_session` yields, or the output of
-        `OpenSparkSessionOperator`. It has the environment that its opener gave to it. (templated)
-    :param spark_conn_id: the Airflow connection; `session`'s, or `sparkdeps_default`, if left out. (templated)
-    :param archive_store: directory or URL instead of `[sparkdeps] archive_store`. (templated)
-    :param build_timeout: seconds that building the environment may take, instead of `[sparkdeps] build_timeout`.
-    :raises InvalidArgumentError: at DAG parse, when an argument can't be meant.
+    :param python_callable: the function to run.
+    :param environment: the environment of UDFs, whose archive is built if it is missing; or an archive as a dict, as
+        `BuildEnvironmentOperator` returns it. By default UDFs run in the cluster's own Python. (templated)
+    :param accumulators: initial values by name: numbers that are added to, or kinds such as `Max()` and `CounterOf()`;
+        or what an upstream task pushed to XCom. (templated)
+    :param py_files: `.py` files and package directories to send to executors. (templated)
+    :param op_args: positional arguments of the callable. (templated)
+    :param op_kwargs: keyword arguments of the callable. (templated)
+    :param session: a shared session to join instead of opening one: what `spark_session` yields, or the output of
+        `OpenSparkSessionOperator`. Its environment is the one that it was opened with. (templated)
+    :param spark_conn_id: the Airflow connection; by default that of `session`, or `sparkdeps_default`. (templated)
+    :param archive_store: directory or URL of the archive store; by default `[sparkdeps] archive_store`. (templated)
+    :param build_timeout: seconds until a build fails; by default `[sparkdeps] build_timeout`.
+    :raises InvalidArgumentError: at DAG parse, if an argument is invalid.
     """
 
     template_fields: Sequence[str] = (
@@ -99,11 +99,11 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        """Join the session, or build what is missing, open one, attach the environment; run the callable, close."""
+        """Open or join the session, run the callable, push the accumulators, and return the callable's result."""
         ti: Any = context["ti"]
-        # Rendered now: what was a template when the DAG was parsed is a value.
+        # Templates are rendered by now.
         accumulators = check_initial_values(self.accumulators or {})
-        arguments = bind(self.python_callable, self.op_args, self.op_kwargs, context)
+        arguments = bind_arguments(self.python_callable, self.op_args, self.op_kwargs, context)
         with self._session(self._tag(context)) as session:
             injected = {
                 "spark": session.spark,
@@ -112,9 +112,9 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
                 ),
                 "broadcast": partial(broadcast, session),
             }
-            root = self._sources(ti)
+            root = self._source_root(ti)
             with pickle_by_value(root):
-                self._check_functions(root)
+                self._check_udfs(root)
                 result = call(self.python_callable, arguments, injected)
             values = session.accumulator_values
         check_result(result, multiple_outputs=self.multiple_outputs)
@@ -128,7 +128,7 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
         store = archive_store(self.archive_store)
         if self.session is None:
             spark_conn_id = self.spark_conn_id or SparkConnectHook.default_conn_name
-            archive = self._archive(store)
+            archive = self._find_or_build(store)
             self._modules = ExecutorModules.of(archive, py_files=self.py_files)
             with self._open_session(spark_conn_id, archive, store, py_files=self.py_files, tag=tag) as session:
                 yield session
@@ -143,8 +143,8 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
                 if opened.on_lost != "reopen":
                     raise
                 self.log.warning("%s", error)
-                self.log.warning("Opening a session of this task's own instead, as on_lost='reopen' says")
-                archive = opened.find_archive(store) if self.environment is None else self._archive(store)
+                self.log.warning("Opening another session for this task, because on_lost is 'reopen'")
+                archive = opened.find_archive(store) if self.environment is None else self._find_or_build(store)
                 own = self._open_session(opened.spark_conn_id, archive, store, py_files=opened.py_files, tag=tag)
                 session = block.enter_context(own)
             yield session
@@ -155,20 +155,20 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
         self._hook = SparkConnectHook(opened.spark_conn_id)
         with self._hook.connect(tag=tag, shared=opened.shared) as session:
             digest = opened.shared.environment_sha256
-            has = f"environment {digest[:12]}" if digest else "the cluster's own Python"
-            self.log.info("Joined session %s with %s in %.2f s", opened.shared, has, time.monotonic() - started)
+            interpreter = f"environment {digest[:12]}" if digest else "the cluster's own Python"
+            self.log.info("Joined session %s with %s in %.2f s", opened.shared, interpreter, time.monotonic() - started)
             yield session
 
-    def _check_functions(self, root: Path) -> None:
+    def _check_udfs(self, root: Path) -> None:
         found = check_udfs(self.python_callable, replace(self._modules, root=root.resolve()))
-        for finding in found[:_MOST_FINDINGS]:
+        for finding in found[:_MAX_FINDINGS]:
             self.log.warning("%s", finding)
-        if len(found) > _MOST_FINDINGS:
+        if len(found) > _MAX_FINDINGS:
             self.log.warning(
-                "%d more like these; `sparkdeps closure` shows all of a function", len(found) - _MOST_FINDINGS
+                "%d more like these; `sparkdeps closure` shows all of a function", len(found) - _MAX_FINDINGS
             )
 
-    def _sources(self, ti: Any) -> Path:
-        """Where the DAG's own code is: its bundle or, under `dag.test()`, which has none, the folder of its file."""
+    def _source_root(self, ti: Any) -> Path:
+        """Return the directory of the DAG's code: its bundle or, under `dag.test()`, the directory of its file."""
         bundle = getattr(ti, "bundle_instance", None)
         return Path(bundle.path) if bundle else Path(self.dag.fileloc).parent

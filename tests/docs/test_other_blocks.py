@@ -15,7 +15,7 @@ from airflow.sdk import Connection
 
 from airflow_provider_sparkdeps import get_provider_info
 from airflow_provider_sparkdeps.cli import main
-from airflow_provider_sparkdeps.hooks.spark_connect import endpoint_from_connection
+from airflow_provider_sparkdeps.connections import endpoint_from_connection
 from airflow_provider_sparkdeps.spark.embedded import is_embedded_master
 
 from ..support.documents import PAGES, ROOT, Block, blocks

@@ -97,3 +97,4 @@ def test_executors_read_a_broadcast_table(airflow: LocalAirflow) -> None:
 def test_a_cluster_reads_archives_from_the_store_itself(airflow: LocalAirflow) -> None:
     report = run(airflow, "by_reference")
     assert report.xcom["ordinals"]["return_value"] == ["1st", "2nd", "3rd"]
+    assert "read by the cluster from file://" in report.logs["ordinals"]

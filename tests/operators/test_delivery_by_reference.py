@@ -90,7 +90,7 @@ def run(
         )
         bundle = SimpleNamespace(path=str(tmp_path / "dags"))
         ti: Any = SimpleNamespace(dag_id="dag", task_id="task", run_id="run", bundle_instance=bundle)
-        return operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+        return operator.execute({"ti": ti})
 
     return run
 

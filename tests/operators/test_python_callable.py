@@ -11,7 +11,7 @@ from airflow.sdk import DAG, task
 
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
-from airflow_provider_sparkdeps.operators.python_callable import bind, call, check_result
+from airflow_provider_sparkdeps.operators.python_callable import bind_arguments, call, check_result
 from airflow_provider_sparkdeps.operators.spark_connect import SparkConnectPythonOperator
 
 
@@ -25,7 +25,7 @@ async def asleep(spark):
 
 def run(python_callable: Any, *op_args: Any, **op_kwargs: Any) -> Any:
     context: Any = {"ds": "2026-11-20", "ti": "the task"}
-    bound = bind(python_callable, op_args, op_kwargs, context)
+    bound = bind_arguments(python_callable, op_args, op_kwargs, context)
     return call(python_callable, bound, {"spark": "the session", "accumulators": {}, "broadcast": len})
 
 
@@ -42,7 +42,7 @@ def test_a_callable_gets_what_it_names() -> None:
     )
 
 
-def test_a_wrong_call_is_refused_when_the_dag_is_parsed() -> None:
+def test_a_wrong_call_is_rejected_when_the_dag_is_parsed() -> None:
     with DAG("wrong"), pytest.raises(TypeError, match="missing a required argument: 'day'"):
         task.spark_connect(score)()
     with DAG("wrong"), pytest.raises(TypeError, match="too many positional arguments"):
@@ -50,28 +50,28 @@ def test_a_wrong_call_is_refused_when_the_dag_is_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("python_callable", "fields", "fault"),
+    ("python_callable", "fields", "message"),
     [
-        ("score", {}, "python_callable is a str"),
+        ("score", {}, "python_callable is of type str"),
         (asleep, {}, "asleep is an async function"),
-        (score, {"op_kwargs": {"spark": 1}}, "'spark' is given to score by the operator"),
-        (lambda broadcast: 1, {"op_kwargs": {"broadcast": 1}}, "'broadcast' is given to .* by the operator"),
-        (score, {"py_files": "lib.py"}, "write a list"),
-        (score, {"environment": ["pandas"]}, "environment is a list: give an environment"),
+        (score, {"op_kwargs": {"spark": 1}}, "'spark' of score is set by the operator"),
+        (lambda broadcast: 1, {"op_kwargs": {"broadcast": 1}}, "'broadcast' of .* is set by the operator"),
+        (score, {"py_files": "lib.py"}, r"Use a list: \['lib.py'\]"),
+        (score, {"environment": ["pandas"]}, "environment is of type list. Use an environment"),
         (score, {"accumulators": ["bad"]}, "accumulators is a list"),
         (score, {"accumulators": {"bad rows": 0}}, "'bad rows' is no identifier"),
         (score, {"accumulators": {"bad": [0]}}, "write an int or a float"),
         (lambda spark: 1, {"accumulators": {"bad": 0}}, "has no parameter `accumulators`"),
     ],
 )
-def test_a_wish_that_can_not_be_meant_is_refused_when_the_dag_is_parsed(
-    python_callable: Any, fields: dict[str, Any], fault: str
+def test_an_invalid_argument_is_rejected_when_the_dag_is_parsed(
+    python_callable: Any, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidArgumentError, match=fault):
+    with pytest.raises(InvalidArgumentError, match=message):
         SparkConnectPythonOperator(task_id="score", python_callable=python_callable, **fields)
 
 
-def test_templates_and_xcoms_may_stand_for_initial_values() -> None:
+def test_initial_values_can_be_templates_and_xcoms() -> None:
     with DAG("fine"):
         first = task.spark_connect(task_id="first", accumulators={"bad": "{{ 1 }}"})(score)("monday")
         task.spark_connect(task_id="second", accumulators=first["accumulators"])(score)("tuesday")
@@ -86,12 +86,12 @@ def test_an_environment_shows_in_the_rendered_fields() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "a", 0.5, [1, {"a": None}], {"a": (1, 2)}])
-def test_plain_data_can_be_returned(value: Any) -> None:
+def test_json_compatible_values_can_be_returned(value: Any) -> None:
     check_result(value, multiple_outputs=False)
 
 
-def test_what_xcom_can_not_take_is_named() -> None:
-    with pytest.raises(SessionError, match="returned a generator that XCom can't take"):
+def test_a_result_that_can_not_be_pushed_to_xcom_is_named() -> None:
+    with pytest.raises(SessionError, match="returned a generator that can't be pushed to XCom"):
         check_result((n for n in range(3)), multiple_outputs=False)
     with pytest.raises(SessionError, match="returned the key 'accumulators'"):
         check_result({"accumulators": {}}, multiple_outputs=True)

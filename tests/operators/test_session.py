@@ -12,8 +12,7 @@ from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError, SessionLostError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.local_airflow import DagRunReport, LocalAirflow
-from airflow_provider_sparkdeps.operators.joining import SharedSessionXCom
-from airflow_provider_sparkdeps.operators.session import OpenSparkSessionOperator, spark_session
+from airflow_provider_sparkdeps.operators.session import OpenSparkSessionOperator, SharedSessionXCom, spark_session
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
@@ -33,7 +32,7 @@ def shared(airflow: LocalAirflow) -> DagRunReport:
     return airflow.run("sharing")
 
 
-def test_tasks_share_a_session_with_what_was_left_in_it(shared: DagRunReport) -> None:
+def test_tasks_share_a_session_and_its_temporary_views(shared: DagRunReport) -> None:
     opened = shared.xcom["open_spark_session"]["return_value"]
     assert shared.xcom["leaves"]["return_value"] == "1.15.0"
     for number in (1, 2):
@@ -44,29 +43,29 @@ def test_tasks_share_a_session_with_what_was_left_in_it(shared: DagRunReport) ->
 def test_a_shared_session_is_closed_when_a_task_has_failed(shared: DagRunReport, server: EmbeddedServer) -> None:
     assert shared.tasks["means_another_environment"] == "failed"
     assert shared.tasks["close_spark_session"] == "success"
-    assert " is closed" in shared.logs["close_spark_session"]
+    assert "Closed session" in shared.logs["close_spark_session"]
     opened = SharedSession.from_dict(shared.xcom["open_spark_session"]["return_value"])
     endpoint = Endpoint(host=server.host, port=server.port, user_id=opened.user_id or None)
     with pytest.raises(SessionLostError, match="was closed"), Session(endpoint, shared=opened):
         pass
 
 
-def test_a_task_with_another_environment_is_refused(shared: DagRunReport) -> None:
+def test_a_task_with_another_environment_is_rejected(shared: DagRunReport) -> None:
     assert shared.tasks["means_another_environment"] == "failed"
-    assert "one interpreter for all who use it" in shared.logs["means_another_environment"]
+    assert "one interpreter for all tasks" in shared.logs["means_another_environment"]
 
 
-def test_a_lost_session_is_opened_anew_where_its_opener_said_so(shared: DagRunReport) -> None:
+def test_a_lost_session_is_reopened_with_on_lost_reopen(shared: DagRunReport) -> None:
     assert shared.tasks["goes_on"] == "success"
     version, session_id = shared.xcom["goes_on"]["return_value"]
     assert version == "1.15.0"
     assert session_id != shared.xcom["open_fragile"]["return_value"]["id"]
     assert "was closed, or has expired" in shared.logs["goes_on"]
     assert shared.tasks["close_fragile"] == "success"
-    assert "was gone already" in shared.logs["close_fragile"]
+    assert "was closed already" in shared.logs["close_fragile"]
 
 
-def test_the_pair_of_tasks_surrounds_those_of_the_block() -> None:
+def test_the_session_is_opened_before_and_closed_after_the_tasks_of_the_block() -> None:
     @dag(schedule=None)
     def pair():
         with spark_session("scoring", environment=environment) as session:
@@ -90,43 +89,43 @@ def add(spark, number):
     return spark.range(number).count()
 
 
-def test_what_goes_through_xcom_is_plain_data() -> None:
+def test_a_shared_session_passes_through_xcom() -> None:
     assert SharedSessionXCom.from_dict(json.loads(json.dumps(OPENED.to_dict()))) == OPENED
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
-        ({"accumulators": {"rows": 0}}, "accumulators and session are given"),
-        ({"py_files": ["lib.py"]}, "py_files and session are given"),
+        ({"accumulators": {"rows": 0}}, "accumulators and session can't be combined"),
+        ({"py_files": ["lib.py"]}, "py_files and session can't be combined"),
     ],
 )
-def test_what_a_task_can_not_have_in_a_shared_session_is_said_at_dag_parse(fields: dict[str, Any], words: str) -> None:
+def test_arguments_that_exclude_a_session_are_rejected_at_dag_parse(fields: dict[str, Any], message: str) -> None:
     def counting(spark, accumulators): ...
 
-    with pytest.raises(InvalidArgumentError, match=words):
+    with pytest.raises(InvalidArgumentError, match=message):
         task.spark_connect(session=OPENED.to_dict(), **fields)(counting)()
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
-        ({"spark_conn_id": "other"}, "was opened with connection 'spark', and this task names 'other'"),
-        ({"environment": VenvEnvironment(["six==1.16.0"])}, "names another environment"),
+        ({"spark_conn_id": "other"}, "was opened with connection 'spark', and this task uses 'other'"),
+        ({"environment": VenvEnvironment(["six==1.16.0"])}, "with another environment than this task's"),
     ],
 )
-def test_a_task_that_means_another_session_is_refused(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(SessionError, match=words):
+def test_a_task_that_does_not_match_the_shared_session_is_rejected(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SessionError, match=message):
         OPENED.check_matches(**{"environment": environment, "spark_conn_id": None, **fields})
     OPENED.check_matches(environment=environment, spark_conn_id="spark")
 
 
-def test_an_on_lost_that_can_not_be_meant_is_said_at_dag_parse() -> None:
-    with pytest.raises(InvalidArgumentError, match="write one of fail, reopen"):
-        OpenSparkSessionOperator(task_id="open", on_lost="retry")
+def test_an_invalid_on_lost_is_rejected_at_dag_parse() -> None:
+    with pytest.raises(InvalidArgumentError, match="Use one of fail, reopen"):
+        OpenSparkSessionOperator(task_id="open", on_lost="retry")  # type: ignore[arg-type]
 
 
-def test_a_session_whose_server_ends_with_it_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_with_its_own_server_can_not_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SPARK", '{"conn_type": "sparkdeps", "host": "local[1]"}')
     with pytest.raises(InvalidArgumentError, match="stops it with the session"):
         SparkConnectHook("spark").check_shareable()

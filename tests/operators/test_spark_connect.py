@@ -84,8 +84,8 @@ def failed(airflow: LocalAirflow) -> DagRunReport:
 @pytest.mark.parametrize(
     ("task", "words"),
     [
-        ("returns_a_frame", "returned a DataFrame, which lives with its session"),
-        ("returns_an_object", "returned a Local that XCom can't take"),
+        ("returns_a_frame", "returned a DataFrame, which can't be used after its session is closed"),
+        ("returns_an_object", "returned a Local that can't be pushed to XCom"),
         ("unreachable", "no server is listening there"),
         ("wrong_token", "rejected the bearer token"),
         ("no_number", "write an int or a float"),
@@ -94,13 +94,13 @@ def failed(airflow: LocalAirflow) -> DagRunReport:
         ("poke", "sparkdeps-no-such-package was not found in the package registry"),
     ],
 )
-def test_a_fault_is_said_in_the_tasks_log(failed: DagRunReport, task: str, words: str) -> None:
+def test_an_error_is_explained_in_the_log_of_the_task(failed: DagRunReport, task: str, words: str) -> None:
     assert failed.tasks[task] == "failed"
     assert words in failed.logs[task]
     assert "return_value" not in failed.xcom.get(task, {})
 
 
-def test_a_token_stands_in_no_log(failed: DagRunReport, airflow: LocalAirflow, tokens: tuple[str, str]) -> None:
+def test_a_token_is_in_no_log(failed: DagRunReport, airflow: LocalAirflow, tokens: tuple[str, str]) -> None:
     assert failed.tasks["right_token"] == "success"
     files = [path for path in airflow.home.rglob("*") if path.is_file()]
     texts = {path: path.read_bytes() for path in files}
@@ -109,7 +109,7 @@ def test_a_token_stands_in_no_log(failed: DagRunReport, airflow: LocalAirflow, t
         assert [path for path, text in texts.items() if token.encode() in text] == []
 
 
-def test_pitfalls_of_udfs_are_told_before_they_cost_a_run(airflow: LocalAirflow) -> None:
+def test_pitfalls_of_udfs_are_reported_before_the_callable_runs(airflow: LocalAirflow) -> None:
     report = airflow.run("pitfalls")
     logs = report.logs
     assert "UDFs of this task can't run on executors: `LOCK` in guarded is a lock" in logs["refused"]

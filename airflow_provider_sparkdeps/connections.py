@@ -1,0 +1,184 @@
+"""Turns Airflow connections into what the levels below need: endpoints of Spark servers, logins of package indexes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from airflow.sdk import BaseHook
+from airflow.sdk.log import mask_secret
+
+from airflow_provider_sparkdeps.environments import Environment, Login
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.spark.endpoint import DEFAULT_PORT, Endpoint
+from airflow_provider_sparkdeps.utils.redaction import secrets_in
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+CONN_TYPE = "sparkdeps"
+
+# The extras of a connection: the field of an Endpoint that each one sets, and its type.
+_EXTRAS: dict[str, tuple[str, type]] = {
+    "use_tls": ("tls", bool),
+    "ca_certificate": ("ca_certificate", str),
+    "client_certificate": ("client_certificate", str),
+    # Airflow masks extras whose name contains `private_key`.
+    "client_private_key": ("client_key", str),
+    "headers": ("headers", dict),
+    "session_conf": ("session_conf", dict),
+    "ui_url": ("ui_url", str),
+    "delivery": ("delivery", str),
+    "archive_store_uri": ("archive_store_uri", str),
+    "presigned_url_expiration": ("presigned_url_expiration", float),
+    "request_timeout": ("request_timeout", float),
+}
+# The name in connections of type `spark_connect`, which apache-airflow-providers-apache-spark defines.
+_ALIASES = {"use_ssl": "use_tls"}
+
+
+def endpoint_from_connection(connection: Connection, *, host: str | None = None, port: int | None = None) -> Endpoint:
+    """Return the endpoint that an Airflow connection describes. Its secrets are masked in logs from now on.
+
+    :param connection: a connection of type `sparkdeps` or `spark_connect`.
+    :param host: replaces the connection's host.
+    :param port: replaces the connection's port; 15002 if neither is set.
+    :raises InvalidArgumentError: if a field is invalid. The message names the connection and the field, and does not
+        contain secrets.
+    """
+    try:
+        if host is None:
+            host, own_port = _host_and_port(connection)
+            port = port or own_port
+        return Endpoint(
+            host=host,
+            port=port or DEFAULT_PORT,
+            user_id=connection.login or None,
+            token=connection.password or None,
+            **_extras(connection),
+        )
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"Connection {connection.conn_id!r} is invalid: {error}") from None
+
+
+def logins_for(environment: Environment) -> dict[str, Login]:
+    """Return the logins of the private indexes and channels that an environment names, by connection id.
+
+    :param environment: the environment that is to be built.
+    :raises InvalidArgumentError: if a connection does not contain the address of its index.
+    """
+    return {conn_id: login_from_connection(BaseHook.get_connection(conn_id)) for conn_id in environment.conn_ids}
+
+
+def login_from_connection(connection: Connection) -> Login:
+    """Return the address and the credentials of a package index. The password is masked in logs from now on.
+
+    The address is the extra `url` or a host such as "https://pypi.example.com/simple". If the host has no scheme, the
+    address is made of host, port and schema, where the schema is "http", "https" (the default) or the path.
+
+    :param connection: a connection of any type.
+    :raises InvalidArgumentError: if the connection does not contain the address.
+    """
+    extra = connection.extra_dejson
+    address = str(extra.get("url") or connection.host or "").strip()
+    schema = (connection.schema or "").strip("/")
+    if address and "://" not in address:
+        port = f":{connection.port}" if connection.port else ""
+        is_scheme = schema.lower() in ("http", "https")
+        path = "" if is_scheme or not schema else f"/{schema}"
+        address = f"{schema.lower() if is_scheme else 'https'}://{address}{port}{path}"
+    try:
+        parts = urlsplit(address)
+        own = (unquote(parts.username or ""), unquote(parts.password or ""))
+    except ValueError:
+        parts, own = urlsplit(""), ("", "")
+    if parts.scheme not in ("http", "https", "file") or not (parts.hostname or parts.scheme == "file"):
+        raise InvalidArgumentError(
+            f"Connection {connection.conn_id!r} does not contain the address of its index. Write the whole address as"
+            " its host, for example https://pypi.example.com/simple."
+        )
+    login = Login(
+        url=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        username=connection.login or own[0],
+        password=connection.password or own[1],
+    )
+    for secret in filter(None, (login.password, own[0] if not own[1] else "")):
+        mask_secret(secret)
+    return login
+
+
+def _host_and_port(connection: Connection) -> tuple[str, int | None]:
+    host = (connection.host or "").strip()
+    if not host:
+        raise InvalidArgumentError(
+            "host is empty. Write the name of the Spark Connect server, or local-cluster[2,1,1024]."
+        )
+    if "://" not in host:
+        return host, connection.port
+    try:
+        parts = urlsplit(host)
+        given_port = parts.port
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"host is not a valid address: {error}. Write sc://name:port, or only the name."
+        ) from None
+    if parts.scheme != "sc" or parts.path.strip("/") or parts.query or parts.username:
+        raise InvalidArgumentError(
+            "host is not the address of a Spark Connect server. Write sc://name:port, or only the name."
+        )
+    return parts.hostname or "", connection.port or given_port
+
+
+def _extras(connection: Connection) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for key, value in connection.extra_dejson.items():
+        name = _ALIASES.get(key, key)
+        if name not in _EXTRAS:
+            if connection.conn_type == CONN_TYPE:
+                raise InvalidArgumentError(f"extra {key!r} is unknown. Remove it, or use one of {', '.join(_EXTRAS)}.")
+            continue
+        if value is None or value == "":
+            continue  # Airflow saves form fields that nobody filled in as null.
+        field, kind = _EXTRAS[name]
+        fields[field] = _convert_extra(key, value, kind)
+    secrets = (
+        fields.get("client_key"),
+        *fields.get("headers", {}).values(),
+        *secrets_in(fields.get("archive_store_uri")),
+    )
+    for secret in secrets:
+        mask_secret(secret)
+    return fields
+
+
+def _convert_extra(key: str, value: Any, kind: type) -> Any:
+    if kind is dict:
+        return _convert_mapping(key, value)
+    # In a connection that was given as a URI, all extras are strings.
+    if kind is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if kind is str and isinstance(value, str):
+        return value.strip()
+    expected = {bool: "true or false", float: "a number", str: "a string"}[kind]
+    raise InvalidArgumentError(f"extra {key!r} is of type {type(value).__name__}. Write {expected}.")
+
+
+def _convert_mapping(key: str, value: Any) -> dict[str, str]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(
+            f'extra {key!r} is not an object. Write it as JSON, for example {{"name": "value"}}.'
+        )
+    # Spark and gRPC take strings. JSON's booleans and numbers are what Spark expects for its own settings.
+    return {str(name): entry if isinstance(entry, str) else json.dumps(entry) for name, entry in value.items()}
