@@ -1,31 +1,31 @@
-"""The errors that users see: one tree, each message with the fault, its cause and the mend."""
+"""The exceptions that this package raises. Each message says what is wrong, why, and what to do."""
 
 from __future__ import annotations
 
 
 class SparkDepsError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base class of all exceptions of this package."""
 
 
 class InvalidArgumentError(SparkDepsError, ValueError):
-    """A wish (environment, accumulator, connection field) that can't be meant as written."""
+    """An argument, connection field or input file is invalid."""
 
 
 class BuildError(SparkDepsError):
-    """An environment could not be built; the message ends with the builder's own words."""
+    """An environment could not be built. The message ends with the output of the tool that failed."""
 
 
 class ArchiveError(SparkDepsError):
-    """An archive is missing, incomplete or not what its manifest says."""
+    """An archive is missing, incomplete, or does not match its manifest."""
 
 
 class ConnectError(SparkDepsError):
-    """The Spark Connect server can't be reached, refuses us, or is not what we can talk to."""
+    """The Spark Connect server can't be reached, rejects the credentials, or is not supported."""
 
 
 class SessionError(SparkDepsError):
-    """A session could not be prepared or used as asked."""
+    """A session could not be prepared or used."""
 
 
 class SessionLostError(SessionError):
-    """A shared session was closed, has expired, or went with its server."""
+    """A shared session was closed, has expired, or ended with its server."""

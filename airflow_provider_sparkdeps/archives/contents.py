@@ -12,6 +12,7 @@ from pathlib import Path
 from airflow_provider_sparkdeps.archives.manifest import Contents
 from airflow_provider_sparkdeps.exceptions import ArchiveError
 from airflow_provider_sparkdeps.utils.elf import MAGIC, read_dynamic
+from airflow_provider_sparkdeps.utils.text import join_limited
 
 _GLIBC = re.compile(rb"GLIBC_(2\.\d+)(?:\.\d+)?\0")
 _NAMED = 10
@@ -82,11 +83,10 @@ def _check_glibc(required: Mapping[str, tuple[int, ...]], glibc: str) -> None:
     limit = tuple(map(int, glibc.split(".")))
     newer = {name: version for name, version in required.items() if version > limit}
     if newer:
-        named = [f"{name} ({'.'.join(map(str, version))})" for name, version in sorted(newer.items())[:_NAMED]]
-        more = f" and {len(newer) - _NAMED} more" if len(newer) > _NAMED else ""
+        named = [f"{name} ({'.'.join(map(str, version))})" for name, version in sorted(newer.items())]
         raise ArchiveError(
-            f"Executors have glibc {glibc}, but these files require a newer version: {', '.join(named)}{more}. Require"
-            " older versions of their packages, or build on a machine like the executors."
+            f"Executors have glibc {glibc}, but these files require a newer version: {join_limited(named, _NAMED)}."
+            " Require older versions of their packages, or build on a machine like the executors."
         )
 
 
@@ -102,9 +102,8 @@ def _check_shebangs(prefix: Path) -> None:
         if first.startswith(b"#!/") and b"python" in first and not first.startswith((b"#!/usr/bin/env", b"#!/bin/sh")):
             bound.append(f"bin/{path.name} ({first[2:].strip().decode(errors='replace')})")
     if bound:
-        more = f" and {len(bound) - _NAMED} more" if len(bound) > _NAMED else ""
         raise ArchiveError(
-            f"These scripts call an interpreter by its path on this machine: {', '.join(bound[:_NAMED])}{more}. "
+            f"These scripts call an interpreter by its path on this machine: {join_limited(bound, _NAMED)}. "
             "Install their packages again, or remove the scripts."
         )
 

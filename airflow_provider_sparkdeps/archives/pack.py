@@ -17,6 +17,7 @@ from typing import BinaryIO
 from airflow_provider_sparkdeps.archives.tar import Member, TarStream
 from airflow_provider_sparkdeps.exceptions import ArchiveError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
+from airflow_provider_sparkdeps.utils.text import join_limited
 
 # isal has levels 0 to 3. benchmarks/NOTES.md compares them.
 _LEVEL = 2
@@ -147,8 +148,7 @@ def _check_links(prefix: Path, members: Sequence[Member]) -> None:
         if member.link and _leaves_prefix(root, root / member.name, member.link)
     ]
     if leaving:
-        more = f" and {len(leaving) - 10} more" if len(leaving) > 10 else ""
         raise ArchiveError(
-            f"These links point outside the environment and would be broken on executors: {', '.join(leaving[:10])}"
-            f"{more}. Install copies instead of links."
+            f"These links point outside the environment and would be broken on executors:"
+            f" {join_limited(leaving, 10)}. Install copies instead of links."
         )

@@ -79,7 +79,7 @@ class ExistingPexBuilder(Builder):
         add_interpreter(prefix, name=self.file.name, minor=self.minor, scie=self.info.scie)
         self.context.report("relocate", "running the PEX to find its Python and packages")
         # If a scie's metadata can't be read, its packages are all that its Python finds.
-        found: dict[str, Any] = verify.ask(
+        found: dict[str, Any] = verify.query_interpreter(
             prefix,
             INTERPRETER,
             names=self.info.packages or None,

@@ -1,4 +1,4 @@
-"""Proof that a prefix works where it has been moved to, before others get to use it."""
+"""Runs the interpreter of a moved prefix, and compares its packages, before it is published."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_provider_sparkdeps.environments.prefix.site_packages import install
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.processes import run
-from airflow_provider_sparkdeps.utils.text import shorten_output
+from airflow_provider_sparkdeps.utils.text import join_limited, shorten_output
 
 # Module -> the extension behind it, which not every CPython was built with; where it is there, it must work.
 _MODULES = {
@@ -56,54 +56,58 @@ _SYSTEM_LIBRARIES = ("/lib", "/usr")
 
 
 def verify_prefix(prefix: Path, built: BuiltPrefix, *, deadline: Deadline) -> None:
-    """Run a prefix's interpreter, away from where it was built and with nothing of this process around it.
+    """Run the interpreter of a prefix that was moved, without the environment variables of this process.
 
-    :param prefix: where it has been moved to.
-    :param built: what it should be.
+    :param prefix: its new path.
+    :param built: the result of the build.
     :param deadline: of the build.
-    :raises BuildError: when it is not what it should be.
+    :raises BuildError: if it does not work, or differs from the result of the build.
     """
     prefix = Path(os.path.realpath(prefix))
     if built.interpreter is None:
         _compare_packages(installed(prefix), built)
         return
     if built.host_path is not None:
-        found = ask(prefix, built.interpreter, names=built.packages, host_path=built.host_path, deadline=deadline)
+        found = query_interpreter(
+            prefix, built.interpreter, names=built.packages, host_path=built.host_path, deadline=deadline
+        )
         if found["python"] != built.python:
-            raise BuildError(f"What was built runs Python {found['python']}; it should run Python {built.python}.")
+            raise BuildError(
+                f"The built PEX runs Python {found['python']} instead of Python {built.python}. Build it again."
+            )
         _compare_packages(found["packages"], built)
         return
-    found = ask(prefix, built.interpreter, names=built.packages, deadline=deadline)
+    found = query_interpreter(prefix, built.interpreter, names=built.packages, deadline=deadline)
     if found["prefix"] != str(prefix) or found["python"] != built.python:
         raise BuildError(
-            f"The interpreter that was built is Python {found['python']} at {found['prefix']} when run from {prefix};"
-            f" it should be Python {built.python} at the place that it was moved to."
+            f"The built interpreter is not relocatable: run from {prefix}, it is Python {found['python']} in"
+            f" {found['prefix']} instead of Python {built.python}. Build with another Python, or without bundle_python."
         )
     outside = [path for path in found["path"] if not Path(path).is_relative_to(prefix)]
     allowed = (str(prefix), *_SYSTEM_LIBRARIES)
     outside += [path for path in found["mapped"] if not path.startswith(allowed) and ".so" in path]
     if outside:
         raise BuildError(
-            f"The interpreter that was built still uses files of this machine: {', '.join(outside[:5])}."
-            " Build on another Python, such as one of uv or pyenv, or set bundle_python=False."
+            f"The built interpreter still uses files of this machine: {join_limited(outside)}."
+            " Build with another Python, for example one from uv or pyenv, or set bundle_python=False."
         )
     if found["broken"]:
         reasons = "; ".join(f"{name}: {error}" for name, error in found["broken"].items())
-        raise BuildError(f"Modules of the standard library don't work in the environment that was built: {reasons}.")
+        raise BuildError(f"Modules of the standard library do not work in the built environment: {reasons}.")
     _compare_packages(found["packages"], built)
 
 
-def ask(
+def query_interpreter(
     prefix: Path, interpreter: str, *, names: Iterable[str] | None, deadline: Deadline, host_path: str | None = None
 ) -> dict[str, Any]:
-    """Run a prefix's interpreter, and return what it says of itself: its Python, path, modules and packages.
+    """Run the interpreter of a prefix, and return its Python version, paths, broken modules and packages.
 
-    :param prefix: where it is.
-    :param interpreter: its path relative to the prefix.
-    :param names: of the packages whose versions are asked for; None for all that it finds.
+    :param prefix: its path.
+    :param interpreter: path of the interpreter, relative to the prefix.
+    :param names: of the packages to look up; None for all that are installed.
     :param deadline: of the build.
     :param host_path: as in `BuiltPrefix`.
-    :raises BuildError: when it doesn't run, or doesn't import what Spark gives to it.
+    :raises BuildError: if it does not run, or ignores PYTHONPATH.
     """
     question = json.dumps([_MODULES, None if names is None else sorted(names)])
     command = [str(prefix / interpreter), "-I", "-B", "-c", _SCRIPT, question]
@@ -115,17 +119,19 @@ def ask(
         environ = {"PATH": host_path, "PYTHONPATH": given, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
     done = run(command, deadline=deadline, cwd=Path("/"), environ=environ)
     if done.code != 0:
-        raise BuildError(f"The interpreter that was built doesn't run. Its output:\n\n{shorten_output(done.stderr)}")
+        raise BuildError(f"The built interpreter does not run. Its output:\n\n{shorten_output(done.stderr)}")
     found: dict[str, Any] = json.loads(done.stdout)
     if host_path is not None and given not in found["path"]:
         raise BuildError(
-            "What was built doesn't import from PYTHONPATH, by which Spark brings pyspark. Build the PEX anew with a"
-            " recent pex, without options that close it off."
+            "The PEX ignores PYTHONPATH, which Spark uses to provide pyspark. Build the PEX again with a recent pex,"
+            " without options that isolate it."
         )
     return found
 
 
 def _compare_packages(found: dict[str, str], built: BuiltPrefix) -> None:
-    lost = sorted(name for name, version in built.packages.items() if found.get(name) != version)
-    if lost:
-        raise BuildError(f"The environment that was built doesn't find these packages of its own: {', '.join(lost)}.")
+    missing = sorted(name for name, version in built.packages.items() if found.get(name) != version)
+    if missing:
+        raise BuildError(
+            f"These packages are missing from the built environment: {', '.join(missing)}. Build it again."
+        )

@@ -17,6 +17,7 @@ from airflow_provider_sparkdeps.spark.accumulators import Accumulator
 from airflow_provider_sparkdeps.spark.broadcast.executor import ALIGNMENT, MAGIC
 from airflow_provider_sparkdeps.spark.closures.pickled_size import resource_of
 from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.utils.text import first_line
 
 # Limits of the search for what can't be pickled: parts of one object, and seconds.
 _MAX_PARTS = 10_000
@@ -141,7 +142,7 @@ def _unpicklable_part(value: Any, error: Exception) -> tuple[str, Any, str]:
                 break
         else:
             break
-    return path, value, (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return path, value, first_line(error)
 
 
 def _pickling_error(part: Any) -> Exception | None:

@@ -12,6 +12,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from airflow_provider_sparkdeps.spark.pyspark_compat import is_pickled_by_reference
+from airflow_provider_sparkdeps.utils.text import first_line
 
 # Bytes. Nothing that is larger can be sent, so that there is no use in going on.
 MAX_MEASURED = 1 << 30
@@ -118,7 +119,7 @@ def measure(value: Any, *, limit: int = MAX_MEASURED, known: Mapping[int, Size] 
     except _Found as found:
         return Size(None, error=f"it holds {found.resource.name}", resource=found.resource)
     except Exception as error:  # noqa: BLE001 (pickling runs anybody's code, and what it raises is the finding)
-        return Size(None, error=(str(error).strip() or type(error).__name__).splitlines()[0])
+        return Size(None, error=first_line(error))
     return Size(counter.bytes, more=pickler.more, references=frozenset(pickler.references))
 
 

@@ -19,6 +19,7 @@ from airflow_provider_sparkdeps.spark.delivery.launcher import EXECUTOR_SCHEMES,
 from airflow_provider_sparkdeps.spark.delivery.reference import FETCH_FAILED, add_file, raise_if_refused
 from airflow_provider_sparkdeps.spark.delivery.server_cache import FetchMode, ServerCache
 from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.utils.text import first_line
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
@@ -139,7 +140,7 @@ def _start_interpreter(spark: SparkSession, python: str) -> None:
         spark.range(_PROBE_ROWS).select(one("id")).collect()
     except PySparkException as error:
         message = re.search(r"sparkdeps: (.+)", str(error))
-        reason = message[1] if message else str(error).strip().splitlines()[0]
+        reason = message[1] if message else first_line(error)
         raise SessionError(f"Executors could not run the environment: {reason}") from error
     finally:
         spark.conf.set(conf.PYTHON, before) if before else spark.conf.unset(conf.PYTHON)

@@ -21,6 +21,7 @@ from airflow_provider_sparkdeps.spark.rpc import USER_AGENT, RpcClient
 from airflow_provider_sparkdeps.spark.session.heartbeat import Heartbeat
 from airflow_provider_sparkdeps.spark.session.progress import Progress
 from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession, explain_loss
+from airflow_provider_sparkdeps.utils.text import first_line
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
@@ -243,7 +244,7 @@ class Session:
             except PySparkException as error:
                 raise SessionError(
                     f"the server does not take {key}={value!r} from the connection's session conf: "
-                    f"{_first_line(error)}. Mend it there, or take it out."
+                    f"{first_line(error)}. Mend it there, or take it out."
                 ) from None
         return spark
 
@@ -305,7 +306,3 @@ def _stop(spark: SparkSession) -> None:
     spark.client.set_retry_policies([])
     spark.client._channel.close()
     spark.stop()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -276,14 +276,14 @@ class TestVerifyPrefix:
 
     def test_a_lost_package_is_named(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
         shutil.rmtree(next(copy.rglob("tabulate-*.dist-info")))
-        with pytest.raises(BuildError, match=r"doesn't find these packages of its own: tabulate\."):
+        with pytest.raises(BuildError, match=r"missing from the built environment: tabulate\."):
             verify_prefix(copy, made[1], deadline=deadline())
 
     def test_a_link_back_to_the_machines_interpreter_is_found(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
         python = copy / "bin" / "python"
         python.unlink()
         python.symlink_to(getattr(sys, "_base_executable", sys.executable))
-        with pytest.raises(BuildError, match="at the place that it was moved to"):
+        with pytest.raises(BuildError, match="is not relocatable"):
             verify_prefix(copy, made[1], deadline=deadline())
 
     def test_a_library_of_the_base_is_found(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
