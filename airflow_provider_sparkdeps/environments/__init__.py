@@ -1,4 +1,4 @@
-"""Floor 1: wishes, that is what to install, and how each kind is built. Knows neither Airflow nor Spark."""
+"""Specifications of environments, and how each kind is built. Does not use Airflow or Spark."""
 
 from airflow_provider_sparkdeps.environments.base import Environment
 from airflow_provider_sparkdeps.environments.conda import CondaEnvironment

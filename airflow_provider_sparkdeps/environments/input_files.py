@@ -1,4 +1,4 @@
-"""The local files that a wish names: where they are looked for, and how they are read."""
+"""Local files that environments refer to: where relative paths start, and how files are read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def as_written(path: Path) -> str:
 
 
 def read_text(path: Path, *, named_by: str = "") -> str:
-    """Return the text of a file that a wish names.
+    """Return the text of a file that an environment refers to.
 
     :param named_by: what names it, for the error's sentence.
     :raises InvalidArgumentError: when it can't be read.
@@ -53,7 +53,7 @@ def read_text(path: Path, *, named_by: str = "") -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the data of a TOML file that a wish names.
+    """Return the data of a TOML file that an environment refers to.
 
     :raises InvalidArgumentError: when it can't be read, or is no TOML.
     """

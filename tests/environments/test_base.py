@@ -132,7 +132,7 @@ def test_the_key_is_the_same_in_another_process() -> None:
     ("data", "says"),
     [
         ({"requirements": ["six"]}, "Known kinds are"),
-        ({"kind": "wish", "requirements": ["six"]}, "Known kinds are"),
+        ({"kind": "unknown", "requirements": ["six"]}, "Known kinds are"),
         ({"kind": "venv", "packages": ["six"]}, "does not describe a venv"),
     ],
 )

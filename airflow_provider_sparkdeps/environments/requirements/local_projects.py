@@ -20,7 +20,7 @@ _SDISTS = (".tar.gz", ".zip")
 
 @dataclass(frozen=True)
 class Local:
-    """A project's directory, an sdist or a wheel that a wish names by path.
+    """A project's directory, an sdist or a wheel on this machine that requirements refer to.
 
     :param path: absolute.
     :param extras: of it that are wanted, such as "[fast]"; else empty.

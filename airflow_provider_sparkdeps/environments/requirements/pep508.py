@@ -100,7 +100,7 @@ def spell(line: str) -> str:
         requirement = Requirement(line)
     except InvalidRequirement as error:
         reason = redact(first_line(error))
-        raise InvalidArgumentError(f"{redact(line)!r} is not a requirement: {reason}. {_mend(line)}") from None
+        raise InvalidArgumentError(f"{redact(line)!r} is not a requirement: {reason}. {_fix(line)}") from None
     check_url(requirement)
     extras = ",".join(sorted(canonicalize_name(extra) for extra in requirement.extras))
     spelled = canonicalize_name(requirement.name) + (f"[{extras}]" if extras else "")
@@ -135,7 +135,7 @@ def _local(line: str, base: Path) -> Local:
     return Local((base / match["path"]).resolve(), extras, match["marker"] or "")
 
 
-def _mend(line: str) -> str:
+def _fix(line: str) -> str:
     if line.startswith("-"):
         return (
             "Options of pip or uv don't go here: use VenvEnvironment.from_file() for a requirements.txt, and"

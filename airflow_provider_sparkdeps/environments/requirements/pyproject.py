@@ -69,7 +69,7 @@ def _check_python(path: Path, data: dict[str, Any], python: str) -> None:
         raise InvalidArgumentError(f"{path}: requires-python can't be read: {error}. Correct it there.") from error
     if not any(suits.contains(f"{python}.{patch}") for patch in (0, 99)):
         raise InvalidArgumentError(
-            f'{path} requires Python {wants}, and python="{python}" is wished for. Change one of them.'
+            f'{path} requires Python {wants}, which excludes python="{python}". Change one of them.'
         )
 
 

@@ -1,4 +1,4 @@
-"""What a wish wants, as it stands once its files are read: flat, normalised and without their paths."""
+"""Requirements as they are after all files were read: normalized, without the paths of the files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_provider_sparkdeps.environments.requirements.local_projects import 
 
 @dataclass(frozen=True)
 class RequirementSet:
-    """Requirements from a list and from all files that a wish names, or the packages of a lock file.
+    """Requirements from a list and from all files that they refer to, or the packages of a lock file.
 
     :param requirements: in one spelling, with their `--hash` if they have any.
     :param constraints: of the same kind.

@@ -27,7 +27,7 @@ _HASH = re.compile(r"\s--hash(?:=|\s+)(\S+)")
 
 
 class _LineError(InvalidArgumentError):
-    """A InvalidArgumentError that says already in which file it is."""
+    """An InvalidArgumentError whose message already names the file."""
 
 
 def read_requirements(path: Path) -> RequirementSet:

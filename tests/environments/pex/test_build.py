@@ -55,17 +55,25 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pex(tmp_path_factory.mktemp("pex") / "six.pex", "six==1.16.0", "markupsafe")
 
 
-class TestWish:
+class TestSpecification:
     def test_order_space_and_comments_make_no_difference(self) -> None:
         one, other = PexEnvironment(["six", "Tabulate >= 0.9"]), PexEnvironment(["tabulate>=0.9  # for six", "six"])
         assert one == other
         assert one.key == other.key
 
     def test_it_comes_back_from_plain_data(self, six: Path) -> None:
-        for wish in (PexEnvironment(["six"]), PexEnvironment.from_pex(six), PexEnvironment(["six"], python="3.13")):
-            assert str(six.parent) not in str(wish.to_dict())
-            again = Environment.from_dict({**wish.to_dict(), "base_dir": six.parent})
-            assert (type(again), again.key, again.python_minor) == (PexEnvironment, wish.key, wish.python_minor)
+        for environment in (
+            PexEnvironment(["six"]),
+            PexEnvironment.from_pex(six),
+            PexEnvironment(["six"], python="3.13"),
+        ):
+            assert str(six.parent) not in str(environment.to_dict())
+            again = Environment.from_dict({**environment.to_dict(), "base_dir": six.parent})
+            assert (type(again), again.key, again.python_minor) == (
+                PexEnvironment,
+                environment.key,
+                environment.python_minor,
+            )
 
     def test_a_files_key_is_that_of_its_contents_wherever_it_lies(self, six: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copy(six, tmp_path / "renamed.pex"))
@@ -190,8 +198,8 @@ def archive(environment: PexEnvironment, store: Path) -> Archive:
 
 
 def test_built_twice_it_is_the_same_to_the_byte(six: Path, tmp_path: Path) -> None:
-    for wish in (PexEnvironment(["markupsafe", "tabulate"]), PexEnvironment.from_pex(six)):
-        digests = {archive(wish, tmp_path / store).sha256 for store in "ab"}
+    for environment in (PexEnvironment(["markupsafe", "tabulate"]), PexEnvironment.from_pex(six)):
+        digests = {archive(environment, tmp_path / store).sha256 for store in "ab"}
         assert len(digests) == 1
 
 
@@ -396,9 +404,9 @@ class TestScie:
         assert build(PexEnvironment.from_pex(scie), tmp_path / "prefix").packages["six"] == "1.16.0"
 
     def test_one_with_another_python_is_refused_with_both_named(self, scie: Path, tmp_path: Path) -> None:
-        wish = PexEnvironment.from_pex(scie, python="3.99")
+        environment = PexEnvironment.from_pex(scie, python="3.99")
         with pytest.raises(InvalidArgumentError, match=r"app (contains|is for) Python .* but Python 3\.99 pickles"):
-            build(wish, tmp_path / "prefix")
+            build(environment, tmp_path / "prefix")
 
 
 def test_the_interpreter_script_has_no_bashisms(six: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Wishes from files: what is read, what their key depends on, what is refused with which words."""
+"""Environments from files: what is read, what the key depends on, and which errors are raised."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ lint = ["pycodestyle"]
             ('[project]\ndependencies = "six"', {}, r"dependencies is 'six', which is no list\. Write \['six'\]"),
             (TEXT, {"extras": ["slow"]}, r"no extra 'slow' in \[project\.optional-dependencies\]: there are all, fast"),
             (TEXT, {"groups": ["docs"]}, "no group 'docs' in"),
-            (TEXT.replace(">=3.9", "<3.9"), {}, rf'requires Python <3\.9, and python="{OWN}" is wished for'),
+            (TEXT.replace(">=3.9", "<3.9"), {}, rf'requires Python <3\.9, which excludes python="{OWN}"'),
             ('[project]\nname = "app"\n', {}, "names no dependencies"),
             (TEXT.replace("pycodestyle", 'x"}, {include-group = "dev'), {"groups": ["dev"]}, "is not TOML|circle"),
             (TEXT.replace('["pycodestyle"]', '[{include-group = "dev"}]'), {"groups": ["dev"]}, "Break the circle"),
