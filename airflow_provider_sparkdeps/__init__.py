@@ -112,4 +112,4 @@ def get_provider_info() -> dict[str, Any]:
     from airflow_provider_sparkdeps.provider_info import PROVIDER_INFO
 
     # Airflow adds entries to the dict that it gets.
-    return deepcopy(PROVIDER_INFO)
+    return {"versions": [__version__], **deepcopy(PROVIDER_INFO)}

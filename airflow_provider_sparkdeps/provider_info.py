@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_sparkdeps import __version__
-
 _INTEGRATION = "Spark Connect"
 _PACKAGE = "airflow_provider_sparkdeps"
 
@@ -182,7 +180,6 @@ PROVIDER_INFO: dict[str, Any] = {
     "name": "Sparkdeps",
     "description": "Every task its own Python dependencies on `Spark Connect "
     "<https://spark.apache.org/docs/latest/spark-connect-overview.html>`__, with accumulators.",
-    "versions": [__version__],
     "integrations": [
         {
             "integration-name": _INTEGRATION,

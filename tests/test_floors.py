@@ -1,4 +1,4 @@
-"""The house's rule: four floors, whose imports only point down, and only the top one knows Airflow."""
+"""The rules of the package's levels: imports only point down, there are no cycles, and only the top knows Airflow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,33 +15,99 @@ import airflow_provider_sparkdeps
 
 ROOT = Path(airflow_provider_sparkdeps.__file__).parent
 PACKAGE = ROOT.name
-# What each floor may import of this package, besides itself and `exceptions`, which is the ground.
-FLOORS = {"environments": set(), "archives": {"environments"}, "spark": {"environments", "archives"}}
-FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+# A module imports from its own level and from those before it. All that is not named here is the top level.
+LEVELS = ("exceptions", "utils", "environments", "archives", "spark")
+# Inside spark/, likewise. What stands in one line does not import from each other.
+SPARK = (
+    {"endpoint", "conf", "pyspark_compat"},
+    {"closures", "accumulators"},
+    {"grpc_errors"},
+    {"interceptor"},
+    {"channel"},
+    {"rpc"},
+    {"session"},
+    {"delivery"},
+    {"attach", "broadcast"},
+    {"embedded"},
+)
+FILES = sorted(ROOT.rglob("*.py"))
+MODULES = {
+    ".".join((PACKAGE, *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path for path in FILES
+}
 
 
 def imported(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports, also in functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else str(node.module)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_of_floors_1_to_3_point_down_and_never_to_airflow(path: Path) -> None:
-    floor = path.relative_to(ROOT).parts[0]
-    for name in imported(path):
-        top, *rest = name.split(".")
-        assert top != "airflow", f"{path} imports {name}"
-        if top == PACKAGE:
-            assert rest[0] in {floor, "exceptions", "utils", "__version__"} | FLOORS[floor], f"{path} imports {name}"
-        if floor != "spark":
-            assert top not in {"pyspark", "grpc"}, f"{path} imports {name}"
+IMPORTS = {module: set(imported(path)) for module, path in MODULES.items()}
 
 
-def test_importing_environments_and_archives_brings_in_nothing_heavy() -> None:
+def level(module: str) -> int:
+    """Return the index of a module's level."""
+    name = module.removeprefix(f"{PACKAGE}.").split(".")[0]
+    return LEVELS.index(name) if name in LEVELS else len(LEVELS)
+
+
+def spark_level(module: str) -> int:
+    name = module.split(".")[2]
+    return next(index for index, names in enumerate(SPARK) if name in names)
+
+
+def ours(module: str) -> set[str]:
+    return {name for name in IMPORTS[module] if name.split(".")[0] == PACKAGE}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    for name in ours(module):
+        assert name != PACKAGE, f"{module} imports the root"
+        assert level(name) <= level(module), f"{module} imports {name}"
+        spark = f"{PACKAGE}.spark."
+        if module.startswith(spark) and name.startswith(spark):
+            here, there = spark_level(module), spark_level(name)
+            same = module.split(".")[2] == name.split(".")[2]
+            assert same or there < here, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if level(module) < len(LEVELS)])
+def test_only_the_top_level_imports_airflow_and_only_spark_imports_pyspark(module: str) -> None:
+    tops = {name.split(".")[0] for name in IMPORTS[module]}
+    assert "airflow" not in tops
+    if level(module) < LEVELS.index("spark"):
+        assert not tops & {"pyspark", "grpc"}
+
+
+def test_there_are_no_import_cycles() -> None:
+    try:
+        TopologicalSorter({module: ours(module) for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if "executor" in module.split(".")])
+def test_code_for_executors_says_so_and_imports_what_executors_have(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text())
+    allowed = {*sys.stdlib_module_names, "pyspark", f"{PACKAGE}.spark.accumulators.codec"}
+    if tree.body:
+        assert "executor" in (ast.get_docstring(tree) or "").splitlines()[0]
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= allowed
+        elif isinstance(node, ast.ImportFrom):
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            assert str(node.module).split(".")[0] in allowed or full <= allowed or node.module in allowed
+
+
+def test_importing_environments_and_archives_loads_nothing_heavy() -> None:
     code = (
         f"import sys, {PACKAGE}.environments, {PACKAGE}.archives\n"
         f"{PACKAGE}.environments.VenvEnvironment(['six']).key\n"
@@ -52,21 +119,3 @@ def test_importing_environments_and_archives_brings_in_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_dag_file_that_imports_environments_loads_few_modules() -> None:
-    # Airflow has loaded these modules of the standard library before it parses a DAG file.
-    code = (
-        "import dataclasses, hashlib, inspect, json, pathlib, re, sys, typing\n"
-        "before = {*sys.modules}\n"
-        f"import {PACKAGE}.environments\n"
-        "print(*sorted({*sys.modules} - before))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {*done.stdout.split()} - {"__future__"}
-    environments = {"environments"} | {
-        f"environments.{name}" for name in ("base", "context", "uv_environment", "venv", "conda", "pex")
-    }
-    assert loaded <= {PACKAGE} | {
-        f"{PACKAGE}.{name}" for name in environments | {"exceptions", "utils", "utils.platforms"}
-    }

@@ -16,7 +16,7 @@ from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer, is_embedde
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.rpc import check_server
 from airflow_provider_sparkdeps.spark.session import Session, SharedSession
-from airflow_provider_sparkdeps.spark.session.shared_session import close_shared_session
+from airflow_provider_sparkdeps.spark.session.sharing import close_shared
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession
@@ -96,7 +96,7 @@ class SparkConnectHook(BaseHook):
         :raises SessionError: if the session belongs to another server or user, or the server did not answer.
         """
         with self._endpoint() as endpoint:
-            return close_shared_session(endpoint, shared)
+            return close_shared(endpoint, shared)
 
     def interrupt(self) -> None:
         """Interrupt what runs in this hook's open sessions. This takes three seconds at most for each session."""

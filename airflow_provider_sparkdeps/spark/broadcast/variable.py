@@ -132,10 +132,10 @@ def _send(session: Session, file: ValueFile) -> str | None:
         if file.size >= CACHE_THRESHOLD and not session.is_shared and (uri := _put_in_cache(session, file, name)):
             return uri
         marker = conf.BROADCAST + file.sha256
-        if marker not in session.rpc.configure(session.id, read=[marker]):
+        if marker not in session.rpc.get_conf(session.id, [marker]):
             started = time.monotonic()
-            session.rpc.add_file(session.id, name, file.write())
-            session.rpc.configure(session.id, write={marker: str(file.size)})
+            session.rpc.upload_file(session.id, name, file.write())
+            session.rpc.set_conf(session.id, {marker: str(file.size)})
             log.info("Sent %s (%.1f MB) to the session in %.1f s", name[:15], megabytes, time.monotonic() - started)
     except grpc.RpcError as error:
         raise SessionError(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from airflow_provider_sparkdeps.spark import conf
 from airflow_provider_sparkdeps.spark.delivery.launcher import EXECUTOR_SCHEMES
+from airflow_provider_sparkdeps.spark.pyspark_compat import driver_file_uri
 from airflow_provider_sparkdeps.spark.session import Session
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class ServerCache:
         for number in range(_MAX_SESSIONS_PER_DAY):
             self._id = str(uuid.uuid5(_NAMESPACE, f"{sha256}/{today}/{number}"))
             try:
-                self._confs = session.rpc.configure(self._id, read=confs)
+                self._confs = session.rpc.get_conf(self._id, confs)
                 break
             except grpc.RpcError as error:
                 if "INVALID_HANDLE" not in str(error.details()) or number + 1 == _MAX_SESSIONS_PER_DAY:
@@ -90,10 +91,10 @@ class ServerCache:
             return uri
         try:
             started = time.monotonic()
-            self._session.rpc.add_file(self._id, self._name, file, unless=cancel_on)
+            self._session.rpc.upload_file(self._id, self._name, file, cancel_on=cancel_on)
             seconds = time.monotonic() - started
             log.info("Uploaded %s (%.1f MB) in %.1f s. Later sessions reuse it.", self._name, self._size / 1e6, seconds)
-            if uri := self._find_uri():
+            if uri := driver_file_uri(self._session.spark, self._session.rpc.server_side_id(self._id), self._name):
                 self._set(conf.CACHE_URI, uri)
             return uri
         finally:
@@ -105,7 +106,7 @@ class ServerCache:
         deadline = time.monotonic() + _UPLOAD_TIMEOUT
         is_logged = False
         while time.monotonic() < deadline:
-            confs = self._session.rpc.configure(self._id, read=[conf.CACHE_URI, conf.CACHE_UPLOADER])
+            confs = self._session.rpc.get_conf(self._id, [conf.CACHE_URI, conf.CACHE_UPLOADER])
             if conf.CACHE_URI in confs:
                 return confs[conf.CACHE_URI]
             uploader = confs.get(conf.CACHE_UPLOADER)
@@ -122,17 +123,6 @@ class ServerCache:
             time.sleep(_POLL_INTERVAL)
         return None
 
-    def _find_uri(self) -> str | None:
-        """Return the URI of the file from the server's list, which contains the files of all its sessions."""
-        from pyspark.errors import PySparkException
-
-        end = f"/artifacts/{self._session.rpc.look(self._id)}/files/{self._name}"
-        try:
-            rows = self._session.spark.sql("LIST FILES").collect()
-        except PySparkException:
-            return None
-        return next((row[0] for row in rows if row[0].endswith(end)), None)
-
     def _set(self, name: str, value: str) -> None:
-        self._session.rpc.configure(self._id, write={name: value})
+        self._session.rpc.set_conf(self._id, {name: value})
         self._confs[name] = value

@@ -1,4 +1,4 @@
-"""A Spark Connect session: opened, shared between tasks, kept alive, closed."""
+"""Sessions on a Spark Connect server."""
 
 from airflow_provider_sparkdeps.spark.session.session import Session
 from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession

@@ -1,4 +1,4 @@
-"""Keeps sessions on a server from expiring while nobody calls them."""
+"""Keeps sessions on a server from expiring while they are not used."""
 
 from __future__ import annotations
 
@@ -11,41 +11,38 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds. Servers drop sessions that have been idle for an hour, unless told otherwise.
+# Seconds. By default, servers drop sessions that have been idle for an hour.
 _INTERVAL = 120.0
 
 
 class Heartbeat:
-    """A thread that touches sessions now and then, until it is stopped.
+    """A thread that calls the server for some sessions from time to time, until it is stopped."""
 
-    :param control: a channel to their server.
-    """
-
-    def __init__(self, control: RpcClient) -> None:
-        self._control = control
+    def __init__(self, rpc: RpcClient) -> None:
+        self._rpc = rpc
         self._ids: list[str] = []
         self._stopped = threading.Event()
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The sessions that it keeps alive."""
+        """The sessions that are kept alive."""
         return tuple(self._ids)
 
     def add(self, session_id: str) -> None:
-        """Touch a session now, and then from time to time."""
-        self._control.touch(session_id)
+        """Keep a session alive, starting now."""
+        self._rpc.is_alive(session_id)
         if not self._ids:
-            threading.Thread(target=self._beat, name="sparkdeps-heartbeat", daemon=True).start()
+            threading.Thread(target=self._run, name="sparkdeps-heartbeat", daemon=True).start()
         if session_id not in self._ids:
             self._ids.append(session_id)
 
     def stop(self) -> None:
-        """Let them go; never blocks."""
+        """Let the sessions expire. Never blocks."""
         self._stopped.set()
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         while not self._stopped.wait(_INTERVAL):
             for session_id in self.ids:
-                if not self._control.touch(session_id) and not self._stopped.is_set():
-                    log.warning("The server lost session %s, which this one relies on", session_id)
+                if not self._rpc.is_alive(session_id) and not self._stopped.is_set():
+                    log.warning("The server lost session %s, which this session depends on.", session_id)
                     self._ids.remove(session_id)

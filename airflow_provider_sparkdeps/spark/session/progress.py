@@ -1,4 +1,4 @@
-"""What Spark says of an operation's progress, as lines for a log."""
+"""Logs the progress of Spark operations."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 _INTERVAL = 10.0
 
 
-class Progress:
-    """Reports what Spark is doing, at most every few seconds for each operation, and each operation's end."""
+class ProgressLogger:
+    """A progress handler of PySpark that logs a line every few seconds per operation, and at the operation's end."""
 
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self._report = report
-        self._reported: dict[str | None, float] = {}
+    def __init__(self, log_line: Callable[[str], None]) -> None:
+        self._log_line = log_line
+        self._logged_at: dict[str | None, float] = {}
 
     def __call__(self, stages: Iterable[Any] | None, inflight_tasks: int, operation_id: str | None, done: bool) -> None:
-        """Called by PySpark at each progress message, and once when the operation has ended."""
+        """Called by PySpark for each progress message, and once when the operation has ended."""
         now = time.monotonic()
-        last = self._reported.setdefault(operation_id, now)
+        last = self._logged_at.setdefault(operation_id, now)
         stages = list(stages or ())
         if done:
-            del self._reported[operation_id]
+            del self._logged_at[operation_id]
         elif now - last < _INTERVAL:
             return
         else:
-            self._reported[operation_id] = now
+            self._logged_at[operation_id] = now
         if stages:
             tasks = sum(stage.num_tasks for stage in stages)
             completed = sum(stage.num_completed_tasks for stage in stages)
             read = sum(stage.num_bytes_read for stage in stages) / 1e6
-            self._report(
-                f"Spark {'has ended' if done else 'is running'} operation {(operation_id or '?')[:8]}: "
+            self._log_line(
+                f"Spark operation {(operation_id or '?')[:8]} {'has ended' if done else 'is running'}: "
                 f"{sum(stage.done for stage in stages)}/{len(stages)} stages, {completed}/{tasks} tasks, "
                 f"{inflight_tasks} running, {read:.1f} MB read"
             )

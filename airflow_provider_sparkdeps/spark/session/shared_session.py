@@ -1,4 +1,4 @@
-"""A session that stays on its server for others to join: a frozen value, and how its owner ends it."""
+"""A session that several tasks use: a frozen value that describes it, and checks of what was found."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from airflow_provider_sparkdeps.utils.platforms import current_python
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-    from airflow_provider_sparkdeps.spark.rpc import RpcClient
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedSession:
-    """What others need to know to join a session; `Session.share` makes it.
+    """What a task needs to know to join a session; returned by `Session.share`.
 
     :param id: the session's id, as clients know it.
-    :param server_side_id: the server's own id of it, which tells a session from a new one of the same id.
-    :param target: `host:port` of its server.
-    :param user_id: the Spark Connect user whose session it is; empty if none was named.
-    :param interpreter: what its Python workers run, as its conf says; empty for the cluster's own Python.
-    :param environment_key: key of the environment that was attached, if any.
-    :param environment_sha256: of the archive that was attached, if any.
-    :param python: minor version of that environment, such as "3.12".
-    :param relies_on: ids of sessions that hold what its executors may come back for.
+    :param server_side_id: the server's own id of the session. A new session with the same `id` has another one.
+    :param target: `host:port` of the server.
+    :param user_id: Spark Connect user of the session; empty if none was set.
+    :param interpreter: value of the setting for the interpreter of Python workers; empty for the cluster's own Python.
+    :param environment_key: key of the attached environment, if any.
+    :param environment_sha256: sha256 of the attached archive, if any.
+    :param python: minor version of the attached environment, for example "3.12".
+    :param kept_alive: ids of sessions that this one depends on, because its executors may fetch files from them.
     """
 
     id: str
@@ -37,141 +36,91 @@ class SharedSession:
     environment_key: str | None = None
     environment_sha256: str | None = None
     python: str | None = None
-    relies_on: tuple[str, ...] = ()
+    kept_alive: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data, for XCom; no credentials are in it."""
+        """Return a JSON-compatible dict for XCom. It contains no credentials."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Any) -> SharedSession:
-        """Make the value that `to_dict` described; what else is in the mapping is left alone.
+        """Return the value that `to_dict` described. Other keys of the mapping are ignored.
 
-        :raises SessionError: the data describes none.
+        :raises SessionError: if the data does not describe a shared session.
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(data, Mapping) or not names <= set(data):
+            kind = "dict" if isinstance(data, Mapping) else type(data).__name__
             raise SessionError(
-                f"session is {_described(data)}, and describes no shared session: give the output of the task that "
-                "opens it (what `spark_session` yields, or `OpenSparkSessionOperator(...).output`)"
+                f"session is a {kind} that does not describe a shared session. Pass the output of the task that opens "
+                "it (what `spark_session` yields, or `OpenSparkSessionOperator(...).output`)."
             )
         values = {name: data[name] for name in names}
-        return cls(**values | {"relies_on": tuple(values["relies_on"])})
+        return cls(**values | {"kept_alive": tuple(values["kept_alive"])})
 
     def check_endpoint(self, endpoint: Endpoint, user_id: str) -> None:
-        """Check that an endpoint and a user lead to the session.
+        """Check that an endpoint and a user are those of the session.
 
-        :raises SessionError: it is another server's or user's.
+        :raises SessionError: if the session belongs to another server or user.
         """
         if endpoint.target != self.target:
             raise SessionError(
-                f"the shared session {self} was opened on {self.target}, and this connection leads to "
-                f"{endpoint.target}: join it with the connection that opened it"
+                f"The shared session {self} was opened on {self.target}, but this connection is for {endpoint.target}. "
+                "Join it with the connection that opened it."
             )
         if user_id != self.user_id:
             raise SessionError(
-                f"the shared session {self} was opened by the Spark user {self.user_id!r}, and this is {user_id!r}, "
-                "who would get another: write a user id (login) into the connection, so that all workers have the same"
+                f"The shared session {self} was opened by the Spark user {self.user_id!r}, but this connection uses "
+                f"{user_id!r}. Set a user id (login) in the connection, so that it is the same on all workers."
             )
 
     def check_python(self) -> None:
         """Check that UDFs of this process can run in the session.
 
-        :raises SessionError: its environment is for another Python.
+        :raises SessionError: if its environment has another Python version.
         """
         if self.python and self.python != current_python():
             raise SessionError(
-                f"the environment of the shared session {self} has Python {self.python}, this task runs Python "
-                f"{current_python()}, and UDFs can't be pickled by one for the other: run both tasks on one Python"
+                f"The environment of the shared session {self} has Python {self.python}, but this task runs Python "
+                f"{current_python()}, and pickled UDFs only run with the same version. Run both tasks with the same "
+                "Python."
             )
 
     def check_server_side_id(self, found: str) -> None:
-        """Check that the server still has the session that was opened.
+        """Check that the server still has this session.
 
-        :raises SessionLostError: it has a new one of the same id.
+        :raises SessionLostError: if it has a new session with the same id.
         """
         if found != self.server_side_id:
             raise SessionLostError(self.loss_message("SESSION_CHANGED"))
 
     def check_interpreter(self, found: str) -> None:
-        """Check that Python workers still run what they ran when the session was shared.
+        """Check that Python workers still run the same interpreter as when the session was shared.
 
-        :raises SessionError: somebody has attached another environment since.
+        :raises SessionError: if another environment has been attached.
         """
         if found != self.interpreter:
             raise SessionError(
-                f"the shared session {self} was given another interpreter ({found or 'none'} instead of "
-                f"{self.interpreter or 'none'}) by one of those who joined it: attach other environments in sessions "
-                "of their own"
+                f"The interpreter of the shared session {self} was changed by a task that joined it ({found or 'none'} "
+                f"instead of {self.interpreter or 'none'}). Attach other environments in separate sessions."
             )
 
-    def loss_message(self, said: str) -> str:
-        """Return the fault, its cause and the mend, from what a server says of a session that it does not have."""
-        if "SESSION_CLOSED" in said:
+    def loss_message(self, response: str) -> str:
+        """Return the message for a session that its server does not have.
+
+        :param response: what the server returned.
+        """
+        if "SESSION_CLOSED" in response:
             cause = (
-                "was closed, or has expired: servers close a session that nobody used for a while "
-                "(spark.connect.session.manager.defaultSessionTimeout, 60 minutes unless set)"
+                "was closed or has expired: servers close sessions that have been idle for a while "
+                "(spark.connect.session.manager.defaultSessionTimeout, 60 minutes by default)"
             )
         else:
-            cause = f"was lost: the server at {self.target} was restarted since, or has dropped it long ago"
+            cause = f"was lost: the server at {self.target} was restarted, or removed the session long ago"
         return (
-            f"the shared session {self} {cause}. Clear the task that opened it, so that all who use it run again; "
-            'open it with on_lost="reopen" if its tasks leave nothing in it for one another'
+            f"The shared session {self} {cause}. Clear the task that opened it, so that all tasks that use it run "
+            'again. If they leave nothing in the session for one another, open it with on_lost="reopen".'
         )
 
     def __str__(self) -> str:
         return self.id[:8]
-
-
-def is_session_gone(error: BaseException) -> bool:
-    """Whether a server's answer, in gRPC's error, says that it does not have the session."""
-    return "INVALID_HANDLE.SESSION_" in str(error)
-
-
-def explain_loss(error: BaseException | None, shared: SharedSession, control: RpcClient) -> str | None:
-    """Return what is to be said if an error of PySpark's comes from the session's being gone.
-
-    The server is asked, since PySpark's own words depend on where it noticed.
-    """
-    import grpc
-    from pyspark.errors import PySparkException
-
-    if not isinstance(error, (PySparkException, grpc.RpcError)):
-        return None
-    try:
-        shared.check_server_side_id(control.look(shared.id))
-    except SessionLostError as lost:
-        return str(lost)
-    except grpc.RpcError as answer:
-        return shared.loss_message(str(answer)) if is_session_gone(answer) else None
-    return None
-
-
-def close_shared_session(endpoint: Endpoint, shared: SharedSession) -> bool:
-    """Release a shared session, and all that runs in it.
-
-    :return: whether it was still there.
-    :raises ConnectError: the server can't be reached, or refuses us.
-    :raises SessionError: the session is another server's or user's, or the server did not answer.
-    """
-    from airflow_provider_sparkdeps.spark.rpc import RpcClient
-
-    control = RpcClient(endpoint, shared.id)
-    try:
-        shared.check_endpoint(endpoint, control.user_id)
-        try:
-            shared.check_server_side_id(control.await_session(shared))
-        except SessionLostError:
-            return False
-        if not control.release(timeout=endpoint.request_timeout):
-            raise SessionError(
-                f"the server at {endpoint.target} did not answer when the shared session {shared} was to be closed: "
-                "run this again, or let the session expire"
-            )
-        return True
-    finally:
-        control.close()
-
-
-def _described(data: Any) -> str:
-    return "a dict" if isinstance(data, Mapping) else f"a {type(data).__name__}"

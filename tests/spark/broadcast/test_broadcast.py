@@ -27,7 +27,7 @@ from airflow_provider_sparkdeps.spark.broadcast.value_file import ValueFile
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.rpc import RpcClient
 from airflow_provider_sparkdeps.spark.session import Session
-from airflow_provider_sparkdeps.spark.session.shared_session import close_shared_session
+from airflow_provider_sparkdeps.spark.session.sharing import close_shared
 
 from ...support.executors import on_executors, open_session
 
@@ -64,13 +64,13 @@ def held(server: EmbeddedServer) -> Iterator[Session]:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The files that are sent, with the ids of their sessions."""
     names: list[tuple[str, str]] = []
-    real = RpcClient.add_file
+    real = RpcClient.upload_file
 
     def record(self: RpcClient, session_id: str, name: str, file: Path, **options: Any) -> None:
         names.append((session_id, name))
         real(self, session_id, name, file, **options)
 
-    monkeypatch.setattr(RpcClient, "add_file", record)
+    monkeypatch.setattr(RpcClient, "upload_file", record)
     return names
 
 
@@ -242,7 +242,7 @@ def test_a_second_task_of_a_shared_session_sends_nothing(server: EmbeddedServer,
                 variable = broadcast(task, array)
                 assert sums(task, variable) == {str(array.sum())}
         assert [session for session, _ in sent] == [opener.id]
-        assert close_shared_session(opener.endpoint, shared)
+        assert close_shared(opener.endpoint, shared)
 
 
 def test_a_large_value_is_sent_once_for_all_sessions_of_a_server(

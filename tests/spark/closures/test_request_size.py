@@ -156,7 +156,7 @@ def test_what_a_request_may_hold_is_for_all_of_its_functions() -> None:
 
 @pytest.mark.parametrize("text", ["lots", "200m", "1g", "-1", ""])
 def test_a_limit_that_can_not_be_meant_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"spark\.sparkdeps\.closureLimit is .*: write a size up to 120m"):
+    with pytest.raises(InvalidArgumentError, match=r"closure\.maxSize is .*: write a size up to 120m"):
         RequestSizeLimit({CLOSURE_MAX_SIZE: text})
 
 
@@ -257,5 +257,5 @@ def test_functions_are_weighed_in_whatever_way_they_are_sent(way: str, narrow: S
 
 def test_a_bad_limit_is_told_when_the_session_is_opened(server: EmbeddedServer) -> None:
     endpoint = Endpoint(host=server.host, port=server.port, session_conf={CLOSURE_MAX_SIZE: "lots"})
-    with pytest.raises(InvalidArgumentError, match="closureLimit is 'lots'"), Session(endpoint):
+    with pytest.raises(InvalidArgumentError, match=r"closure\.maxSize is 'lots'"), Session(endpoint):
         pass

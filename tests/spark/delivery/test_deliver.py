@@ -17,7 +17,7 @@ from airflow_provider_sparkdeps.spark.attach import attach_payload
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.rpc import RpcClient
 from airflow_provider_sparkdeps.spark.session import Session
-from airflow_provider_sparkdeps.spark.session.shared_session import close_shared_session
+from airflow_provider_sparkdeps.spark.session.sharing import close_shared
 
 from ...support.executors import Built, homes, never, open_session, six_on_executors
 
@@ -107,9 +107,9 @@ def test_a_payload_that_the_server_dropped_is_sent_again(server: EmbeddedServer,
     with open_session(server) as first:
         built.attach(first)
         shared = first.share()
-        (cache,) = shared.relies_on
+        (cache,) = shared.kept_alive
         assert RpcClient(first.endpoint, cache).release(timeout=10)
-        assert close_shared_session(first.endpoint, shared)
+        assert close_shared(first.endpoint, shared)
     fetched = []
 
     def payload() -> Path:

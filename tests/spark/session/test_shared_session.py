@@ -22,8 +22,8 @@ from airflow_provider_sparkdeps.exceptions import SessionError, SessionLostError
 from airflow_provider_sparkdeps.spark.attach import attach
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-from airflow_provider_sparkdeps.spark.session import Session
-from airflow_provider_sparkdeps.spark.session.shared_session import SharedSession, close_shared_session
+from airflow_provider_sparkdeps.spark.session import Session, SharedSession
+from airflow_provider_sparkdeps.spark.session.sharing import close_shared
 
 from ...support.relays import Recorder, Relay
 
@@ -35,7 +35,7 @@ def shared(endpoint: Endpoint) -> Iterator[SharedSession]:
         opener.spark.range(3).createTempView("left_here")
         shared = opener.share()
     yield shared
-    close_shared_session(endpoint, shared)
+    close_shared(endpoint, shared)
 
 
 def test_a_shared_session_stays_until_its_owner_ends_it(endpoint: Endpoint, shared: SharedSession) -> None:
@@ -43,18 +43,18 @@ def test_a_shared_session_stays_until_its_owner_ends_it(endpoint: Endpoint, shar
     for _ in range(2):
         with Session(endpoint, shared=through_xcom) as joined:
             assert joined.spark.table("left_here").count() == 3
-    assert close_shared_session(endpoint, shared)
-    assert not close_shared_session(endpoint, shared)
+    assert close_shared(endpoint, shared)
+    assert not close_shared(endpoint, shared)
 
 
 def test_a_session_that_was_closed_or_has_expired_is_said_when_it_is_joined(
     endpoint: Endpoint, shared: SharedSession
 ) -> None:
     joined = Session(endpoint, shared=shared)
-    with pytest.raises(SessionLostError, match=r"was closed, or has expired.*defaultSessionTimeout") as lost, joined:
-        close_shared_session(endpoint, shared) and joined.spark.range(3).count()
+    with pytest.raises(SessionLostError, match=r"was closed or has expired.*defaultSessionTimeout") as lost, joined:
+        close_shared(endpoint, shared) and joined.spark.range(3).count()
     assert isinstance(lost.value.__cause__, PySparkException)
-    with pytest.raises(SessionLostError, match="was closed, or has expired"), Session(endpoint, shared=shared):
+    with pytest.raises(SessionLostError, match="was closed or has expired"), Session(endpoint, shared=shared):
         pass
 
 
@@ -70,11 +70,11 @@ def test_a_session_that_was_lost_with_its_server_is_said_and_not_made_anew(
         ):
             pass
     with Session(endpoint) as session:
-        assert not session.rpc.touch(elsewhere.id)
+        assert not session.rpc.is_alive(elsewhere.id)
     renewed = dataclasses.replace(shared, server_side_id=str(uuid.uuid4()))
     with pytest.raises(SessionLostError, match=r"server at .* was restarted"), Session(endpoint, shared=renewed):
         pass
-    assert not close_shared_session(endpoint, renewed)
+    assert not close_shared(endpoint, renewed)
 
 
 def test_a_server_that_restarts_under_a_joined_session_gives_no_new_one_of_its_id(server: EmbeddedServer) -> None:
@@ -94,10 +94,13 @@ def test_a_server_that_restarts_under_a_joined_session_gives_no_new_one_of_its_i
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"target": "elsewhere:15002"}, "was opened on elsewhere:15002, and this connection leads to"),
+        ({"target": "elsewhere:15002"}, "was opened on elsewhere:15002, but this connection is for"),
         ({"user_id": "somebody"}, "was opened by the Spark user 'somebody'"),
-        ({"python": "3.1"}, "has Python 3.1, this task runs Python"),
-        ({"interpreter": "env-a/bin/python"}, r"was given another interpreter \(none instead of env-a/bin/python\)"),
+        ({"python": "3.1"}, "has Python 3.1, but this task runs Python"),
+        (
+            {"interpreter": "env-a/bin/python"},
+            r"was changed by a task that joined it \(none instead of env-a/bin/python\)",
+        ),
     ],
 )
 def test_a_session_of_somebody_else_is_not_joined(
@@ -109,14 +112,14 @@ def test_a_session_of_somebody_else_is_not_joined(
 
 def test_what_describes_no_shared_session_is_refused() -> None:
     for given in ({"id": "abc"}, "abc", None):
-        with pytest.raises(SessionError, match="describes no shared session"):
+        with pytest.raises(SessionError, match="does not describe a shared session"):
             SharedSession.from_dict(given)
 
 
 def test_a_joined_session_has_no_accumulators(endpoint: Endpoint, shared: SharedSession) -> None:
     with (
         Session(endpoint, shared=shared) as joined,
-        pytest.raises(SessionError, match="can't be had in a shared session"),
+        pytest.raises(SessionError, match="not supported in shared sessions"),
     ):
         joined.accumulator("rows")
 
@@ -174,7 +177,7 @@ def test_a_joined_session_has_its_environment_already_and_is_sent_no_file(
         with Session(endpoint, shared=shared) as joined:
             joining = recorder.calls[opened:]
             found = joined.spark.range(1).select(udf(version, StringType(), useArrow=False)("id")).collect()
-        close_shared_session(endpoint, shared)
+        close_shared(endpoint, shared)
     assert found[0][0] == "1.15.0"
     # That the session is there, what runs in it, and that what holds its payload is to stay.
     assert [call.method for call in joining] == ["ReleaseExecute", "Config", "ReleaseExecute"]
