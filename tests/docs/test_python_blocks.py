@@ -20,7 +20,6 @@ import pytest
 from airflow_provider_sparkdeps import ArchiveStore, Endpoint, Session, VenvEnvironment, broadcast
 from airflow_provider_sparkdeps.cli import main
 from airflow_provider_sparkdeps.environments import Environment
-from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.spark.accumulators import Accumulators
 from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
@@ -58,10 +57,6 @@ FILES = {
 NOT_THERE = ("copied", "maps_prefix", "maps_name", "finished")
 
 Pages = dict[Path, ModuleType]
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(SparkConnectHook, "connect"), reason="the pages describe sessions that are passed to functions"
-)
 
 
 @pytest.fixture(scope="module")
