@@ -106,10 +106,10 @@ def __dir__() -> list[str]:
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return what Airflow's providers manager asks of a provider; imports nothing of Airflow."""
+    """Return the provider's metadata for Airflow's providers manager, without importing Airflow."""
     from copy import deepcopy
 
     from airflow_provider_sparkdeps.provider_info import PROVIDER_INFO
 
-    # Airflow adds entries to the dict that it gets.
-    return {"versions": [__version__], **deepcopy(PROVIDER_INFO)}
+    # A copy, because Airflow adds entries to it.
+    return deepcopy(PROVIDER_INFO) | {"versions": [__version__]}

@@ -1,4 +1,4 @@
-"""What this provider tells Airflow about itself, as plain data: nothing of Airflow is imported here."""
+"""The provider's metadata for Airflow, as plain data: hooks, operators, the connection form, configuration options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _modules(*names: str) -> list[dict[str, Any]]:
 
 
 def _field(label: str, kind: str, description: str, **schema: Any) -> dict[str, Any]:
-    # Airflow saves a field that nobody touched as JSON null, and marks one that can't be null as required.
+    # Airflow saves an untouched field as JSON null, and marks a field that can't be null as required.
     return {"label": label, "description": description, "schema": {"type": [kind, "null"], **schema}}
 
 
@@ -27,7 +27,7 @@ def _option(kind: str, default: str, example: str, description: str) -> dict[str
     }
 
 
-# The form of a connection. The keys of `conn-fields` are the keys of the connection's extra.
+# The connection form. The keys of `conn-fields` are the keys of the connection's extra.
 _CONNECTION_TYPE: dict[str, Any] = {
     "connection-type": "sparkdeps",
     "hook-class-name": f"{_PACKAGE}.hooks.spark_connect.SparkConnectHook",
@@ -42,42 +42,42 @@ _CONNECTION_TYPE: dict[str, Any] = {
         "placeholders": {
             "host": "spark.example.com, or local-cluster[2,1,1024]",
             "port": "15002",
-            "login": "the user that Spark sees",
+            "login": "the user name in Spark",
         },
     },
     "conn-fields": {
-        # No default: null means that nobody chose, which is not the same as off.
+        # No default: null means "not set", which differs from false.
         "use_tls": _field(
             "Use TLS",
             "boolean",
-            "Encrypt the connection to Spark. Certificates need it; a bearer token for another machine "
-            "switches it on by itself.",
+            "Encrypt the connection to Spark. Certificates need it. It is the default if a bearer token is sent to "
+            "another machine.",
         ),
-        # `multiline`, as a single-line input would join the lines of a pasted PEM text.
+        # `multiline`: a single-line input would join the lines of pasted PEM data.
         "ca_certificate": _field(
             "CA certificate",
             "string",
-            "Certificate of the authority that signed the server's: path of a PEM file on the worker, or the "
-            "PEM text. Left empty, the authorities that gRPC knows are trusted.",
+            "Certificate of the authority that signed the server's certificate: path of a PEM file on the worker, or "
+            "PEM data. If empty, gRPC's default authorities are trusted.",
             format="multiline",
         ),
         "client_certificate": _field(
             "Client certificate",
             "string",
-            "For servers that ask clients for a certificate (mTLS): path of a PEM file on the worker, or the PEM text.",
+            "For servers that require a client certificate (mTLS): path of a PEM file on the worker, or PEM data.",
             format="multiline",
         ),
         "client_private_key": _field(
             "Client key",
             "string",
-            "Private key of the client certificate: path of a PEM file on the worker. Prefer it to the PEM "
-            "text, which whoever may read the connection can see.",
+            "Private key of the client certificate: path of a PEM file on the worker, or PEM data. A file is safer, "
+            "because everyone who can read the connection can read PEM data.",
             format="password",
         ),
         "headers": _field(
             "gRPC headers",
             "object",
-            'Headers sent with every request, as a proxy or gateway may want them: {"x-team": "scoring"}.',
+            'Headers of every request, for a proxy or gateway: {"x-team": "scoring"}.',
             default={},
         ),
         "session_conf": _field(
@@ -87,36 +87,36 @@ _CONNECTION_TYPE: dict[str, Any] = {
             default={},
         ),
         "ui_url": _field(
-            "Spark UI address",
+            "Spark UI URL",
             "string",
-            "Where people open the Spark UI of this server, for links from tasks: http://spark.example.com:4040.",
+            "URL of this server's Spark UI, for links from tasks: http://spark.example.com:4040.",
             format="url",
         ),
         "delivery": _field(
-            "Delivery of environments",
+            "Delivery",
             "string",
             "How a packed environment reaches the executors: uploaded by the worker (works everywhere), or "
-            "read by the cluster from the archive store (nothing then flows through the worker).",
-            # Airflow's form can clear a choice (null); a null among the choices would only be a blank row.
+            "read by the cluster from the archive store (no data then passes through the worker).",
+            # The form can clear the choice (null). A null in `enum` would only add a blank row.
             enum=["upload", "reference"],
             values_display={
-                "upload": "upload: the worker sends it",
+                "upload": "upload: the worker uploads it",
                 "reference": "reference: the cluster reads it from the archive store",
             },
             default="upload",
         ),
         "archive_store_uri": _field(
-            "Archive store, as the cluster sees it",
+            "Archive store URI for the cluster",
             "string",
-            "For delivery by reference, where the cluster reaches the archive store by another address than the "
-            "workers: hdfs://namenode/sparkdeps, s3a://team-bucket/sparkdeps, https://mirror/sparkdeps. Left empty, it "
-            "is the workers' address, presigned where the store can sign.",
+            "For delivery by reference, if the cluster and the workers use different URIs for the archive store: "
+            "hdfs://namenode/sparkdeps, s3a://team-bucket/sparkdeps, https://mirror/sparkdeps. If empty, the "
+            "workers' URI is used, presigned if the store can sign.",
         ),
         "presigned_url_expiration": _field(
-            "Presigned URLs are good for (seconds)",
+            "Presigned URL expiration (seconds)",
             "number",
-            "For delivery by reference from an object store: executors that join a session later than that can't "
-            "read its environment. 7 days (604800) at most; with temporary credentials, not longer than these.",
+            "For delivery by reference from an object store. Executors that start after it has expired can't read "
+            "the session's environment. At most 7 days (604800), and the lifetime of temporary credentials.",
             minimum=60,
             maximum=604800,
             default=86400,
@@ -124,9 +124,8 @@ _CONNECTION_TYPE: dict[str, Any] = {
         "request_timeout": _field(
             "Request timeout (seconds)",
             "number",
-            "How long connecting to the server, and retrying one call, may take. Queries may run for as long "
-            "as they need.",
-            # The form knows `minimum` only.
+            "Time limit for connecting to the server and for retrying a call. Queries have no time limit.",
+            # The form evaluates `minimum` only.
             minimum=0,
             exclusiveMinimum=0,
             default=60,
@@ -136,40 +135,40 @@ _CONNECTION_TYPE: dict[str, Any] = {
 
 _CONFIG: dict[str, Any] = {
     "sparkdeps": {
-        "description": "Where packed environments are kept, and how long to wait for them.",
+        "description": "Where packed environments are stored, and how long to wait for them.",
         "options": {
             "archive_store": _option(
                 "string",
                 "{AIRFLOW_HOME}/sparkdeps/archives",
                 "s3://team-bucket/sparkdeps",
-                "Directory, or URL of any file system that fsspec knows, where packed environments are kept. "
-                "All workers must reach it.",
+                "Where packed environments are stored: a directory, or a URL that fsspec supports. All workers must "
+                "be able to access it.",
             ),
             "archive_store_conn_id": _option(
                 "string",
                 "",
                 "aws_default",
-                "Airflow connection with the credentials for ``archive_store``. Empty: those that the worker "
-                "has anyway.",
+                "Airflow connection with the credentials for ``archive_store``. If empty, the worker's own credentials "
+                "are used.",
             ),
             "cache_dir": _option(
                 "string",
                 "{AIRFLOW_HOME}/sparkdeps/cache",
                 "/var/cache/sparkdeps",
-                "Local directory where a worker keeps the archives that it fetched from a remote ``archive_store``.",
+                "Local directory where a worker caches archives from a remote ``archive_store``.",
             ),
             "build_timeout": _option(
                 "float",
                 "1800",
                 "3600",
-                "Seconds that building an environment may take, and that a task waits for another's build.",
+                "Maximum seconds to build an environment, or to wait for another process that is building it.",
             ),
             "embedded_startup_timeout": _option(
                 "float",
                 "120",
                 "300",
-                "Seconds that an embedded Spark Connect server (a connection whose host is a master such as "
-                "``local-cluster[2,1,1024]``) may take to start.",
+                "Maximum seconds for an embedded Spark Connect server (a connection whose host is a Spark master, e.g. "
+                "``local-cluster[2,1,1024]``) to start.",
             ),
         },
     },
@@ -178,8 +177,8 @@ _CONFIG: dict[str, Any] = {
 PROVIDER_INFO: dict[str, Any] = {
     "package-name": "airflow-provider-sparkdeps",
     "name": "Sparkdeps",
-    "description": "Every task its own Python dependencies on `Spark Connect "
-    "<https://spark.apache.org/docs/latest/spark-connect-overview.html>`__, with accumulators.",
+    "description": "Python dependencies per task on `Spark Connect "
+    "<https://spark.apache.org/docs/latest/spark-connect-overview.html>`__, accumulators and broadcast variables.",
     "integrations": [
         {
             "integration-name": _INTEGRATION,

@@ -1,3 +1,5 @@
+"""The provider's metadata: what Airflow reads from it, and the connection form and options that it shows."""
+
 from __future__ import annotations
 
 import json
@@ -18,8 +20,8 @@ CONNECTION_TYPE = PROVIDER_INFO["connection-types"][0]
 FIELDS = CONNECTION_TYPE["conn-fields"]
 OPTIONS = PROVIDER_INFO["config"]["sparkdeps"]["options"]
 
-# All that Airflow imports by name: modules, a class, a decorator.
-NAMED = [
+# Everything that Airflow imports by name: modules, a class, a decorator.
+IMPORTED_NAMES = [
     *(
         module
         for kind in ("hooks", "operators", "sensors", "triggers")
@@ -30,7 +32,7 @@ NAMED = [
     *(decorator["class-name"] for decorator in PROVIDER_INFO["task-decorators"]),
 ]
 
-# Commands of the `airflow` CLI, all run in one process, as each start of Airflow takes seconds.
+# Commands of the `airflow` CLI. All run in one process, because each start of Airflow takes seconds.
 COMMANDS = {
     "get": "providers get airflow-provider-sparkdeps --output json",
     "hooks": "providers hooks --output json",
@@ -41,7 +43,7 @@ COMMANDS = {
     "archive_store": "config get-value sparkdeps archive_store",
 }
 
-ALONE = """
+WITHOUT_AIRFLOW = """
 import json, sys
 import airflow_provider_sparkdeps
 
@@ -53,7 +55,7 @@ json.dump({"info": info, "heavy": heavy}, sys.stdout)
 IN_AIRFLOW = """
 import contextlib, io, json, pkgutil, sys
 
-# First of all: what the api-server shows as the form of a connection, and what it imports for that.
+# First, to see which modules the API server imports to show the connection form.
 from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 
 forms = [meta.model_dump(mode="json", by_alias=True) for meta in HookMetaService.hook_meta_data()]
@@ -72,39 +74,39 @@ from airflow.configuration import conf as core_conf
 from airflow.sdk import conf as task_conf
 
 options = json.loads(sys.argv[2])
-settings = [{option: conf.get("sparkdeps", option) for option in options} for conf in (core_conf, task_conf)]
+values = [{option: conf.get("sparkdeps", option) for option in options} for conf in (core_conf, task_conf)]
 
-faults = {}
+errors = {}
 for name in json.loads(sys.argv[3]):
     try:
         pkgutil.resolve_name(name)
     except Exception as error:
-        faults[name] = repr(error)
+        errors[name] = repr(error)
 
-seen = {"forms": forms, "imported": imported, "printed": printed, "settings": settings, "faults": faults}
-print(json.dumps(seen), file=sys.stderr)
+result = {"forms": forms, "imported": imported, "printed": printed, "options": values, "errors": errors}
+print(json.dumps(result), file=sys.stderr)
 """
 
 
 def run_python(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env=clean | env,
+        env=inherited | env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, Any]:
-    """The provider info as a process without Airflow has it (Airflow writes into the one that it loaded)."""
-    done = run_python(ALONE)
+def loaded() -> dict[str, Any]:
+    """The provider info in a process without Airflow (Airflow adds entries to it), and the imported packages."""
+    done = run_python(WITHOUT_AIRFLOW)
     assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -113,72 +115,72 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def airflow(home: Path) -> dict[str, Any]:
-    """What Airflow made of this provider: form, command line, settings."""
+def shown(home: Path) -> dict[str, Any]:
+    """What Airflow shows of this provider: connection forms, output of commands, options."""
     done = run_python(
         IN_AIRFLOW,
         json.dumps(COMMANDS),
         json.dumps(list(OPTIONS)),
-        json.dumps(NAMED),
+        json.dumps(IMPORTED_NAMES),
         AIRFLOW_HOME=str(home),
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
         AIRFLOW__LOGGING__LOGGING_LEVEL="CRITICAL",
     )
     assert done.returncode == 0, done.stderr
-    seen: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
-    return seen
+    result: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+    return result
 
 
 @pytest.fixture(scope="module")
-def form(airflow: dict[str, Any]) -> dict[str, Any]:
-    forms = [form for form in airflow["forms"] if form["connection_type"] == "sparkdeps"]
+def form(shown: dict[str, Any]) -> dict[str, Any]:
+    forms = [form for form in shown["forms"] if form["connection_type"] == "sparkdeps"]
     assert len(forms) == 1
     return dict(forms[0])
 
 
-def printed(airflow: dict[str, Any], command: str) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = json.loads(airflow["printed"][command])
+def printed(shown: dict[str, Any], command: str) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = json.loads(shown["printed"][command])
     return rows
 
 
 def airflow_schema(name: str) -> dict[str, Any]:
-    # Found without importing Airflow, which would make itself a home in this process.
+    # Without importing Airflow, which would create a home directory for this process.
     file = Path(str(distribution("apache-airflow-core").locate_file(f"airflow/{name}")))
     schema: dict[str, Any] = json.loads(file.read_text())
     return schema
 
 
-def test_airflow_accepts_the_provider_info(alone: dict[str, Any]) -> None:
-    jsonschema.validate(alone["info"], airflow_schema("provider_info.schema.json"))
+def test_airflow_accepts_the_provider_info(loaded: dict[str, Any]) -> None:
+    jsonschema.validate(loaded["info"], airflow_schema("provider_info.schema.json"))
 
 
-def test_it_meets_the_stricter_schema_of_the_providers_of_airflow_too(alone: dict[str, Any]) -> None:
-    # Only that one knows the fields of a connection. Two of its keys belong to Airflow's own releases.
-    theirs = {"state": "ready", "source-date-epoch": 0}
-    jsonschema.validate(alone["info"] | theirs, airflow_schema("provider.yaml.schema.json"))
+def test_it_also_matches_the_stricter_schema_of_airflows_own_providers(loaded: dict[str, Any]) -> None:
+    # Only this schema describes connection fields. It requires two keys that are for Airflow's own releases.
+    release = {"state": "ready", "source-date-epoch": 0}
+    jsonschema.validate(loaded["info"] | release, airflow_schema("provider.yaml.schema.json"))
 
 
-def test_the_version_is_that_of_the_package(alone: dict[str, Any]) -> None:
-    assert alone["info"]["versions"] == [airflow_provider_sparkdeps.__version__]
+def test_it_reports_the_version_of_the_package(loaded: dict[str, Any]) -> None:
+    assert loaded["info"]["versions"] == [airflow_provider_sparkdeps.__version__]
 
 
-def test_asking_for_it_imports_no_airflow_spark_or_grpc(alone: dict[str, Any]) -> None:
-    assert alone["heavy"] == []
+def test_reading_it_imports_neither_airflow_nor_spark_nor_grpc(loaded: dict[str, Any]) -> None:
+    assert loaded["heavy"] == []
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_airflow_can_import_all_that_it_names(airflow: dict[str, Any], name: str) -> None:
-    assert name not in airflow["faults"], airflow["faults"][name]
+@pytest.mark.parametrize("name", IMPORTED_NAMES)
+def test_airflow_can_import_every_name_in_it(shown: dict[str, Any], name: str) -> None:
+    assert name not in shown["errors"], shown["errors"][name]
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_each_field_says_in_words_what_it_is_for(name: str) -> None:
+def test_each_field_has_a_label_and_a_description(name: str) -> None:
     assert FIELDS[name]["label"]
     assert FIELDS[name]["description"].endswith(".")
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_each_field_may_be_left_untouched(name: str) -> None:
+def test_each_field_is_optional(name: str) -> None:
     schema = FIELDS[name]["schema"]
     assert "null" in schema["type"]
     jsonschema.validate(schema.get("default"), schema)
@@ -195,33 +197,33 @@ def test_each_field_may_be_left_untouched(name: str) -> None:
         ("headers", "x-team=a"),
     ],
 )
-def test_a_wrong_value_does_not_meet_its_schema(name: str, value: object) -> None:
+def test_an_invalid_value_is_rejected_by_the_schema_of_its_field(name: str, value: object) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(value, FIELDS[name]["schema"])
 
 
-def test_the_private_key_is_typed_unseen() -> None:
+def test_the_private_key_is_a_password_field() -> None:
     assert FIELDS["client_private_key"]["schema"]["format"] == "password"
 
 
-def test_a_pem_text_can_be_pasted_with_its_lines() -> None:
+def test_certificates_can_be_pasted_with_several_lines() -> None:
     for name in ("ca_certificate", "client_certificate"):
         assert FIELDS[name]["schema"]["format"] == "multiline"
 
 
-def test_the_form_shows_our_fields(form: dict[str, Any]) -> None:
+def test_the_form_shows_the_fields_with_their_defaults(form: dict[str, Any]) -> None:
     assert form["hook_name"] == "Spark Connect (sparkdeps)"
     assert form["hook_class_name"] == CONNECTION_TYPE["hook-class-name"]
     assert list(form["extra_fields"]) == list(FIELDS)
     assert form["extra_fields"]["delivery"]["value"] == "upload"
-    assert form["extra_fields"]["delivery"]["schema"]["title"] == "Delivery of environments"
+    assert form["extra_fields"]["delivery"]["schema"]["title"] == "Delivery"
     assert form["extra_fields"]["request_timeout"]["value"] == 60
     assert form["extra_fields"]["presigned_url_expiration"]["value"] == 86400
     assert form["extra_fields"]["archive_store_uri"]["value"] is None
     assert form["extra_fields"]["use_tls"]["value"] is None
 
 
-def test_the_form_says_what_the_standard_fields_mean(form: dict[str, Any]) -> None:
+def test_the_form_relabels_the_standard_fields(form: dict[str, Any]) -> None:
     fields = form["standard_fields"]
     assert {name: field["title"] for name, field in fields.items() if field and field["title"]} == {
         "host": "Spark Connect host, or an embedded master",
@@ -232,12 +234,12 @@ def test_the_form_says_what_the_standard_fields_mean(form: dict[str, Any]) -> No
     assert fields["url_schema"]["hidden"]
 
 
-def test_the_form_needs_no_import_of_the_hook(airflow: dict[str, Any]) -> None:
-    assert airflow["imported"] == ["airflow_provider_sparkdeps.provider_info"]
+def test_the_form_is_shown_without_importing_the_hook(shown: dict[str, Any]) -> None:
+    assert shown["imported"] == ["airflow_provider_sparkdeps.provider_info"]
 
 
-def test_the_command_line_knows_the_provider(airflow: dict[str, Any]) -> None:
-    assert printed(airflow, "get") == [
+def test_the_command_line_lists_the_provider(shown: dict[str, Any]) -> None:
+    assert printed(shown, "get") == [
         {
             "Provider": "airflow-provider-sparkdeps",
             "Version": airflow_provider_sparkdeps.__version__,
@@ -245,8 +247,8 @@ def test_the_command_line_knows_the_provider(airflow: dict[str, Any]) -> None:
     ]
 
 
-def test_the_command_line_knows_the_hook(airflow: dict[str, Any]) -> None:
-    assert [row for row in printed(airflow, "hooks") if row["connection_type"] == "sparkdeps"] == [
+def test_the_command_line_lists_the_hook(shown: dict[str, Any]) -> None:
+    assert [row for row in printed(shown, "hooks") if row["connection_type"] == "sparkdeps"] == [
         {
             "connection_type": "sparkdeps",
             "class": "airflow_provider_sparkdeps.hooks.spark_connect.SparkConnectHook",
@@ -257,30 +259,30 @@ def test_the_command_line_knows_the_hook(airflow: dict[str, Any]) -> None:
     ]
 
 
-def test_the_command_line_knows_the_fields(airflow: dict[str, Any]) -> None:
-    assert {"field_behaviours": "sparkdeps"} in printed(airflow, "behaviours")
-    ours = [row for row in printed(airflow, "widgets") if row["package_name"] == "airflow-provider-sparkdeps"]
-    assert {row["connection_parameter_name"] for row in ours} == {f"extra__sparkdeps__{name}" for name in FIELDS}
+def test_the_command_line_lists_the_fields(shown: dict[str, Any]) -> None:
+    assert {"field_behaviours": "sparkdeps"} in printed(shown, "behaviours")
+    fields = [row for row in printed(shown, "widgets") if row["package_name"] == "airflow-provider-sparkdeps"]
+    assert {row["connection_parameter_name"] for row in fields} == {f"extra__sparkdeps__{name}" for name in FIELDS}
 
 
-def test_the_command_line_knows_the_trigger(airflow: dict[str, Any]) -> None:
+def test_the_command_line_lists_the_trigger(shown: dict[str, Any]) -> None:
     modules = {
-        row["class"] for row in printed(airflow, "triggers") if row["package_name"] == "airflow-provider-sparkdeps"
+        row["class"] for row in printed(shown, "triggers") if row["package_name"] == "airflow-provider-sparkdeps"
     }
     assert modules == {"airflow_provider_sparkdeps.triggers.environment"}
 
 
-def test_the_command_line_shows_the_settings(airflow: dict[str, Any], home: Path) -> None:
-    shown = airflow["printed"]["config"]
-    assert "[sparkdeps]" in shown
-    assert all(f"{option} =" in shown for option in OPTIONS)
-    assert airflow["printed"]["archive_store"].strip() == str(home / "sparkdeps" / "archives")
+def test_the_command_line_shows_the_options(shown: dict[str, Any], home: Path) -> None:
+    output = shown["printed"]["config"]
+    assert "[sparkdeps]" in output
+    assert all(f"{option} =" in output for option in OPTIONS)
+    assert shown["printed"]["archive_store"].strip() == str(home / "sparkdeps" / "archives")
 
 
-def test_servers_and_tasks_read_the_same_defaults(airflow: dict[str, Any], home: Path) -> None:
-    of_the_server, of_a_task = airflow["settings"]
-    assert of_the_server == of_a_task
-    assert of_a_task == {
+def test_services_and_tasks_read_the_same_defaults(shown: dict[str, Any], home: Path) -> None:
+    in_services, in_tasks = shown["options"]
+    assert in_services == in_tasks
+    assert in_tasks == {
         "archive_store": str(home / "sparkdeps" / "archives"),
         "archive_store_conn_id": "",
         "cache_dir": str(home / "sparkdeps" / "cache"),
