@@ -118,7 +118,7 @@ def test_pitfalls_of_udfs_are_reported_before_the_callable_runs(airflow: LocalAi
         assert report.tasks[task] == "failed", logs[task]
         assert "the callable has begun" not in logs[task]
     assert report.xcom["warned"]["return_value"] == [900_000, 900_001], logs["warned"]
-    assert "`TABLE` in lengths is 4.4 MB that travel with each use in each query: write `table = " in logs["warned"]
+    assert "`TABLE` in lengths adds 4.4 MB to every query that uses it. Write `table = " in logs["warned"]
     assert "function 'lengths' is 4.4 MB pickled, 4.4 MB of it in its variable `TABLE`" in logs["warned"]
     assert report.tasks["too_large"] == "failed"
     assert "is 70.0 MB pickled, 70.0 MB of it in its variable `TOO_LARGE`" in logs["too_large"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from airflow_provider_sparkdeps.archives import Archive
 from airflow_provider_sparkdeps.archives.manifest import Contents
 
@@ -21,3 +23,8 @@ ARCHIVE = Archive(
     created_at="2026-11-20T00:00:00+00:00",
     created_by="host:1",
 )
+
+
+def archive_with(*modules: str, interpreter: str | None = "bin/python", contents: Contents | None = None) -> Archive:
+    """Return the manifest of an environment with these modules."""
+    return replace(ARCHIVE, interpreter=interpreter, contents=contents or Contents(modules=modules))

@@ -15,7 +15,7 @@ from typing import IO, Any
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
 from airflow_provider_sparkdeps.spark.broadcast.executor import ALIGNMENT, MAGIC
-from airflow_provider_sparkdeps.spark.closures.pickled_size import resource_of
+from airflow_provider_sparkdeps.spark.closures.resources import resource_of
 from airflow_provider_sparkdeps.spark.session import Session
 from airflow_provider_sparkdeps.utils.text import first_line
 

@@ -1,4 +1,4 @@
-"""How functions travel to executors: modules that only this machine has are pickled by value."""
+"""Pickles functions of the DAG's own modules by value, since executors can't import these."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any
 def pickle_by_value(root: Path) -> Iterator[None]:
     """Pickle the functions and classes of modules below `root` by value, in this block.
 
-    A function is otherwise shipped as the name of its module, which executors do not have. Modules that are imported
-    later, inside the block, are included.
+    Otherwise they would be pickled as the name of their module, which executors do not have. Modules that are imported
+    inside the block are included.
 
-    :param root: a directory of source files, such as a DAG bundle.
+    :param root: a directory of source files, for example a DAG bundle.
     """
     root = root.resolve()
     registered: list[ModuleType] = []
@@ -36,11 +36,11 @@ def pickle_by_value(root: Path) -> Iterator[None]:
 
 
 def is_below(root: Path, file: Any) -> bool:
-    """Whether a module's file belongs to the sources below `root`."""
+    """Return whether a module's file is one of the sources below `root`."""
     if not isinstance(file, str):
         return False
     path = Path(file).resolve()
-    # Installed packages may lie below a bundle's root, too (a virtualenv in a checkout): the environment has those.
+    # A virtualenv may be below a bundle's root, but its packages are installed, not sources.
     return path.is_relative_to(root) and "site-packages" not in path.relative_to(root).parts
 
 
@@ -58,11 +58,11 @@ def _unregister(registered: list[ModuleType]) -> None:
         try:
             cloudpickle.unregister_pickle_by_value(module)
         except ValueError:
-            continue  # taken out by somebody else, or registered twice
+            continue  # already unregistered by other code, or registered twice
 
 
 class _Finder(MetaPathFinder):
-    """Finds what the path finder finds, and has modules below a root registered when they are loaded."""
+    """Finds modules below a root as the path finder does, and registers them when they are loaded."""
 
     def __init__(self, root: Path, registered: list[ModuleType]) -> None:
         self._root = root
@@ -77,7 +77,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Registering(Loader):
-    """A module's own loader, after whose `exec_module` the module is pickled by value."""
+    """Wraps a module's loader, and registers the module after `exec_module`."""
 
     def __init__(self, loader: Loader, registered: list[ModuleType]) -> None:
         self._loader = loader
@@ -87,7 +87,7 @@ class _Registering(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # A module that is pickled by value takes its loader along, which therefore has to be its own again.
+        # A module that is pickled by value is pickled with its loader, so the original one is put back.
         module.__loader__ = self._loader
         if module.__spec__:
             module.__spec__.loader = self._loader

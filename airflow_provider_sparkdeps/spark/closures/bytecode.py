@@ -1,4 +1,4 @@
-"""What a function's bytecode says: the globals that it uses and sets, and the modules that it imports when it runs."""
+"""Reads a function's bytecode: the globals that it uses and sets, and the modules that it imports when it runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ _ATTRIBUTE_OPS = ("LOAD_ATTR", "LOAD_METHOD")
 class Import:
     """An import statement inside a function.
 
-    :param module: its absolute name, such as "sklearn.linear_model".
-    :param certain: nothing stands before it that could have it skipped, and nothing around it that could catch its
-        failure.
-    :param guarded: it stands inside `try` or `with`.
+    :param module: its absolute name, for example "sklearn.linear_model".
+    :param certain: it always runs, and nothing catches its failure.
+    :param guarded: it is inside `try` or `with`, or in a nested function.
     """
 
     module: str
@@ -31,11 +30,11 @@ class Import:
 
 @dataclass(frozen=True)
 class CodeFacts:
-    """What a code object and those nested in it refer to.
+    """What a code object and the code objects nested in it refer to.
 
-    :param globals: all names, as cloudpickle takes them along if they are there.
-    :param stores: those of them that it sets (`global x`).
-    :param attributes: the attributes that it asks a global for, in order, by the global's name.
+    :param globals: all names of globals; cloudpickle pickles the ones that exist.
+    :param stores: the globals that it sets (`global x`).
+    :param attributes: the attributes of globals that it reads, in order, by the global's name.
     """
 
     globals: tuple[str, ...]
@@ -45,9 +44,9 @@ class CodeFacts:
 
 
 def read_code(code: CodeType, package: str | None = None) -> CodeFacts:
-    """Read a code object and those nested in it; runs nothing.
+    """Read a code object and the code objects nested in it. Nothing is run.
 
-    :param package: of its module, for relative imports.
+    :param package: the package of its module, for relative imports.
     """
     names: dict[str, None] = {}
     stores: set[str] = set()
@@ -58,16 +57,16 @@ def read_code(code: CodeType, package: str | None = None) -> CodeFacts:
         instructions = [one for one in bytecode if one.opname not in ("EXTENDED_ARG", "CACHE")]
         guards = [] if nested else _guards(bytecode, instructions)
         straight = not nested
-        for place, one in enumerate(instructions):
+        for index, one in enumerate(instructions):
             straight = straight and one.opcode not in _JUMPS
             if one.opname in _GLOBAL_OPS:
                 names[one.argval] = None
                 if one.opname == "STORE_GLOBAL":
                     stores.add(one.argval)
-                following = instructions[place + 1] if place + 1 < len(instructions) else one
+                following = instructions[index + 1] if index + 1 < len(instructions) else one
                 if following.opname in _ATTRIBUTE_OPS:
                     attributes.setdefault(one.argval, {})[following.argval] = None
-            elif one.opname == "IMPORT_NAME" and (module := _absolute(one, instructions[place - 2], package)):
+            elif one.opname == "IMPORT_NAME" and (module := _absolute(one, instructions[index - 2], package)):
                 guarded = nested or any(start <= one.offset < end for start, end in guards)
                 imports.append(Import(module, certain=straight and not guarded, guarded=guarded))
     return CodeFacts(
@@ -86,7 +85,7 @@ def _with_nested(code: CodeType) -> Iterator[tuple[CodeType, bool]]:
 def _guards(bytecode: dis.Bytecode, instructions: list[dis.Instruction]) -> list[tuple[int, int]]:
     """Return the ranges of offsets inside `try` and `with`."""
     at = {one.offset: one.opname for one in instructions}
-    # The handler around all of a generator turns StopIteration into an error: it catches nothing for good.
+    # The handler around the whole body of a generator only turns StopIteration into another error.
     return [
         (entry.start, entry.end)
         for entry in bytecode.exception_entries  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Finds, before a task's callable runs, what of its UDFs will fail or surprise on executors."""
+"""Checks the UDFs of a task before its callable runs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from airflow_provider_sparkdeps.spark.closures.walker import ClosureWalker, is_u
 
 log = logging.getLogger(__name__)
 
-# Bytes. What is larger is refused when it is sent.
+# Bytes. Larger functions are refused when they are sent.
 _LIMIT = 128 << 20
-# With these, a callable gives executors more than is known beforehand.
+# A callable that calls one of these gives executors modules that are not known beforehand.
 _DELIVERY_CALLS = frozenset(("addArtifact", "addArtifacts", "addPyFile", "add_py_files", "attach", "detach"))
 
 
 def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[Finding]:
-    """Look through what a task's callable will have executors run, as far as that can be told before it is called.
+    """Check the functions that a task's callable will send to executors, where its source shows them.
 
-    :param function: the callable. What it runs itself, on the worker, is not looked at.
+    :param function: the callable. What it runs on the worker is not checked.
     :param modules: what executors have.
-    :return: what may fail or surprise; each thing once.
-    :raises SessionError: something is certain to fail; says what to do.
+    :return: what may fail or is likely a mistake, each problem once.
+    :raises SessionError: if something is certain to fail; the message says how to fix it.
     """
     if not isinstance(function, FunctionType):
         return []
@@ -39,8 +39,8 @@ def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[F
     except SessionError:
         raise
     except Exception:
-        # Values of users may do anything when they are looked at; their task may work all the same.
-        log.debug("The functions of %s can't be looked through", function.__name__, exc_info=True)
+        # Users' objects may raise anything when they are inspected, and the task may work nevertheless.
+        log.debug("Could not check the functions of %s.", function.__name__, exc_info=True)
         return []
 
 
@@ -48,16 +48,16 @@ def _check(function: FunctionType, modules: ExecutorModules) -> list[Finding]:
     if _DELIVERY_CALLS & _names(function.__code__):
         modules = ExecutorModules()
     found: dict[tuple[str, str], Finding] = {}
-    for each in [*executor_functions(function), *_made_before(function)]:
+    for each in [*executor_functions(function), *_module_udfs(function)]:
         for finding in _findings(each, function, modules):
             if finding.level == "error" and each.certain:
                 raise SessionError(f"UDFs of this task can't run on executors: {finding}")
-            found.setdefault((finding.name, finding.fault), replace(finding, level="warning"))
+            found.setdefault((finding.name, finding.problem), replace(finding, level="warning"))
     return list(found.values())
 
 
-def _made_before(function: FunctionType) -> list[ExecutorFunction]:
-    """UDFs at module level, which the callable may use."""
+def _module_udfs(function: FunctionType) -> list[ExecutorFunction]:
+    """Return the UDFs at module level that the callable may use."""
     names = read_code(function.__code__).globals
     values = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
     return [ExecutorFunction(name, None, value, False) for name, value in values if is_udf(value)]
@@ -70,20 +70,20 @@ def _findings(each: ExecutorFunction, function: FunctionType, modules: ExecutorM
     else:
         walk.start_code(each.code, function.__globals__, closure_of(function))
     report = make_report(None, walk, modules, name=each.name, large=LARGE, limit=_LIMIT)
-    setters = GlobalWriters()
-    own = read_code(function.__code__).stores
+    writers = GlobalWriters()
+    stores = read_code(function.__code__).stores
     kept = []
     for finding in report.findings:
-        sets = [setter for walked in walk.functions for setter in setters.of(walked.globals, finding.name)]
-        # What is there now may be something else by the time that a query runs.
-        changes = finding.name in own or any(_reaches(function, setter) for setter in sets)
+        setters = [writer for walked in walk.functions for writer in writers.of(walked.globals, finding.name)]
+        # The callable may set the global to another value before a query runs.
+        changes = finding.name in stores or any(_reaches(function, setter) for setter in setters)
         if finding.level != "note" and not changes:
             kept.append(finding)
     return kept
 
 
 def _reaches(function: FunctionType, target: FunctionType) -> bool:
-    """Whether a function may call another of its module, by way of others of it."""
+    """Return whether a function may call another function of its module, also through other functions of it."""
     waiting, seen = [function], {id(function)}
     while waiting:
         each = waiting.pop()

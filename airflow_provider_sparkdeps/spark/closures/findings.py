@@ -1,4 +1,4 @@
-"""What will fail or surprise of what a function takes to executors, each with what to do about it."""
+"""Finds what will fail, or is likely a mistake, in what a function captures, and says how to fix it."""
 
 from __future__ import annotations
 
@@ -10,66 +10,70 @@ from typing import Any, Literal
 
 from airflow_provider_sparkdeps.spark.closures.bytecode import read_code
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
-from airflow_provider_sparkdeps.spark.closures.pickled_size import Size, resource_of
+from airflow_provider_sparkdeps.spark.closures.pickled_size import Size
+from airflow_provider_sparkdeps.spark.closures.resources import resource_of
 from airflow_provider_sparkdeps.spark.closures.walker import CapturedValue, ClosureWalker, WalkedFunction
 
 Level = Literal["error", "warning", "note"]
 
-# Bytes. Spark sends a function again with each use and each query; below this, that costs less than anybody notices.
+# Bytes. Spark sends a function again with each use in each query, which is not noticeable below this size.
 LARGE = 4_000_000
 _STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]
-_MAKE_IT_THERE = "make it inside the function, where it is first used"
-_REMEDIES = {
-    "SparkSession": "collect what the function needs in the callable, and use that; executors can't query",
-    "SparkContext": "collect what the function needs in the callable, and use that; executors can't query",
-    "DataFrame": "join with it, or collect it in the callable (`.toPandas()`, `.collect()`), and use what that returns",
-    "RDD": "collect it in the callable, and use what that returns",
-    "Column": "apply it in the query; a function gets columns' values as its arguments",
-    "Broadcast": "make it with the `broadcast` that the callable gets by a parameter of this name",
-    "file": "read it in the callable, and use what that returns",
+_CREATE_IN_FUNCTION = "Create it inside the function, where it is first used."
+_FIXES = {
+    "SparkSession": "Collect the data in the callable and use the result: executors can't run queries.",
+    "SparkContext": "Collect the data in the callable and use the result: executors can't run queries.",
+    "DataFrame": "Join with it, or collect it in the callable (`.toPandas()`, `.collect()`) and use the result.",
+    "RDD": "Collect it in the callable and use the result.",
+    "Column": "Use it in the query: a function gets the values of columns as its arguments.",
+    "Broadcast": "Create it with `broadcast`, which the callable gets as a parameter of this name.",
+    "file": "Read it in the callable and use the result.",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that will fail or surprise, and what to do about it.
+    """A problem with something that a function captures or imports.
 
-    :param level: "error" (it can't work), "warning" (it costs, or is likely wrong), "note" (good to know).
-    :param name: what it is about, such as "TABLE".
-    :param owner: the functions that lead to it, such as "score -> parse".
-    :param fault: what is the matter, in words that go on from the name.
-    :param remedy: what to do.
+    :param level: "error" (it can't work), "warning" (it is slow, or likely a mistake), "note" (good to know).
+    :param name: of the variable or module, for example "TABLE".
+    :param owner: the functions that lead to it, for example "score -> parse".
+    :param problem: what is wrong, as a clause whose subject is the name.
+    :param fix: what to do, as a sentence.
     """
 
     level: Level
     name: str
     owner: str
-    fault: str
-    remedy: str
+    problem: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"`{self.name}` in {self.owner} {self.fault}: {self.remedy}"
+        return f"`{self.name}` in {self.owner} {self.problem}. {self.fix}"
 
 
-def broadcast_remedy(name: str | None) -> str:
-    """Say what to do with a large value.
+def how_to_broadcast(name: str | None) -> str:
+    """Return a sentence that says what to do with a large value.
 
-    :param name: of the variable that has it, if it is known.
+    :param name: of its variable, if it is known.
     """
     if name is None or not name.isidentifier():
-        return "make what is large with `broadcast(...)` in the callable, and use its `.value` in the function"
+        return (
+            "Pass large values to `broadcast(...)` in the callable, and use the `.value` of its result in the function."
+        )
     variable = name.lower()
-    return f"write `{variable} = broadcast({name})` in the callable, and `{variable}.value` in the function"
+    return f"Write `{variable} = broadcast({name})` in the callable, and use `{variable}.value` in the function."
 
 
-def find(
+def find_problems(
     walk: ClosureWalker, sizes: Sequence[tuple[CapturedValue, Size]], modules: ExecutorModules, *, large: int
 ) -> Iterator[Finding]:
-    """Look through what was captured; each thing is found once, where it is.
+    """Yield the problems of what was captured. Each is found once, at the innermost variable.
 
+    :param sizes: the captured values with their sizes.
     :param large: bytes from which a value should be broadcast.
     """
-    # In what holds something that is found, it is not found again.
+    # Variables with a problem. Those that contain one of them are not reported again.
     faulty: set[tuple[tuple[str, ...], str]] = set()
     found: list[tuple[Any, Finding]] = []
     facts = {walked.path: walked for walked in walk.functions}
@@ -83,16 +87,16 @@ def find(
         faulty.add(holder)
         found.append((each.value, finding))
     found.reverse()
-    setters = GlobalWriters()
+    writers = GlobalWriters()
     for walked in walk.functions:
         found += [(None, finding) for finding in _imports(walked, modules)]
-        found += [(None, finding) for finding in _rebound(walked, walk, setters)]
-    told: set[Any] = set()
+        found += [(None, finding) for finding in _written_globals(walked, walk, writers)]
+    reported: set[Any] = set()
     for value, finding in found:
-        # Of one value by two names, the first says it.
-        what = (id(value), finding.level) if finding.level == "warning" and value is not None else None
-        if not {(finding.name, finding.fault), what} & told:
-            told |= {(finding.name, finding.fault), what} - {None}
+        # A large value with two names is reported once.
+        key = (id(value), finding.level) if finding.level == "warning" and value is not None else None
+        if not {(finding.name, finding.problem), key} & reported:
+            reported |= {(finding.name, finding.problem), key} - {None}
             yield finding
 
 
@@ -109,42 +113,47 @@ def _of_value(
     owner = " -> ".join(each.owner)
     whole = isinstance(each.value, ModuleType) and not each.by_reference
     used = facts.facts.attributes.get(each.name, ()) if facts else ()
-    # Only a module is asked for its name: a DataFrame would ask the server whether that is a column.
+    # Only a module has a name: a DataFrame would ask the server whether it is one of its columns.
     module_name = each.value.__name__ if isinstance(each.value, ModuleType) else each.name
-    instead = f"write `from {module_name} import {', '.join(used) or '...'}` instead"
+    import_names = f"Write `from {module_name} import {', '.join(used) or '...'}` instead."
     resource = resource_of(each.value)
     if resource and resource.kind == "Column":
-        return Finding("warning", each.name, owner, "is a Column, of no use in a function", _REMEDIES["Column"])
+        return Finding("warning", each.name, owner, "is a Column, which a function can't use", _FIXES["Column"])
     if size.bytes is None:
-        fault = f"is {resource.name}, which can't travel" if resource else f"can't be pickled ({size.error})"
+        problem = f"is {resource.name}, which can't be pickled" if resource else f"can't be pickled ({size.error})"
         if whole:
-            return Finding("error", each.name, owner, f"is a module that travels whole, and {fault}", instead)
+            return Finding(
+                "error", each.name, owner, f"is a module that is pickled as a whole, and {problem}", import_names
+            )
         kind = (resource or size.resource).kind if resource or size.resource else ""  # type: ignore[union-attr]
         level: Level = "warning" if kind == "file" else "error"
-        return Finding(level, each.name, owner, fault, _REMEDIES.get(kind, _MAKE_IT_THERE))
+        return Finding(level, each.name, owner, problem, _FIXES.get(kind, _CREATE_IN_FUNCTION))
     for module in sorted(size.references):
-        has, level = modules.has(module), "error" if modules.is_certain else "warning"
-        lack = "executors don't have"
+        has, level, missing = modules.has(module), "warning", "executors don't have"
+        if modules.is_certain:
+            level = "error"
         if has is None and module.partition(".")[0] == "airflow":
-            has, level, lack = False, "warning", "executors hardly have"
+            has, missing = False, "is probably not installed on executors"
         if has is False:
-            fault = f"{_how(each, module)} {lack}"
-            return Finding(level, each.name, owner, fault, instead if whole else modules.remedy(module))
+            problem = f"{_reference(each, module)} {missing}"
+            return Finding(level, each.name, owner, problem, import_names if whole else modules.how_to_add(module))
     if size.bytes >= large:
         amount = f"{'more than ' if size.more else ''}{size.bytes / 1e6:.1f} MB"
-        fault = f"is {amount} that travel with each use in each query"
-        return Finding("warning", each.name, owner, fault, instead if whole else broadcast_remedy(each.name))
+        problem = f"adds {amount} to every query that uses it"
+        return Finding("warning", each.name, owner, problem, import_names if whole else how_to_broadcast(each.name))
     if whole:
-        fault = f"is a module that travels whole, with all its globals ({size.bytes:,} bytes)"
-        return Finding("note", each.name, owner, fault, instead)
+        problem = f"is a module that is pickled as a whole, with all its globals ({size.bytes:,} bytes)"
+        return Finding("note", each.name, owner, problem, import_names)
     return None
 
 
-def _how(each: CapturedValue, module: str) -> str:
-    """Say how a value comes to need a module, in words that go on with who lacks it."""
+def _reference(each: CapturedValue, module: str) -> str:
+    """Return a clause that says how a value refers to a module, ending with "which"."""
+    if isinstance(each.value, ModuleType) and not each.by_reference:
+        return f"is a module that is pickled as a whole, with `{module}`, which"
     if isinstance(each.value, ModuleType):
-        return "is a module that" if each.by_reference else f"is a module that travels whole, with `{module}`, which"
-    return f"{'is' if each.by_reference else 'holds something'} of `{module}`, which"
+        return "is a module, which"
+    return f"{'is' if each.by_reference else 'contains an object'} from `{module}`, which"
 
 
 def _imports(walked: WalkedFunction, modules: ExecutorModules) -> Iterator[Finding]:
@@ -152,42 +161,42 @@ def _imports(walked: WalkedFunction, modules: ExecutorModules) -> Iterator[Findi
         if one.guarded or modules.has(one.module) is not False:
             continue
         level: Level = "note" if not one.certain else "error" if modules.is_certain else "warning"
-        fault = "is imported, and executors don't have it"
-        yield Finding(level, one.module, " -> ".join(walked.path), fault, modules.remedy(one.module))
+        problem = "is imported, and executors don't have it"
+        yield Finding(level, one.module, " -> ".join(walked.path), problem, modules.how_to_add(one.module))
 
 
-def _rebound(walked: WalkedFunction, walk: ClosureWalker, setters: GlobalWriters) -> Iterator[Finding]:
-    """Globals that functions set, which others take along as they are when an action runs."""
-    along = {each.code for each in walk.functions}
+def _written_globals(walked: WalkedFunction, walk: ClosureWalker, writers: GlobalWriters) -> Iterator[Finding]:
+    """Find globals that functions set on the worker only."""
+    on_executors = {each.code for each in walk.functions}
     for name in walked.facts.globals:
-        functions = setters.of(walked.globals, name)
-        # What a function of executors sets, too, is a cache of theirs.
-        if name not in walked.globals or not functions or any(each.__code__ in along for each in functions):
+        functions = writers.of(walked.globals, name)
+        # A global that executors set themselves is a cache.
+        if name not in walked.globals or not functions or any(each.__code__ in on_executors for each in functions):
             continue
         value = walked.globals[name]
         names = " and ".join(f"{each.__qualname__}()" for each in functions)
-        fault = f"is set by {names} on the worker only; its value when the action runs is what travels"
+        problem = f"is set by {names} on the worker only, and is pickled with the value that it has at the action"
         if value is None:
-            fault += ", and now that is None"
-        remedy = f"call {functions[0].__qualname__}() in the callable before the action, or hand the value over"
-        yield Finding("warning" if value is None else "note", name, " -> ".join(walked.path), fault, remedy)
+            problem += " (None now)"
+        fix = f"Call {functions[0].__qualname__}() in the callable before the action, or pass the value as an argument."
+        yield Finding("warning" if value is None else "note", name, " -> ".join(walked.path), problem, fix)
 
 
 class GlobalWriters:
-    """The functions of modules that set globals of theirs (`global x`)."""
+    """Finds the functions of modules that set globals of their module (`global x`)."""
 
     def __init__(self) -> None:
         self._modules: dict[int, dict[str, list[FunctionType]]] = {}
 
     def of(self, globals_: Mapping[str, Any], name: str) -> Sequence[FunctionType]:
-        """Return those that set a global.
+        """Return the functions that set a global.
 
-        :param globals_: of the module.
+        :param globals_: the globals of the module.
         """
         if id(globals_) not in self._modules:
             found: dict[str, list[FunctionType]] = {}
             for function in _functions_of(globals_):
-                # Most functions set no global: their bytes tell so without being taken apart.
+                # Disassembling is slow, and most functions set no global.
                 if _sets_globals(function.__code__):
                     for each in read_code(function.__code__).stores:
                         found.setdefault(each, []).append(function)

@@ -1,4 +1,4 @@
-"""Weighs the functions in each request before it is sent, warns of large ones, and refuses what would do harm."""
+"""Checks the size of the pickled functions in each request: warns about large ones, and refuses too large ones."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
-from airflow_provider_sparkdeps.spark.closures.findings import LARGE, broadcast_remedy
-from airflow_provider_sparkdeps.spark.closures.largest_variable import largest_part
+from airflow_provider_sparkdeps.spark.closures.findings import LARGE, how_to_broadcast
+from airflow_provider_sparkdeps.spark.closures.largest_variable import largest_variable
 from airflow_provider_sparkdeps.spark.conf import CLOSURE_MAX_SIZE
 from airflow_provider_sparkdeps.spark.pyspark_compat import decompress_plan
 
 log = logging.getLogger(__name__)
 
-# In a connection's session conf: what the functions of one request may hold, such as "96m".
-# Bytes. Servers take requests up to 128 MB, yet have them in memory several times over, and share that.
+# Bytes. Servers accept requests up to 128 MB, but keep each in memory several times.
 LIMIT = 64_000_000
 _MOST = 120 << 20
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-# What holds a pickled function, by the field that has its name; of a foreach of streams nobody knows it.
+# Message -> its field with the name of the function that it contains. Functions of `foreach` have no name.
 _NAMED = {
     "CommonInlineUserDefinedFunction": "function_name",
     "CommonInlineUserDefinedTableFunction": "function_name",
@@ -40,10 +39,10 @@ class PickledFunction:
 
 
 class RequestSizeLimit:
-    """Weighs what passes; belongs to one session.
+    """Checks the requests of one session.
 
-    :param session_conf: what the session starts with, which may set the limit.
-    :raises InvalidArgumentError: the limit can't be read, or is more than Spark Connect takes.
+    :param session_conf: the conf that the session starts with, which may set the limit.
+    :raises InvalidArgumentError: if the limit is not a size, or is more than Spark Connect accepts.
     """
 
     def __init__(self, session_conf: Mapping[str, str] | None = None) -> None:
@@ -52,27 +51,27 @@ class RequestSizeLimit:
         self._warned: dict[str, None] = {}
 
     def check(self, request: Any) -> None:
-        """Look at the functions in a request, if it is large.
+        """Check the total size of the functions in a request.
 
-        :raises SessionError: they are larger together than a request may be; names the largest, and its variable.
+        :raises SessionError: if it is over the limit; the message names the largest function and its largest variable.
         """
-        # What PySpark has compressed was at least 10 MB before, by the server's defaults.
+        # By default, PySpark compresses only plans of 10 MB or more.
         if not _is_compressed(request) and request.ByteSize() < min(LARGE, self._limit):
             return
         functions = sorted(_functions(request), key=lambda each: each.size, reverse=True)
         total = sum(each.size for each in functions)
         if total > self._limit:
-            fault, remedy = _describe(functions[0])
-            if len(functions) > 1:
-                fault += f"; the {len(functions)} functions of this query are {total / 1e6:.1f} MB"
+            subject = f"Function {functions[0].name!r} is" if len(functions) == 1 else f"{len(functions)} functions are"
             raise SessionError(
-                f"{fault}, and a request may hold {self._limit / 1e6:.1f} MB of functions, as the server has them in "
-                f"memory several times over: {remedy} (or set {CLOSURE_MAX_SIZE} in the connection's session conf)"
+                f"{subject} too large to send: {total / 1e6:.1f} MB pickled is over the limit of "
+                f"{self._limit / 1e6:.1f} MB, which protects the memory of the server. {_advise(functions[0])} Or set "
+                f"{CLOSURE_MAX_SIZE} in the connection's session conf."
             )
         for each in functions:
             if each.size >= LARGE and each.name not in self._warned:
                 self._warned[each.name] = None
-                log.warning("%s, which travels with each use in each query: %s", *_describe(each))
+                size = f"{each.size / 1e6:.1f} MB"
+                log.warning("Function %r adds %s to every query that uses it. %s", each.name, size, _advise(each))
 
 
 def _limit(text: str | None) -> int:
@@ -81,13 +80,14 @@ def _limit(text: str | None) -> int:
     found = re.fullmatch(r"(\d+)([kmg]?)b?", text.strip().lower())
     if not found or int(found[1]) * _UNITS[found[2]] > _MOST:
         raise InvalidArgumentError(
-            f"{CLOSURE_MAX_SIZE} is {text!r}: write a size up to 120m, such as 96m; Spark Connect takes no more"
+            f"{CLOSURE_MAX_SIZE}={text!r} is not a size up to 120m, which is the most that Spark Connect accepts. "
+            "Write for example 96m."
         )
     return int(found[1]) * _UNITS[found[2]]
 
 
 def _functions(request: Any) -> Iterator[PickledFunction]:
-    """Go through a request's messages without recursion, since plans may be deep."""
+    """Yield the functions in a request. Plans may be too deep for recursion."""
     waiting: list[tuple[Any, str]] = [(request, "")]
     while waiting:
         message, name = waiting.pop()
@@ -97,7 +97,7 @@ def _functions(request: Any) -> Iterator[PickledFunction]:
             yield PickledFunction(name or "foreach", len(command), command)
             continue
         if kind == "LocalRelation":
-            continue  # data, which may be large
+            continue  # data, without functions
         if kind == "CompressedOperation":
             message = decompress_plan(message)
         if kind in _NAMED:
@@ -124,12 +124,10 @@ def _is_compressed(request: Any) -> bool:
     return plan is not None and plan.WhichOneof("op_type") == "compressed_operation"
 
 
-def _describe(function: PickledFunction) -> tuple[str, str]:
-    """Say how large a function is and what of, and what to do about it."""
-    part = largest_part(function.command)
-    text = f"function {function.name!r} is {function.size / 1e6:.1f} MB pickled"
-    if part is None:
-        return text, broadcast_remedy(None)
-    owner = "" if part.owner in (("?",), (function.name,)) else f" (in {' -> '.join(part.owner)})"
-    size = f"{part.size / 1e6:.1f} MB of it" if part.read else "much of it"
-    return f"{text}, {size} in its variable `{part.name}`{owner}", broadcast_remedy(part.name)
+def _advise(function: PickledFunction) -> str:
+    """Name the largest variable of a function, and say what to do."""
+    variable = largest_variable(function.command)
+    if variable is None:
+        return how_to_broadcast(None)
+    owner = "" if variable.owner in ((), (function.name,)) else f" in {' -> '.join(variable.owner)}"
+    return f"The largest variable of {function.name!r} is `{variable.name}`{owner}. {how_to_broadcast(variable.name)}"

@@ -1,4 +1,4 @@
-"""Which functions inside a task's callable run on executors, as far as its source says so."""
+"""Finds the functions in a task's callable that run on executors, by reading its source."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
-# What makes a UDF of its first argument, or of the function that it decorates.
+# Functions and decorators of PySpark that make a UDF.
 _UDF_FACTORIES = frozenset(("udf", "pandas_udf", "arrow_udf", "udtf", "arrow_udtf"))
-# Methods of DataFrames, and the place of the function among their arguments.
+# Methods of DataFrames that take a function, and the position of that argument.
 _FUNCTION_METHODS = {
     "mapInPandas": 0,
     "mapInArrow": 0,
@@ -26,11 +26,11 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 @dataclass(frozen=True, eq=False)
 class ExecutorFunction:
-    """A function that executors run, when the callable has it done so.
+    """A function that the callable sends to executors.
 
-    :param code: of one that the callable defines.
-    :param function: one that is there already.
-    :param certain: the callable comes to it whenever it comes to its end.
+    :param code: the code of a function that the callable defines.
+    :param function: a function that already exists.
+    :param certain: each run of the callable that succeeds reaches it.
     """
 
     name: str
@@ -40,9 +40,9 @@ class ExecutorFunction:
 
 
 def executor_functions(function: Callable[..., Any]) -> list[ExecutorFunction]:
-    """Read a callable's source; nothing is found where there is none, or where it leaves doubt.
+    """Return what the source of a callable certainly sends to executors; nothing if there is no source.
 
-    :param function: a plain function, such as an operator's `python_callable`.
+    :param function: a function, for example an operator's `python_callable`.
     """
     if not isinstance(function, FunctionType):
         return []
@@ -75,31 +75,31 @@ class _Reader:
         done: set[str] = set()
         for statement, certain in _statements(self._node.body):
             if isinstance(statement, ast.FunctionDef):
-                if any(self._is_maker(_called(each)) for each in statement.decorator_list):
+                if any(self._is_factory(_called(each)) for each in statement.decorator_list):
                     yield from self._local(statement, certain, done)
                 continue
             for call in _calls(statement):
-                yield from self._given(call, certain, done)
+                yield from self._passed(call, certain, done)
 
-    def _given(self, call: ast.Call, certain: bool, done: set[str]) -> Iterator[ExecutorFunction]:
+    def _passed(self, call: ast.Call, certain: bool, done: set[str]) -> Iterator[ExecutorFunction]:
         target = call.func
         if isinstance(target, ast.Attribute) and target.attr in _FUNCTION_METHODS:
-            place = _FUNCTION_METHODS[target.attr]
-        elif self._is_maker(target):
-            place = 0
+            position = _FUNCTION_METHODS[target.attr]
+        elif self._is_factory(target):
+            position = 0
         else:
             return
-        given = call.args[place] if place < len(call.args) else None
-        if isinstance(given, ast.Lambda):
-            yield from self._local(given, certain, done)
-        elif isinstance(given, ast.Name) and given.id in self._defined:
-            yield from self._local(self._defined[given.id], certain, done)
-        elif isinstance(given, ast.Name) and callable(self._known.get(given.id)) and given.id not in done:
-            done.add(given.id)
-            yield ExecutorFunction(given.id, None, self._known[given.id], certain)
+        argument = call.args[position] if position < len(call.args) else None
+        if isinstance(argument, ast.Lambda):
+            yield from self._local(argument, certain, done)
+        elif isinstance(argument, ast.Name) and argument.id in self._defined:
+            yield from self._local(self._defined[argument.id], certain, done)
+        elif isinstance(argument, ast.Name) and callable(self._known.get(argument.id)) and argument.id not in done:
+            done.add(argument.id)
+            yield ExecutorFunction(argument.id, None, self._known[argument.id], certain)
 
     def _local(self, node: ast.FunctionDef | ast.Lambda, certain: bool, done: set[str]) -> Iterator[ExecutorFunction]:
-        """A function that the callable defines, and those beside it that it calls, which it may not come to."""
+        """Yield a function that the callable defines, and the local functions that it may call."""
         name = "<lambda>" if isinstance(node, ast.Lambda) else node.name
         if name != "<lambda>" and name in done:
             return
@@ -115,8 +115,8 @@ class _Reader:
             if used in self._defined:
                 yield from self._local(self._defined[used], False, done)
 
-    def _is_maker(self, target: ast.expr) -> bool:
-        """Whether an expression is one of PySpark's `udf` and the like, and not something else of this name."""
+    def _is_factory(self, target: ast.expr) -> bool:
+        """Return whether an expression is PySpark's `udf` or a similar function, and not another one of this name."""
         if isinstance(target, ast.Attribute):
             return target.attr in _UDF_FACTORIES
         if not isinstance(target, ast.Name) or target.id not in _UDF_FACTORIES:
@@ -126,15 +126,15 @@ class _Reader:
 
 
 def _known_values(function: FunctionType) -> Mapping[str, Any]:
-    """What names mean in a function before it runs, unless they are its own."""
+    """Return the values of a function's names before it runs, without its local variables."""
     code = function.__code__
-    own = {*code.co_varnames, *code.co_cellvars}
-    values = {name: value for name, value in function.__globals__.items() if name not in own}
+    local = {*code.co_varnames, *code.co_cellvars}
+    values = {name: value for name, value in function.__globals__.items() if name not in local}
     return values | closure_of(function)
 
 
 def closure_of(function: FunctionType) -> dict[str, Any]:
-    """Return the values of a function's free variables, as far as they have been assigned."""
+    """Return the values of a function's free variables that are assigned."""
     found: dict[str, Any] = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -145,7 +145,7 @@ def closure_of(function: FunctionType) -> dict[str, Any]:
 
 
 def _statements(body: list[ast.stmt], *, certain: bool = True) -> Iterator[tuple[ast.stmt, bool]]:
-    """All statements of a function, without those of functions in it, and whether it always comes to them."""
+    """Yield the statements of a function, without those of nested functions, and whether they always run."""
     for statement in body:
         yield statement, certain
         if isinstance(statement, _FUNCTIONS):
@@ -155,13 +155,13 @@ def _statements(body: list[ast.stmt], *, certain: bool = True) -> Iterator[tuple
             yield from _statements(getattr(statement, inner, []), certain=straight)
         for handler in getattr(statement, "handlers", []):
             yield from _statements(handler.body, certain=False)
-        # After what may have returned, nothing is certain.
+        # A statement that may return makes all later ones uncertain.
         if any(isinstance(each, (ast.Return, ast.Raise)) for each in ast.walk(statement)):
             certain = False
 
 
 def _calls(statement: ast.stmt) -> Iterator[ast.Call]:
-    """The calls in a statement's own expressions."""
+    """Yield the calls in the expressions of a statement."""
     waiting: list[ast.AST] = [statement]
     while waiting:
         each = waiting.pop()

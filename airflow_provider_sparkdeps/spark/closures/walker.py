@@ -1,4 +1,4 @@
-"""What a function takes along when it is pickled: its globals, defaults, closure and attributes, and theirs in turn."""
+"""Walks what a function captures: its globals, defaults, closure and attributes, and what these capture in turn."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from airflow_provider_sparkdeps.spark.closures.bytecode import CodeFacts, read_code
-from airflow_provider_sparkdeps.spark.closures.pickled_size import resource_of, travels_by_reference
+from airflow_provider_sparkdeps.spark.closures.pickled_size import is_by_reference
+from airflow_provider_sparkdeps.spark.closures.resources import resource_of
 
-# Bounds of a walk: what lies beyond is still in the sizes of what holds it.
+# Bounds of a walk. What is beyond them is still part of the measured sizes.
 MAX_CAPTURES = 1000
 _MAX_DEPTH = 20
 _MAX_ELEMENTS = 100
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+_ATOMS = (int, float, complex, str, bytes, bool, type(None))
 
 
 @dataclass(frozen=True, eq=False)
 class CapturedValue:
-    """A value that a function takes along.
+    """A value that a function captures.
 
-    :param name: as the function calls it, such as "TABLE" or "self.model".
-    :param owner: the functions that lead to it, from the one that was asked about: `("score", "parse")`.
+    :param name: as the function calls it, for example "TABLE" or "self.model".
+    :param owner: the functions that lead to it, beginning with the inspected one: `("score", "parse")`.
     :param kind: "code", "global", "default", "keyword default", "closure cell", "annotation", "attribute", or
-        "function" for one that is by reference itself.
-    :param by_reference: it travels as the names of its module and its own.
+        "function" for an inspected function that is pickled by reference.
+    :param by_reference: it is pickled by its name, and imported on executors.
     """
 
     name: str
@@ -40,7 +41,7 @@ class CapturedValue:
 
 @dataclass(frozen=True, eq=False)
 class WalkedFunction:
-    """A function that travels by value, and what its code says."""
+    """A function that is pickled by value, with the facts of its code."""
 
     path: tuple[str, ...]
     code: CodeType
@@ -49,26 +50,26 @@ class WalkedFunction:
 
 
 def unwrap(function: Any) -> Any:
-    """Return the function, or the class, that a UDF or a UDTF runs on executors; all else as it is."""
+    """Return the function or class that a UDF or UDTF runs on executors; other values unchanged."""
     return function.func if is_udf(function) else function
 
 
 def is_udf(value: Any) -> bool:
-    """Whether a value is what PySpark makes of a function: an object of its own, or a function that wraps one."""
+    """Return whether a value is a UDF or UDTF of PySpark: an object, or a function that wraps one."""
     if isinstance(value, FunctionType):
         return hasattr(value, "evalType") and hasattr(value, "func")
     return type(value).__name__.startswith("UserDefined") and type(value).__module__.startswith("pyspark.sql")
 
 
 def name_of(function: Any) -> str:
-    """Return what to call a function, an instance, a class or a partial."""
+    """Return a display name for a function, an instance, a class or a partial."""
     if isinstance(function, functools.partial):
         return f"partial({name_of(function.func)})"
     return str(getattr(function, "__name__", None) or type(function).__name__)
 
 
 class ClosureWalker:
-    """Goes through what a function takes along; each function, class and instance once."""
+    """Collects what a function captures. Each function, class and instance is visited once."""
 
     def __init__(self) -> None:
         self.captures: list[CapturedValue] = []
@@ -77,24 +78,24 @@ class ClosureWalker:
         self._seen: set[int] = set()
 
     def start(self, function: Any) -> None:
-        """Walk a function, or whatever else can be called."""
+        """Walk a function or another callable."""
         function = unwrap(function)
         name = name_of(function)
-        if isinstance(function, (FunctionType, type)) and travels_by_reference(function):
+        if isinstance(function, (FunctionType, type)) and is_by_reference(function):
             self._add(name, (name,), "function", function, by_reference=True)
         else:
             self._enter(function, (name,))
 
     def start_code(self, code: CodeType, globals_: Mapping[str, Any], cells: Mapping[str, Any]) -> None:
-        """Walk a function that has not been made yet.
+        """Walk a function that does not exist yet.
 
-        :param cells: values of its free variables, as far as they are known.
+        :param cells: values of its free variables, where they are known.
         """
         path = (code.co_name,)
         self._code(code, globals_, path)
         for name in code.co_freevars:
             if name in cells:
-                self._take(name, path, "closure cell", cells[name])
+                self._capture(name, path, "closure cell", cells[name])
 
     def _code(self, code: CodeType, globals_: Mapping[str, Any], path: tuple[str, ...]) -> None:
         facts = read_code(code, globals_.get("__package__"))
@@ -102,7 +103,7 @@ class ClosureWalker:
         self._add("code", path, "code", code, by_reference=False)
         for name in facts.globals:
             if name in globals_:
-                self._take(name, path, "global", globals_[name])
+                self._capture(name, path, "global", globals_[name])
 
     def _function(self, function: FunctionType, path: tuple[str, ...]) -> None:
         self._code(function.__code__, function.__globals__, path)
@@ -111,27 +112,27 @@ class ClosureWalker:
         for name, value in zip(
             code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True
         ):
-            self._take(name, path, "default", value)
+            self._capture(name, path, "default", value)
         for name, value in (function.__kwdefaults__ or {}).items():
-            self._take(name, path, "keyword default", value)
+            self._capture(name, path, "keyword default", value)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents
             except ValueError:
                 continue  # not assigned yet
-            self._take(name, path, "closure cell", value)
+            self._capture(name, path, "closure cell", value)
         for name, value in function.__annotations__.items():
-            if not isinstance(value, _PLAIN) and getattr(value, "__module__", None) != "builtins":
-                self._take(name, path, "annotation", value)
+            if not isinstance(value, _ATOMS) and getattr(value, "__module__", None) != "builtins":
+                self._capture(name, path, "annotation", value)
         for name, value in vars(function).items():
-            self._take(name, path, "attribute", value)
+            self._capture(name, path, "attribute", value)
 
-    def _take(self, name: str, owner: tuple[str, ...], kind: str, value: Any) -> None:
-        """Note a value, and go into it if it brings others."""
-        by_reference = travels_by_reference(value)
+    def _capture(self, name: str, owner: tuple[str, ...], kind: str, value: Any) -> None:
+        """Add a value, and what it captures itself."""
+        by_reference = is_by_reference(value)
         if not self._add(name, owner, kind, value, by_reference=by_reference) or by_reference:
             return
-        if not isinstance(value, (ModuleType, *_PLAIN)):
+        if not isinstance(value, (ModuleType, *_ATOMS)):
             self._enter(unwrap(value), (*owner, name))
 
     def _add(self, name: str, owner: tuple[str, ...], kind: str, value: Any, *, by_reference: bool) -> bool:
@@ -145,9 +146,9 @@ class ClosureWalker:
         if id(value) in self._seen or len(path) > _MAX_DEPTH or resource_of(value):
             return
         self._seen.add(id(value))
-        if isinstance(value, (FunctionType, type)) and travels_by_reference(value):
+        if isinstance(value, (FunctionType, type)) and is_by_reference(value):
             return
-        # What was asked about is `self` to its own methods; what they capture has a name.
+        # The attributes of the inspected object are named `self.x`, those of a captured one by its name.
         owner, name = (path[:-1], path[-1]) if len(path) > 1 else (path, "self")
         if isinstance(value, FunctionType):
             self._function(value, path)
@@ -158,22 +159,22 @@ class ClosureWalker:
                 self._instance(value.__self__, path, "self")
         elif isinstance(value, functools.partial):
             for part_name, part in _parts_of_partial(value):
-                self._take(part_name, path, "attribute", part)
+                self._capture(part_name, path, "attribute", part)
         elif isinstance(value, type):
             self._class(value, path)
         elif isinstance(value, (list, tuple, dict)):
             self._elements(value, owner, name)
-        elif len(path) == 1 or not travels_by_reference(type(value)):
+        elif len(path) == 1 or not is_by_reference(type(value)):
             self._instance(value, owner, name)
 
     def _instance(self, value: Any, owner: tuple[str, ...], name: str) -> None:
         kind = type(value)
-        if not travels_by_reference(kind):
-            own = kind.__name__ if name == "self" else name
-            self._enter(kind, owner if owner[-1] == own else (*owner, own))
-        if not isinstance(value, type) and _has_plain_state(value):
+        if not is_by_reference(kind):
+            class_name = kind.__name__ if name == "self" else name
+            self._enter(kind, owner if owner[-1] == class_name else (*owner, class_name))
+        if not isinstance(value, type) and _has_default_state(value):
             for attribute_name, attribute in _state(value):
-                self._take(f"{name}.{attribute_name}", owner, "attribute", attribute)
+                self._capture(f"{name}.{attribute_name}", owner, "attribute", attribute)
 
     def _class(self, value: type, path: tuple[str, ...]) -> None:
         for name, member in vars(value).items():
@@ -181,28 +182,28 @@ class ClosureWalker:
             if isinstance(inner, FunctionType):
                 self._enter(inner, (*path, name))
             elif not name.startswith("__") and not inspect.isdatadescriptor(member):
-                self._take(f"{value.__name__}.{name}", path, "attribute", inner)
+                self._capture(f"{value.__name__}.{name}", path, "attribute", inner)
 
     def _elements(self, value: Any, owner: tuple[str, ...], name: str) -> None:
-        """Functions and the like in a container; numbers and texts are in its own size."""
+        """Capture functions and resources in a container; other elements are part of its size."""
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, element in itertools.islice(pairs, _MAX_ELEMENTS):
             if isinstance(element, (FunctionType, MethodType, functools.partial)) or resource_of(element):
-                self._take(f"{name}[{key!r}]", owner, "attribute", element)
+                self._capture(f"{name}[{key!r}]", owner, "attribute", element)
 
 
 def _parts_of_partial(value: functools.partial[Any]) -> Iterator[tuple[str, Any]]:
     yield "func", value.func
-    for place, part in enumerate(value.args):
-        yield f"args[{place}]", part
+    for index, part in enumerate(value.args):
+        yield f"args[{index}]", part
     yield from value.keywords.items()
 
 
-def _has_plain_state(value: Any) -> bool:
-    """Whether an object is pickled as its attributes, and says nothing of its own about it."""
+def _has_default_state(value: Any) -> bool:
+    """Return whether an object is pickled as its attributes, without a method of its class."""
     kind = type(value)
-    own = ("__reduce__", "__reduce_ex__", "__getstate__")
-    return all(getattr(kind, name, None) is getattr(object, name, None) for name in own)
+    methods = ("__reduce__", "__reduce_ex__", "__getstate__")
+    return all(getattr(kind, name, None) is getattr(object, name, None) for name in methods)
 
 
 def _state(value: Any) -> Iterator[tuple[str, Any]]:

@@ -1,10 +1,11 @@
-"""What is told of a task's UDFs before its callable runs: what is certain to fail, what may; and no false alarm."""
+"""A task's UDFs are checked before its callable runs: certain failures are errors, the rest warnings."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def clean(x):
 def fine(x):
     return x
 
-made_before = udf(clean, StringType(), useArrow=False)
+module_udf = udf(clean, StringType(), useArrow=False)
 """
 
 Check = Callable[..., list[str]]
@@ -51,10 +52,10 @@ Check = Callable[..., list[str]]
 
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
-    """Writes a DAG file with a callable of this body, and checks that before it is called."""
+    """Writes a DAG file with a callable of this body, and checks the callable."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "airy.py").write_text("from airflow.sdk import Variable\ndef shout(x):\n    return x.upper()\n")
-    modules = ExecutorModules(frozenset({"pandas", "numpy"}), sealed=True, root=tmp_path)
+    modules = ExecutorModules(frozenset({"pandas", "numpy"}), has_interpreter=True, root=tmp_path)
 
     def write(body: str, **changes: Any) -> list[str]:
         source = (
@@ -65,7 +66,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
         with pickle_by_value(tmp_path):
             module = importlib.import_module("dag_file")
             try:
-                return [str(each) for each in check_udfs(module.make(threading_lock()), replace(modules, **changes))]
+                return [str(each) for each in check_udfs(module.make(threading.Lock()), replace(modules, **changes))]
             finally:
                 for name in ("dag_file", "airy"):
                     sys.modules.pop(name, None)
@@ -74,81 +75,75 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     return write
 
 
-def threading_lock() -> Any:
-    import threading
-
-    return threading.Lock()
-
-
 CERTAIN = {
-    "a global that can't travel": ("@udf('double')\ndef parse(x):\n    return LOCK", "`LOCK` in parse is a lock"),
+    "a global that can't be pickled": ("@udf('double')\ndef parse(x):\n    return LOCK", "`LOCK` in parse is a lock"),
     "one of a helper's": ("spark.table('t').select(udf(clean, 'string')('x'))", "`LOCK` in clean is a lock"),
     "a variable of the callable's own closure": ("f = F.udf(lambda x: kind)", "`kind` in <lambda> is a lock"),
     "a missing module": (
         "@F.pandas_udf('double')\ndef parse(x):\n    import sklearn\n    return sklearn",
-        "`sklearn` in parse is imported, and executors don't have it: add ",
+        "`sklearn` in parse is imported, and executors don't have it. Add ",
     ),
     "inside with": ("with open('x'):\n    @F.udf\n    def parse(x):\n        import sklearn", "`sklearn` in parse"),
     "a file beside the DAG's": (
         "def go(rows):\n    import airy\n    yield from rows\nspark.table('t').mapInPandas(go, 'x int').count()",
-        "`airy` in go is imported, and executors don't have it: write `from airy import ...`",
+        "`airy` in go is imported, and executors don't have it. Write `from airy import ...`",
     ),
     "a module with Airflow in it": (
         "spark.table('t').foreach(lambda row: airy.shout(row))",
-        "`airy` in <lambda> is a module that travels whole, with `airflow.",
+        "`airy` in <lambda> is a module that is pickled as a whole, with `airflow.",
     ),
     "a udtf": ("@F.udtf(returnType='x int')\nclass Rows:\n    pass\nf = F.udf(clean)", "`LOCK` in clean"),
 }
 
 
 @pytest.mark.parametrize("name", CERTAIN)
-def test_what_is_certain_to_fail_fails_before_the_callable_runs(name: str, check: Check) -> None:
-    body, words = CERTAIN[name]
+def test_a_certain_failure_is_an_error_before_the_callable_runs(name: str, check: Check) -> None:
+    body, message = CERTAIN[name]
     with pytest.raises(SessionError) as caught:
         check(body)
     assert str(caught.value).startswith("UDFs of this task can't run on executors: ")
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
-MAYBE = {
-    "it may not come to it": (
+POSSIBLE = {
+    "in a branch": (
         "if day:\n    @udf('double')\n    def parse(x):\n        return LOCK",
         "`LOCK` in parse is a lock",
     ),
-    "it may return before": ("if day:\n    return 1\nf = udf(clean)", "`LOCK` in clean is a lock"),
-    "the UDF may not call it": (
+    "after a return": ("if day:\n    return 1\nf = udf(clean)", "`LOCK` in clean is a lock"),
+    "in a function that the UDF may not call": (
         "def helper(x):\n    import sklearn\n@udf('double')\ndef parse(x):\n    return helper(x)",
         "`sklearn` in helper is imported, and executors don't have it",
     ),
-    "a UDF at module level": ("spark.table('t').select(made_before('x'))", "`LOCK` in clean is a lock"),
+    "a UDF at module level": ("spark.table('t').select(module_udf('x'))", "`LOCK` in clean is a lock"),
     "large": (
         "@udf('double')\ndef parse(x):\n    return TABLE[x]",
-        "`TABLE` in parse is 5.0 MB that travel with each use in each query: write `table = broadcast(TABLE)`",
+        "`TABLE` in parse adds 5.0 MB to every query that uses it. Write `table = broadcast(TABLE)`",
     ),
-    "nobody sets it": (
+    "a global that is not set yet": (
         "@udf('double')\ndef parse(x):\n    return STATE",
         "`STATE` in parse is set by init() on the worker only",
     ),
 }
 
 
-@pytest.mark.parametrize("name", MAYBE)
-def test_what_may_fail_is_warned_of(name: str, check: Check) -> None:
-    body, words = MAYBE[name]
-    (said,) = check(body)
-    assert words in said
+@pytest.mark.parametrize("name", POSSIBLE)
+def test_what_may_fail_is_a_warning(name: str, check: Check) -> None:
+    body, message = POSSIBLE[name]
+    (found,) = check(body)
+    assert message in found
 
 
-SILENT = {
+VALID = {
     "what the callable itself does": "import sklearn\nwith LOCK:\n    clean(TABLE)\nairy.shout('x')",
-    "functions that it keeps for itself": "def mine(x):\n    import sklearn\n    return LOCK\nmine(kind)",
-    "a udf of somebody else's": "def udf(f):\n    return f\nf = udf(clean)",
+    "functions that it calls itself": "def mine(x):\n    import sklearn\n    return LOCK\nmine(kind)",
+    "another function named udf": "def udf(f):\n    return f\nf = udf(clean)",
     "an import that may fail": (
         "@udf('double')\ndef parse(x):\n    try:\n        import sklearn\n    except ImportError:\n        return None"
     ),
     "a global that it sets": "init()\n@udf('double')\ndef parse(x):\n    return STATE, LATER",
-    "a global that what it calls sets": "prepare()\n@udf('double')\ndef parse(x):\n    return STATE, LATER",
-    "a variable of its own": "lock = kind\n@udf('double')\ndef parse(x):\n    return lock",
+    "a global that a called function sets": "prepare()\n@udf('double')\ndef parse(x):\n    return STATE, LATER",
+    "a local variable": "lock = kind\n@udf('double')\ndef parse(x):\n    return lock",
     "modules that executors have": "@udf('double')\ndef parse(x):\n    import json, pandas, pyspark.sql\n    return x",
     "modules that it sends": (
         "spark.addArtifacts('x.py', pyfile=True)\n@udf('double')\ndef parse(x):\n    import airy, sklearn\n    return x"
@@ -157,18 +152,18 @@ SILENT = {
 }
 
 
-@pytest.mark.parametrize("name", SILENT)
-def test_there_is_no_false_alarm(name: str, check: Check) -> None:
-    assert check(SILENT[name]) == []
+@pytest.mark.parametrize("name", VALID)
+def test_valid_code_is_not_reported(name: str, check: Check) -> None:
+    assert check(VALID[name]) == []
 
 
-def test_of_an_environment_that_is_not_known_modules_are_warned_of_only_if_they_are_the_dags_own(check: Check) -> None:
+def test_without_a_known_environment_only_modules_of_the_dag_are_reported(check: Check) -> None:
     body = "@udf('double')\ndef parse(x):\n    import sklearn\n    import airy\n    return x"
-    (said,) = check(body, environment=None)
-    assert "`airy` in parse is imported" in said
+    (found,) = check(body, environment=None)
+    assert "`airy` in parse is imported" in found
 
 
-def test_what_can_not_be_looked_at_is_let_be(check: Check) -> None:
+def test_callables_without_source_are_not_checked(check: Check) -> None:
     class Strange:
         def __call__(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Functions are weighed before they are sent: large ones are named with their variable, too large ones are refused."""
+"""Large functions are reported with their variable, and too large ones are not sent."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from pyspark.sql.datasource import DataSource
 from pyspark.sql.types import StringType
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
-from airflow_provider_sparkdeps.spark.closures import largest_variable
-from airflow_provider_sparkdeps.spark.closures.largest_variable import largest_part
 from airflow_provider_sparkdeps.spark.closures.request_size import RequestSizeLimit
 from airflow_provider_sparkdeps.spark.conf import CLOSURE_MAX_SIZE
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
@@ -25,7 +23,7 @@ from airflow_provider_sparkdeps.spark.session import Session
 
 
 def request_with(**functions: Any) -> pb2.ExecutePlanRequest:
-    """A query that uses these functions, as PySpark's client pickles them."""
+    """Return a query that uses these functions, as PySpark's client pickles them."""
     request = pb2.ExecutePlanRequest()
     for name, function in functions.items():
         use = request.plan.root.project.expressions.add().alias.expr.common_inline_user_defined_function
@@ -34,103 +32,34 @@ def request_with(**functions: Any) -> pb2.ExecutePlanRequest:
     return request
 
 
-def variables(many: int) -> dict[str, tuple[Any, str, tuple[str, ...]]]:
-    """Functions whose largest variable is known: the function, the variable's name, and its owners'."""
-    array, table, texts = np.ones(many), dict.fromkeys(range(many), 1.5), [str(number) for number in range(many)]
-    little = [1, 2]
-
-    def cell(x: int) -> Any:
-        return little, array[x]
-
-    def table_cell(x: int) -> Any:
-        return little, table[x]
-
-    def inner(x: int) -> Any:
-        return little, texts[x]
-
-    def outer(x: int) -> Any:
-        return inner(x), little
-
-    def default(x: int, *, known: Any = table) -> Any:
-        return known[x]
-
-    class Rows:
-        table = texts
-
-        def eval(self, x: int) -> Any:
-            yield self.table[x]
-
-    namespace: dict[str, Any] = {"LITTLE": 3, "TABLE": table, "OTHER": 4, "__name__": "__main__"}
-    exec("def score(x):\n    return LITTLE, TABLE[x], OTHER", namespace)
-    exec("def alone(x):\n    return TABLE[x]", namespace)
-    return {
-        "an array in a cell": (cell, "array", ("cell",)),
-        "a dict in a cell": (table_cell, "table", ("table_cell",)),
-        "in a captured function": (outer, "texts", ("outer", "inner")),
-        "a keyword default": (default, "known", ("default",)),
-        "a class attribute": (Rows, "table", ("Rows",)),
-        "a global": (namespace["score"], "TABLE", ("score",)),
-        "the only global": (namespace["alone"], "TABLE", ("alone",)),
-    }
-
-
-@pytest.mark.parametrize("name", variables(1))
-def test_the_largest_variable_is_read_from_a_pickle(name: str) -> None:
-    function, variable, owner = variables(50_000)[name]
-    pickled = cloudpickle.dumps((function, StringType()))
-    part = largest_part(pickled)
-    assert part is not None
-    assert (part.name, part.owner, part.read) == (variable, owner, True)
-    assert part.size == pytest.approx(len(pickled), rel=0.02)
-
-
-@pytest.mark.parametrize("name", [name for name in variables(1) if "array" not in name])
-def test_of_a_variable_with_too_many_parts_the_name_is_known_all_the_same(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(largest_variable, "_MAX_OPS", 20_000)
-    function, variable, owner = variables(50_000)[name]
-    part = largest_part(cloudpickle.dumps((function, StringType())))
-    assert part is not None
-    assert (part.name, part.owner[-1], part.read) == (variable, owner[-1], False)
-
-
-def test_reading_a_pickle_runs_nothing_and_takes_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Hostile:
-        def __reduce__(self) -> Any:
-            return exec, ("raise SystemExit('it was run')",)
-
-    for pickled in (cloudpickle.dumps(Hostile()), b"", b"nonsense", cloudpickle.dumps(len)[:-5], cloudpickle.dumps(3)):
-        assert largest_part(pickled) is None
-
-
-def test_small_functions_pass_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    scales = RequestSizeLimit()
-    scales.check(request_with(score=lambda x: x))
+def test_small_functions_and_data_are_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    size_limit = RequestSizeLimit()
+    size_limit.check(request_with(score=lambda x: x))
     data = pb2.ExecutePlanRequest()
     data.plan.root.local_relation.data = bytes(100_000_000)
-    scales.check(data)
+    size_limit.check(data)
     assert caplog.messages == []
 
 
-def test_a_large_function_is_warned_of_once_with_its_variable(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_large_function_is_logged_once_with_its_largest_variable(caplog: pytest.LogCaptureFixture) -> None:
     table = np.ones(1_000_000)
-    scales = RequestSizeLimit()
+    size_limit = RequestSizeLimit()
     for _ in range(2):
-        scales.check(request_with(score=lambda x: table[x], other=lambda x: x))
+        size_limit.check(request_with(score=lambda x: table[x], other=lambda x: x))
     (message,) = caplog.messages
     assert message == (
-        "function 'score' is 8.0 MB pickled, 8.0 MB of it in its variable `table` (in <lambda>), which travels with "
-        "each use in each query: write `table = broadcast(table)` in the callable, and `table.value` in the function"
+        "Function 'score' adds 8.0 MB to every query that uses it. The largest variable of 'score' is `table` in "
+        "<lambda>. Write `table = broadcast(table)` in the callable, and use `table.value` in the function."
     )
 
 
 @pytest.mark.parametrize("kind", ["query", "schema", "command"])
-def test_functions_in_a_compressed_plan_are_weighed_too(kind: str) -> None:
-    plain = request_with(score=variables(1_000_000)["an array in a cell"][0]).plan.root
-    command = pb2.Command(create_dataframe_view=pb2.CreateDataFrameViewCommand(input=plain, name="v"))
+def test_functions_in_a_compressed_plan_are_checked(kind: str) -> None:
+    array = np.ones(1_000_000)
+    query = request_with(score=lambda x: array[x]).plan.root
+    command = pb2.Command(create_dataframe_view=pb2.CreateDataFrameViewCommand(input=query, name="v"))
     compressed = pb2.Plan.CompressedOperation(
-        data=zstandard.compress((command if kind == "command" else plain).SerializeToString()),
+        data=zstandard.compress((command if kind == "command" else query).SerializeToString()),
         op_type=getattr(pb2.Plan.CompressedOperation, "OP_TYPE_COMMAND" if kind == "command" else "OP_TYPE_RELATION"),
         compression_codec=pb2.CompressionCodec.COMPRESSION_CODEC_ZSTD,
     )
@@ -138,31 +67,33 @@ def test_functions_in_a_compressed_plan_are_weighed_too(kind: str) -> None:
     schema = pb2.AnalyzePlanRequest.Schema(plan=plan)
     request = pb2.AnalyzePlanRequest(schema=schema) if kind == "schema" else pb2.ExecutePlanRequest(plan=plan)
     assert request.ByteSize() < 10_000
-    with pytest.raises(
-        SessionError, match=r"function 'score' is 8\.0 MB pickled, 8\.0 MB of it in its variable `array`"
-    ):
+    message = (
+        r"^Function 'score' is too large to send: 8\.0 MB pickled is .* The largest variable of 'score' is `array`"
+    )
+    with pytest.raises(SessionError, match=message):
         RequestSizeLimit({CLOSURE_MAX_SIZE: "2m"}).check(request)
 
 
-def test_what_a_request_may_hold_is_for_all_of_its_functions() -> None:
+def test_the_limit_is_for_all_functions_of_a_request() -> None:
     table = np.ones(150_000)
-    scales = RequestSizeLimit({CLOSURE_MAX_SIZE: "2m"})
-    scales.check(request_with(one=lambda x: table[x]))
-    with pytest.raises(
-        SessionError, match=r"; the 2 functions of this query are 2\.4 MB, and a request may hold 2\.1 MB"
-    ):
-        scales.check(request_with(one=lambda x: table[x], two=lambda x: table[x]))
+    size_limit = RequestSizeLimit({CLOSURE_MAX_SIZE: "2m"})
+    size_limit.check(request_with(one=lambda x: table[x]))
+    message = (
+        r"2 functions are too large to send: 2\.4 MB pickled is over the limit of 2\.1 MB.* of '(one|two)' is `table`"
+    )
+    with pytest.raises(SessionError, match=message):
+        size_limit.check(request_with(one=lambda x: table[x], two=lambda x: table[x]))
 
 
 @pytest.mark.parametrize("text", ["lots", "200m", "1g", "-1", ""])
-def test_a_limit_that_can_not_be_meant_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"closure\.maxSize is .*: write a size up to 120m"):
+def test_an_invalid_limit_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"spark\.sparkdeps\.closure\.maxSize=.* is not a size up to 120m"):
         RequestSizeLimit({CLOSURE_MAX_SIZE: text})
 
 
 @pytest.fixture
-def narrow(server: EmbeddedServer) -> Iterator[Session]:
-    """A session whose requests may hold 1 MB of functions."""
+def limited(server: EmbeddedServer) -> Iterator[Session]:
+    """A session with a limit of 1 MB."""
     with Session(Endpoint(host=server.host, port=server.port, session_conf={CLOSURE_MAX_SIZE: "1m"})) as session:
         yield session
 
@@ -170,9 +101,13 @@ def narrow(server: EmbeddedServer) -> Iterator[Session]:
 def test_a_closure_of_100_mb_is_refused_before_it_is_sent(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     lookup = np.zeros(13_000_000)
     sent: list[int] = []
-    observer = session._collector
-    sends = observer.on_request
-    monkeypatch.setattr(observer, "on_request", lambda request: sent.append(request.ByteSize()) or sends(request))
+    on_request = session._collector.on_request
+
+    def listen(request: Any) -> Any:
+        sent.append(request.ByteSize())
+        return on_request(request)
+
+    monkeypatch.setattr(session._collector, "on_request", listen)
 
     def parse(x: int) -> Any:
         return float(lookup[x])
@@ -184,17 +119,17 @@ def test_a_closure_of_100_mb_is_refused_before_it_is_sent(session: Session, monk
     with pytest.raises(SessionError) as caught:
         session.spark.range(3).select(score("id")).collect()
     assert str(caught.value) == (
-        "function 'score' is 104.0 MB pickled, 104.0 MB of it in its variable `lookup` (in score -> parse), and a "
-        "request may hold 64.0 MB of functions, as the server has them in memory several times over: write "
-        "`lookup = broadcast(lookup)` in the callable, and `lookup.value` in the function (or set "
-        "spark.sparkdeps.closure.maxSize in the connection's session conf)"
+        "Function 'score' is too large to send: 104.0 MB pickled is over the limit of 64.0 MB, which protects the "
+        "memory of the server. The largest variable of 'score' is `lookup` in score -> parse. Write "
+        "`lookup = broadcast(lookup)` in the callable, and use `lookup.value` in the function. Or set "
+        "spark.sparkdeps.closure.maxSize in the connection's session conf."
     )
     assert max(sent, default=0) < 100_000
     assert session.spark.range(3).count() == 3
 
 
 class Rows(DataSource):
-    """Made anew by each test that needs it, with something large in it."""
+    """The base of a data source with a large attribute."""
 
     @classmethod
     def name(cls) -> str:
@@ -204,8 +139,8 @@ class Rows(DataSource):
         return "x int"
 
 
-def ways() -> dict[str, Callable[[Any, Any], Any]]:
-    """All ways to have the cluster run a function, given a session and something large."""
+def queries() -> dict[str, Callable[[Any, Any], Any]]:
+    """Return all kinds of queries that contain a function, given a session and a large value."""
 
     def source(spark: Any, large: Any) -> Any:
         kind = type("Rows", (Rows,), {"__module__": "__main__", "large": large})
@@ -248,14 +183,14 @@ def ways() -> dict[str, Callable[[Any, Any], Any]]:
     }
 
 
-@pytest.mark.parametrize("way", ways())
-def test_functions_are_weighed_in_whatever_way_they_are_sent(way: str, narrow: Session) -> None:
+@pytest.mark.parametrize("query", queries())
+def test_functions_are_checked_in_all_kinds_of_queries(query: str, limited: Session) -> None:
     large = np.zeros(200_000)
-    with pytest.raises(SessionError, match=r"is 1\.6 MB pickled, 1\.6 MB of it in its variable `large`"):
-        ways()[way](narrow.spark, large)
+    with pytest.raises(SessionError, match=r"1\.6 MB pickled is over the limit .* is `large`"):
+        queries()[query](limited.spark, large)
 
 
-def test_a_bad_limit_is_told_when_the_session_is_opened(server: EmbeddedServer) -> None:
+def test_an_invalid_limit_is_an_error_when_the_session_is_opened(server: EmbeddedServer) -> None:
     endpoint = Endpoint(host=server.host, port=server.port, session_conf={CLOSURE_MAX_SIZE: "lots"})
-    with pytest.raises(InvalidArgumentError, match=r"closure\.maxSize is 'lots'"), Session(endpoint):
+    with pytest.raises(InvalidArgumentError, match=r"closure\.maxSize='lots' is not a size"), Session(endpoint):
         pass

@@ -1,0 +1,92 @@
+"""Modules that executors do not have are found, where it is known what they have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_sparkdeps.archives import Archive
+from airflow_provider_sparkdeps.archives.manifest import Contents
+from airflow_provider_sparkdeps.spark.closures.report import inspect_closure
+
+from ...support.closures import Bundle, rows
+from ...support.manifests import archive_with
+
+
+def lazy(flag: bool) -> Any:
+    import missing_always.sub as always
+    import numpy.linalg as there
+
+    try:
+        import missing_maybe
+    except ImportError:
+        missing_maybe = None
+    if flag:
+        import missing_sometimes
+    return there, always, missing_maybe, missing_sometimes
+
+
+def test_a_module_that_is_not_in_the_environment_is_found(bundle: Bundle, tmp_path: Path) -> None:
+    source = Path(__file__).read_text()
+    start = source.index("def lazy(")
+    body = source[start : source.index("\n\n\n", start)]
+    module = bundle(
+        "imports", f"from typing import Any\nimport pandas\n\n{body}\n\ndef score(x):\n    return lazy(x), pandas\n"
+    )
+    report = inspect_closure(module.score, archive=archive_with("numpy"), root=tmp_path)
+    found = {each.name: (each.level, each.owner) for each in report.findings}
+    assert found == {
+        "pandas": ("error", "score"),
+        "missing_always.sub": ("error", "score -> lazy"),
+        "missing_sometimes": ("note", "score -> lazy"),
+    }
+    assert report.findings[0].level == "error"
+    text = str(report)
+    assert "Add pandas to the environment" in text.replace("\n", " ")
+    assert rows(report)["score: pandas"].found is False
+    assert (
+        inspect_closure(module.lazy, archive=archive_with("numpy", "missing_always"), root=tmp_path).findings[0].level
+        == "note"
+    )
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        None,
+        archive_with(contents=Contents(files=1)),
+        archive_with("numpy", interpreter=None),
+    ],
+    ids=["no environment", "an old manifest", "the executors' own Python"],
+)
+def test_modules_are_not_reported_where_it_is_not_known_what_executors_have(
+    unknown: Archive | None, bundle: Bundle, tmp_path: Path
+) -> None:
+    module = bundle("unknowns", "import pandas\n\ndef score(x):\n    import missing_always\n    return pandas\n")
+    report = inspect_closure(module.score, archive=unknown, root=tmp_path)
+    assert report.findings == ()
+    assert rows(report)["score: pandas"].found is None
+
+
+def test_modules_that_only_the_worker_has_are_found(bundle: Bundle, tmp_path: Path) -> None:
+    bundle("neighbour", "def helper(x):\n    return x\n")
+    module = bundle(
+        "workers",
+        "from airflow.sdk import Variable\nfrom neighbour import helper\n\n"
+        "def lazily(x):\n    from neighbour import helper\n    return helper(x)\n\n"
+        "def asks(x):\n    return Variable.get(x)\n\n"
+        "def fine(x):\n    return helper(x)\n",
+    )
+    known = archive_with("numpy")
+    (finding,) = inspect_closure(module.lazily, archive=known, root=tmp_path).findings
+    assert (finding.level, finding.name) == ("error", "neighbour")
+    assert "Write `from neighbour import ...` at the top of the file" in finding.fix
+    assert inspect_closure(module.lazily, root=tmp_path).findings[0].level == "warning"
+    assert inspect_closure(module.lazily, archive=known, root=tmp_path, py_files=["x/neighbour.py"]).findings == ()
+    (finding,) = inspect_closure(module.asks, archive=known, root=tmp_path).findings
+    assert (finding.level, finding.name) == ("error", "Variable")
+    assert "Airflow is installed on workers only" in finding.fix
+    assert inspect_closure(module.asks, root=tmp_path).findings[0].level == "warning"
+    assert inspect_closure(module.fine, archive=known, root=tmp_path).findings == ()
