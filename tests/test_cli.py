@@ -38,7 +38,7 @@ def test_an_archive_is_built_listed_described_and_checked_against_a_function(
     assert main(command) == 1
     report = capsys.readouterr().out
     assert "six: found" in report
-    assert "error: `pandas` in score is a module that executors don't have: add pandas" in report
+    assert "error: `pandas` in score is a module, which executors don't have. Add pandas" in report
     assert main([*command, "--json"]) == 1
     (finding,) = json.loads(capsys.readouterr().out)["findings"]
     assert finding["name"] == "pandas"
@@ -72,7 +72,7 @@ def test_an_error_is_a_message_and_an_exit_code(
         (["json"], "it does not name a function. Write MODULE:FUNCTION"),
         (["no_such_module_here:f"], "No module named 'no_such_module_here'. Write"),
         (["json:nothing.here"], "module 'json' has no attribute 'nothing'. Write"),
-        (["json:decoder"], "a module can't be called: give a function or a UDF"),
+        (["json:decoder"], "Could not inspect a module: it is not callable"),
         (["json:dumps", "--archive", "abc"], "--store and --archive must be used together"),
     ],
 )

@@ -131,7 +131,7 @@ def inspect_closure(
     function = unwrap(function)
     if not callable(function):
         raise InvalidArgumentError(
-            f"function is a {type(function).__name__}, which can't be called. Pass a function or a UDF."
+            f"Could not inspect a {type(function).__name__}: it is not callable. Pass a function or a UDF."
         )
     modules = ExecutorModules.of(archive, py_files=py_files, root=root)
     with pickle_by_value(root) if root else nullcontext():

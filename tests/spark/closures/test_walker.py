@@ -126,7 +126,7 @@ def test_all_kinds_of_callables_are_inspected() -> None:
         assert inspect_closure(wrapped).to_dict() == inspect_closure(inner).to_dict()
     bias = rows(inspect_closure(local_scorer()))["Local: Local.bias"]
     assert bias.size == pytest.approx(len(cloudpickle.dumps(np.ones(2000))), rel=0.02)
-    with pytest.raises(InvalidArgumentError, match="function is a int, which can't be called"):
+    with pytest.raises(InvalidArgumentError, match="Could not inspect a int: it is not callable"):
         inspect_closure(3)
 
 
