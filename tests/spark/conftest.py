@@ -1,4 +1,4 @@
-"""Servers and sessions for the tests of floor 3."""
+"""Fixtures of servers and sessions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 
+from ..support.relays import Authority
 from ..support.servers import OwnServer
 
 
@@ -28,3 +29,8 @@ def session(endpoint: Endpoint) -> Iterator[Session]:
 def own_server() -> Iterator[OwnServer]:
     with OwnServer() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"), "authority")

@@ -1,4 +1,4 @@
-"""What is said of servers that can't be used: real sockets, certificates and servers of other kinds."""
+"""Messages about servers that cannot be used, from real sockets, certificates and other kinds of servers."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from typing import Any
 
 import grpc
 import pytest
 
 from airflow_provider_sparkdeps.exceptions import ConnectError
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
-from airflow_provider_sparkdeps.spark.rpc import check_server
+from airflow_provider_sparkdeps.spark.rpc import RpcClient, check_server
 from airflow_provider_sparkdeps.spark.session import Session
 
 from ..support.relays import Authority, Relay
+from ..support.waiting import ends_within
 
 TIMEOUT = 2.0
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"), "authority")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @contextlib.contextmanager
 def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port where each connection gets this answer, and is then closed."""
+    """A port on which each connection gets this answer and is then closed."""
 
     def serve(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -83,18 +81,28 @@ def silence(connection: socket.socket) -> None:
         pass
 
 
-def said(endpoint: Endpoint, *, passes: bool) -> str:
-    """Return what a session says of the endpoint; it tries until its timeout only what may pass by itself."""
+def message_of(endpoint: Endpoint, *, is_transient: bool) -> str:
+    """Return the message of a session that cannot be opened; it is retried until the timeout only if that may help."""
+    attempts: list[float] = []
+    server_version = RpcClient.server_version
+
+    def counted(rpc: RpcClient, timeout: float) -> str:
+        attempts.append(timeout)
+        return server_version(rpc, timeout)
+
     started = time.monotonic()
-    with pytest.raises(ConnectError) as refused, Session(endpoint):
-        pass
-    took = time.monotonic() - started
-    assert took < endpoint.request_timeout + 1.5
-    assert (took > endpoint.request_timeout / 2) == passes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RpcClient, "server_version", counted)
+        with ends_within(), pytest.raises(ConnectError) as refused, Session(endpoint):
+            pass
+    if is_transient:
+        assert time.monotonic() - started > endpoint.request_timeout / 2
+    else:
+        assert len(attempts) == 1
     error, message = refused.value, str(refused.value)
     assert message.startswith(f"Could not open a Spark Connect session at {endpoint.target}: ")
     assert "\n" not in message
-    # No traceback of grpc's with it.
+    # Without a traceback of grpc.
     assert error.__suppress_context__
     assert error.__cause__ is None
     return message
@@ -112,7 +120,9 @@ def said(endpoint: Endpoint, *, passes: bool) -> str:
         ("no HTTP/2", "without HTTP/2"),
     ],
 )
-def test_a_fault_of_the_servers_certificate_is_said_at_once(server, authority, stranger, case: str, words: str) -> None:
+def test_a_problem_of_the_servers_certificate_is_reported_at_once(
+    server: EmbeddedServer, authority: Authority, stranger: Authority, case: str, words: str
+) -> None:
     shown = authority.issue(
         "server",
         hosts=("spark.example.org",) if case == "another host" else ("localhost",),
@@ -132,15 +142,15 @@ def test_a_fault_of_the_servers_certificate_is_said_at_once(server, authority, s
         endpoint = Endpoint(
             host="localhost", port=relay.port, tls=True, ca_certificate=trusted, request_timeout=TIMEOUT
         )
-        assert words in said(endpoint, passes=False)
+        assert words in message_of(endpoint, is_transient=False)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("client", [None, "stranger"])
-def test_a_server_that_wants_another_client_certificate_is_said(
-    authority, stranger, version: ssl.TLSVersion, client: str | None
+def test_a_server_that_requires_another_client_certificate_is_reported(
+    authority: Authority, stranger: Authority, version: ssl.TLSVersion, client: str | None
 ) -> None:
-    tls = authority.server_tls(authority.issue("server", hosts=("localhost",)), wants_client=True)
+    tls = authority.server_tls(authority.issue("server", hosts=("localhost",)), client_required=True)
     tls.maximum_version = version
 
     def handshake(connection: socket.socket) -> None:
@@ -149,7 +159,7 @@ def test_a_server_that_wants_another_client_certificate_is_said(
             encrypted.recv(1000)
 
     own = stranger.issue("client")
-    given = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
+    given: dict[str, Any] = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
     words = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
     with answering(handshake) as port:
         endpoint = Endpoint(
@@ -160,14 +170,16 @@ def test_a_server_that_wants_another_client_certificate_is_said(
             request_timeout=TIMEOUT,
             **given,
         )
-        assert words in said(endpoint, passes=False)
+        assert words in message_of(endpoint, is_transient=False)
 
 
 @pytest.mark.parametrize("client", [None, "stranger"])
-def test_a_grpc_server_that_wants_another_client_certificate_is_said(authority, stranger, client: str | None) -> None:
+def test_a_grpc_server_that_requires_another_client_certificate_is_reported(
+    authority: Authority, stranger: Authority, client: str | None
+) -> None:
     certificate = authority.issue("server", hosts=("localhost",))
     own = stranger.issue("client")
-    given = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
+    given: dict[str, Any] = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
     words = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
     pair = (certificate.key.encode(), certificate.certificate.encode())
     credentials = grpc.ssl_server_credentials([pair], authority.certificate.encode(), require_client_auth=True)
@@ -183,14 +195,14 @@ def test_a_grpc_server_that_wants_another_client_certificate_is_said(authority, 
             request_timeout=TIMEOUT,
             **given,
         )
-        # gRPC tells of nothing but a closed socket, as when a server restarts.
-        assert words in said(endpoint, passes=True)
+        # gRPC reports only a closed socket, as when a server restarts.
+        assert words in message_of(endpoint, is_transient=True)
     finally:
         other.stop(0).wait()
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1:DeprecationWarning")
-def test_a_server_with_too_old_a_tls_is_said(authority) -> None:
+def test_a_server_with_an_old_tls_version_is_reported(authority: Authority) -> None:
     tls = authority.server_tls(authority.issue("server", hosts=("localhost",)))
     tls.set_ciphers("ALL:@SECLEVEL=0")
     tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -201,20 +213,20 @@ def test_a_server_with_too_old_a_tls_is_said(authority) -> None:
 
     with answering(handshake) as port:
         endpoint = Endpoint(host="localhost", port=port, tls=True, request_timeout=TIMEOUT)
-        assert "TLS 1.2 or 1.3" in said(endpoint, passes=False)
+        assert "TLS 1.2 or 1.3" in message_of(endpoint, is_transient=False)
 
 
-def test_a_port_without_tls_is_said_to_who_uses_it_and_the_reverse(server, authority) -> None:
+def test_tls_on_a_port_without_it_is_reported_and_the_reverse(server: EmbeddedServer, authority: Authority) -> None:
     plain = Endpoint(host="localhost", port=server.port, tls=True, request_timeout=TIMEOUT)
-    assert "Disable TLS" in said(plain, passes=False)
+    assert "Disable TLS" in message_of(plain, is_transient=False)
     certificate = authority.issue("server", hosts=("localhost",))
     with Relay(server.port, tls=authority.server_tls(certificate)) as relay:
         encrypted = Endpoint(host="localhost", port=relay.port, request_timeout=TIMEOUT)
-        assert "whether it requires TLS" in said(encrypted, passes=True)
+        assert "whether it requires TLS" in message_of(encrypted, is_transient=True)
 
 
 @pytest.mark.parametrize(
-    ("answer", "tls", "words", "passes"),
+    ("answer", "tls", "words", "is_transient"),
     [
         (close, False, "it closed the connection", True),
         (close, True, "aborted the TLS handshake", True),
@@ -228,34 +240,34 @@ def test_a_port_without_tls_is_said_to_who_uses_it_and_the_reverse(server, autho
         (silence, True, "no response", True),
     ],
 )
-def test_what_is_no_spark_server_is_said(
-    answer: Callable[[socket.socket], None], tls: bool, words: str, passes: bool
+def test_a_service_that_is_not_spark_is_reported(
+    answer: Callable[[socket.socket], None], tls: bool, words: str, is_transient: bool
 ) -> None:
     with answering(answer) as port:
         endpoint = Endpoint(host="127.0.0.1", port=port, tls=tls, request_timeout=TIMEOUT)
-        assert words in said(endpoint, passes=passes)
+        assert words in message_of(endpoint, is_transient=is_transient)
 
 
 @pytest.mark.parametrize("after", [1, 20, 40])
-def test_a_connection_that_is_reset_in_the_middle_is_said(server, after: int) -> None:
+def test_a_connection_that_is_reset_in_the_middle_is_reported(server: EmbeddedServer, after: int) -> None:
     with Relay(server.port, reset_after=after) as relay:
         endpoint = Endpoint(host="127.0.0.1", port=relay.port, request_timeout=TIMEOUT)
-        assert "it closed the connection" in said(endpoint, passes=True)
+        assert "it closed the connection" in message_of(endpoint, is_transient=True)
 
 
-def test_a_grpc_server_without_spark_is_said() -> None:
+def test_a_grpc_server_without_spark_is_reported() -> None:
     other = grpc.server(futures.ThreadPoolExecutor(1))
     port = other.add_insecure_port("127.0.0.1:0")
     other.start()
     try:
         endpoint = Endpoint(host="127.0.0.1", port=port, request_timeout=TIMEOUT)
-        assert "not a Spark Connect server" in said(endpoint, passes=False)
+        assert "not a Spark Connect server" in message_of(endpoint, is_transient=False)
     finally:
         other.stop(0).wait()
 
 
-def test_an_address_that_takes_no_connections_is_said() -> None:
-    # With its queue full, Linux drops what comes, as a firewall would.
+def test_an_address_that_accepts_no_connections_is_reported() -> None:
+    # With a full queue, Linux drops new connections, as a firewall does.
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(3):
@@ -264,13 +276,13 @@ def test_an_address_that_takes_no_connections_is_said() -> None:
             with contextlib.suppress(BlockingIOError):
                 waiting.connect(listening.getsockname())
         endpoint = Endpoint(host="127.0.0.1", port=listening.getsockname()[1], request_timeout=TIMEOUT)
-        assert "no response" in said(endpoint, passes=True)
+        assert "no response" in message_of(endpoint, is_transient=True)
 
 
 @pytest.mark.parametrize(
     ("answer", "words"), [(not_found, "did not allow the connection"), (close, "closed the connection")]
 )
-def test_a_proxy_in_between_is_named(
+def test_a_proxy_in_between_is_reported(
     monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket.socket], None], words: str
 ) -> None:
     for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):

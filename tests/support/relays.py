@@ -1,4 +1,4 @@
-"""What stands between a client and a server in the tests: relays of bytes and of calls, TLS and its certificates."""
+"""Relays between a client and a server: of bytes and of calls, with TLS and certificates."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from cryptography.x509.oid import NameOID
 
 
 class Relay:
-    """Carries bytes between clients on a loopback port and a server; takes TLS off on the way, if told to.
+    """Relays bytes between clients on a loopback port and a server, and terminates TLS if there is a context.
 
     :param port: the server's port on 127.0.0.1.
-    :param tls: what clients are to be met with; no TLS by default.
-    :param host: the address that clients come to.
-    :param own_port: the port that clients come to; a free one by default.
-    :param reset_after: bytes from the server after which a connection is reset; never, by default.
+    :param tls: TLS for clients; none by default.
+    :param host: the address to listen on.
+    :param own_port: the port to listen on; a free one by default.
+    :param reset_after: bytes from the server after which a connection is reset; never by default.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Relay:
     def cut(self, *, mute: bool = False) -> int:
         """Reset all connections; return how many there were.
 
-        :param mute: accept new ones, and never say a word on them.
+        :param mute: accept new connections, but never answer on them.
         """
 
         async def cut() -> int:
@@ -128,7 +128,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, at_m
 
 @dataclass(frozen=True)
 class Call:
-    """A call as it came over the wire."""
+    """A call as it was received."""
 
     method: str
     headers: dict[str, str]
@@ -136,7 +136,7 @@ class Call:
 
 
 class Recorder(grpc.GenericRpcHandler):
-    """A gRPC server that passes each call on to a Spark Connect server, and keeps what it was called with."""
+    """A gRPC server that forwards each call to a Spark Connect server and records it."""
 
     def __init__(self, port: int) -> None:
         self.calls: list[Call] = []
@@ -155,8 +155,8 @@ class Recorder(grpc.GenericRpcHandler):
         self._server.stop(0).wait()
         self._onward.close()
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        """Called by gRPC for each call; on the wire all kinds of calls are streams."""
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """Called by gRPC for each call. On the wire, all kinds of calls are streams."""
         headers = {key: value for key, value in details.invocation_metadata if isinstance(value, str)}
         return grpc.stream_stream_rpc_method_handler(self._pass_on(details.method, headers))
 
@@ -170,11 +170,13 @@ class Recorder(grpc.GenericRpcHandler):
                 yield request
 
         def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            answers = self._onward.stream_stream(path)(seen(requests))
+            call: Any = self._onward.stream_stream(path)
+            answers = call(seen(requests))
             context.add_callback(answers.cancel)
             try:
                 yield from answers
-            except grpc.RpcError as error:
+            except grpc.RpcError as failure:
+                error: Any = failure
                 context.set_trailing_metadata(error.trailing_metadata())
                 context.abort(error.code(), error.details())
 
@@ -183,7 +185,7 @@ class Recorder(grpc.GenericRpcHandler):
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate and its key, as PEM texts and in files."""
+    """A certificate and its key, as PEM and in files."""
 
     certificate: str
     key: str
@@ -192,13 +194,13 @@ class Certificate:
 
 
 class Authority:
-    """Signs certificates; what a private authority of a company would be."""
+    """A private authority that signs certificates."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
         self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self.certificate = _text(
+        self.certificate = _pem(
             self._sign(self._key, name, issuer=name, hosts=(), since=-1, until=1, is_authority=True)
         )
         self.path = directory / f"{name}.pem"
@@ -207,19 +209,19 @@ class Authority:
     def issue(self, name: str, *, hosts: tuple[str, ...] = (), since: int = -1, until: int = 1) -> Certificate:
         """Return a certificate for hosts and addresses, valid between two days counted from today."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _text(self._sign(key, name, issuer=self._name, hosts=hosts, since=since, until=until))
+        certificate = _pem(self._sign(key, name, issuer=self._name, hosts=hosts, since=since, until=until))
         return self._write(name, certificate, key)
 
     def own_certificate(self) -> Certificate:
-        """Return the authority's own certificate, which it has signed itself."""
+        """Return the authority's self-signed certificate."""
         return self._write(self._name, self.certificate, self._key)
 
-    def server_tls(self, server: Certificate, *, wants_client: bool = False) -> ssl.SSLContext:
-        """Return what a server is to meet its clients with; with `wants_client`, by certificates of this authority."""
+    def server_tls(self, server: Certificate, *, client_required: bool = False) -> ssl.SSLContext:
+        """Return the TLS context of a server, which may require client certificates of this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(server.path, server.key_path)
         context.set_alpn_protocols(["h2"])
-        if wants_client:
+        if client_required:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self.path)
         return context
@@ -268,5 +270,5 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _text(certificate: x509.Certificate) -> str:
+def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()

@@ -1,4 +1,4 @@
-"""Servers that a test may break."""
+"""Servers that a test may stop or kill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 
 
 class OwnServer(EmbeddedServer):
-    """A server that a test may break."""
+    """A server for one test, which may stop or kill it."""
 
     @property
     def endpoint(self) -> Endpoint:

@@ -1,4 +1,4 @@
-"""Sessions that several processes use: joined by id, told when they are lost, ended by their owner alone."""
+"""Sessions that several processes use: joined by id, reported when they are lost, closed only by their owner."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.errors import PySparkException
@@ -26,11 +27,12 @@ from airflow_provider_sparkdeps.spark.session import Session, SharedSession
 from airflow_provider_sparkdeps.spark.session.sharing import close_shared
 
 from ...support.relays import Recorder, Relay
+from ...support.waiting import wait_until
 
 
 @pytest.fixture
 def shared(endpoint: Endpoint) -> Iterator[SharedSession]:
-    """A session that its opener has left."""
+    """A shared session whose opener has ended."""
     with Session(endpoint) as opener:
         opener.spark.range(3).createTempView("left_here")
         shared = opener.share()
@@ -38,7 +40,7 @@ def shared(endpoint: Endpoint) -> Iterator[SharedSession]:
     close_shared(endpoint, shared)
 
 
-def test_a_shared_session_stays_until_its_owner_ends_it(endpoint: Endpoint, shared: SharedSession) -> None:
+def test_a_shared_session_stays_open_until_its_owner_closes_it(endpoint: Endpoint, shared: SharedSession) -> None:
     through_xcom = SharedSession.from_dict(json.loads(json.dumps(shared.to_dict())))
     for _ in range(2):
         with Session(endpoint, shared=through_xcom) as joined:
@@ -47,7 +49,7 @@ def test_a_shared_session_stays_until_its_owner_ends_it(endpoint: Endpoint, shar
     assert not close_shared(endpoint, shared)
 
 
-def test_a_session_that_was_closed_or_has_expired_is_said_when_it_is_joined(
+def test_joining_a_session_that_was_closed_or_has_expired_is_reported(
     endpoint: Endpoint, shared: SharedSession
 ) -> None:
     joined = Session(endpoint, shared=shared)
@@ -58,10 +60,10 @@ def test_a_session_that_was_closed_or_has_expired_is_said_when_it_is_joined(
         pass
 
 
-def test_a_session_that_was_lost_with_its_server_is_said_and_not_made_anew(
+def test_a_session_that_was_lost_with_its_server_is_reported_and_not_created_again(
     endpoint: Endpoint, shared: SharedSession
 ) -> None:
-    # A server that was started again knows neither the session's id nor the id that it had given to it.
+    # A restarted server knows neither the session's id nor its own id of the session.
     elsewhere = dataclasses.replace(shared, id=str(uuid.uuid4()))
     for _ in range(2):
         with (
@@ -77,17 +79,17 @@ def test_a_session_that_was_lost_with_its_server_is_said_and_not_made_anew(
     assert not close_shared(endpoint, renewed)
 
 
-def test_a_server_that_restarts_under_a_joined_session_gives_no_new_one_of_its_id(server: EmbeddedServer) -> None:
-    with EmbeddedServer("local[1]") as first, ExitStack() as way:
-        relay = way.enter_context(Relay(first.port))
+def test_a_server_that_restarts_under_a_joined_session_creates_no_new_one_with_its_id(server: EmbeddedServer) -> None:
+    with EmbeddedServer("local[1]") as first, ExitStack() as stack:
+        relay = stack.enter_context(Relay(first.port))
         endpoint = Endpoint(host="127.0.0.1", port=relay.port)
         with Session(endpoint) as opener:
             shared = opener.share()
         joined = Session(endpoint, shared=shared)
         with pytest.raises(SessionLostError, match=r"server at .* was restarted"), joined:  # noqa: PT012 - all of it is the loss
-            # Another server answers where the first one did, as one does that was started again.
-            way.close()
-            relay = way.enter_context(Relay(server.port, own_port=relay.port))
+            # Another server answers at the address of the first one, like one that was restarted.
+            stack.close()
+            relay = stack.enter_context(Relay(server.port, own_port=relay.port))
             joined.spark.range(3).count()
 
 
@@ -103,14 +105,14 @@ def test_a_server_that_restarts_under_a_joined_session_gives_no_new_one_of_its_i
         ),
     ],
 )
-def test_a_session_of_somebody_else_is_not_joined(
-    endpoint: Endpoint, shared: SharedSession, changed: dict[str, str], words: str
+def test_a_session_that_does_not_match_is_not_joined(
+    endpoint: Endpoint, shared: SharedSession, changed: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(SessionError, match=words), Session(endpoint, shared=dataclasses.replace(shared, **changed)):
         pass
 
 
-def test_what_describes_no_shared_session_is_refused() -> None:
+def test_data_that_does_not_describe_a_shared_session_is_rejected() -> None:
     for given in ({"id": "abc"}, "abc", None):
         with pytest.raises(SessionError, match="does not describe a shared session"):
             SharedSession.from_dict(given)
@@ -124,15 +126,15 @@ def test_a_joined_session_has_no_accumulators(endpoint: Endpoint, shared: Shared
         joined.accumulator("rows")
 
 
-@pytest.mark.parametrize("way", ["interrupted", "closed"])
-def test_those_who_share_a_session_do_not_interrupt_each_other(
-    endpoint: Endpoint, shared: SharedSession, tmp_path: Path, way: str
+@pytest.mark.parametrize("how", ["interrupted", "closed"])
+def test_tasks_that_share_a_session_do_not_interrupt_each_other(
+    endpoint: Endpoint, shared: SharedSession, tmp_path: Path, how: str
 ) -> None:
-    def slow(name: str):
+    def slow(name: str) -> Any:
         @udf("long")
-        def slow(value):
+        def slow(value: int) -> int:
             (tmp_path / name).touch()
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not (tmp_path / "go").exists() and time.monotonic() < deadline:
                 time.sleep(0.1)
             return value
@@ -148,25 +150,21 @@ def test_those_who_share_a_session_do_not_interrupt_each_other(
         ThreadPoolExecutor(2) as pool,
     ):
         results = [pool.submit(run, mine, "mine"), pool.submit(run, others, "others")]
-        deadline = time.monotonic() + 30
-        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        mine.interrupt() if way == "interrupted" else mine.close()
-        assert results[0].exception(timeout=30)
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        mine.interrupt() if how == "interrupted" else mine.close()
+        assert results[0].exception(timeout=60)
         (tmp_path / "go").touch()
-        assert results[1].result(timeout=30) == 1
+        assert results[1].result(timeout=60) == 1
 
 
-def test_a_joined_session_has_its_environment_already_and_is_sent_no_file(
-    server: EmbeddedServer, tmp_path: Path
-) -> None:
+def test_a_joined_session_has_the_environment_and_is_sent_no_file(server: EmbeddedServer, tmp_path: Path) -> None:
     store = ArchiveStore(tmp_path)
     archive = store.build(VenvEnvironment(["six==1.15.0"]), timeout=300)
 
-    def version(_):
+    def version(_: int) -> str:
         import six
 
-        return six.__version__
+        return str(six.__version__)
 
     with Recorder(server.port) as recorder:
         endpoint = Endpoint(host="127.0.0.1", port=recorder.port)
@@ -179,9 +177,9 @@ def test_a_joined_session_has_its_environment_already_and_is_sent_no_file(
             found = joined.spark.range(1).select(udf(version, StringType(), useArrow=False)("id")).collect()
         close_shared(endpoint, shared)
     assert found[0][0] == "1.15.0"
-    # That the session is there, what runs in it, and that what holds its payload is to stay.
+    # Whether the session exists, which interpreter it runs, and a call to keep its cache alive.
     assert [call.method for call in joining] == ["ReleaseExecute", "Config", "ReleaseExecute"]
-    # By it a server that was started again in between knows that it does not have the session.
+    # With it, a server that was restarted in the meantime rejects the call.
     assert joining[1].request.client_observed_server_side_session_id == shared.server_side_id
     for call in recorder.calls[opened:]:
         assert call.method != "AddArtifacts"
