@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Spark's own.
 PYTHON = "spark.sql.execution.pyspark.python"
-# Whether UDFs and UDTFs that say nothing themselves exchange rows by Arrow; Spark 4.3 sets both to true.
+# Whether UDFs and UDTFs exchange rows by Arrow by default; Spark 4.3 sets both to true.
 ARROW = ("spark.sql.execution.pythonUDF.arrow.enabled", "spark.sql.execution.pythonUDTF.arrow.enabled")
 RPC_SECURITY = ("spark.authenticate", "spark.network.crypto.enabled", "spark.ssl.rpc.enabled")
 

@@ -111,9 +111,9 @@ def test_invalid_certificates_and_keys_are_reported_before_a_call(authority: Aut
         ({"ca_certificate": client.key}, "ca_certificate is not a readable certificate"),
     ]
     for fields, problem in invalid:
-        with pytest.raises(InvalidArgumentError, match=problem) as refused:
+        with pytest.raises(InvalidArgumentError, match=problem) as caught:
             check_server(Endpoint(host="localhost", port=1, tls=True, **fields))
-        assert bare_key[:20] not in str(refused.value)
+        assert bare_key[:20] not in str(caught.value)
 
 
 def test_a_token_is_sent_over_tls_and_never_shown(
@@ -136,9 +136,9 @@ def test_a_token_is_sent_over_tls_and_never_shown(
             with pytest.raises(PySparkException) as failed:
                 session.spark.sql("SELECT no_such_function()").collect()
             seen = [repr(shown) for shown in (right, wrong, session, session.spark, failed.value)]
-        with pytest.raises(ConnectError, match="rejected the bearer token") as refused:
+        with pytest.raises(ConnectError, match="rejected the bearer token") as caught:
             check_server(wrong)
-    seen += [str(failed.value), str(refused.value), caplog.text, *capfd.readouterr()]
+    seen += [str(failed.value), str(caught.value), caplog.text, *capfd.readouterr()]
     assert not [text for text in seen if any(each in text for each in tokens)]
 
 
@@ -189,9 +189,9 @@ def test_headers_and_the_user_are_sent_with_every_kind_of_call(
 )
 def test_values_that_grpc_cannot_send_are_rejected_at_once(fields: dict[str, Any], problem: str) -> None:
     given: dict[str, Any] = {"host": "spark", "tls": True, **fields}
-    with pytest.raises(InvalidArgumentError, match=problem) as refused:
+    with pytest.raises(InvalidArgumentError, match=problem) as caught:
         Endpoint(**given)
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("token", [None, "a-token"])

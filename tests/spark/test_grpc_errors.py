@@ -93,13 +93,13 @@ def message_of(endpoint: Endpoint, *, is_transient: bool) -> str:
     started = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RpcClient, "server_version", counted)
-        with ends_within(), pytest.raises(ConnectError) as refused, Session(endpoint):
+        with ends_within(), pytest.raises(ConnectError) as caught, Session(endpoint):
             pass
     if is_transient:
         assert time.monotonic() - started > endpoint.request_timeout / 2
     else:
         assert len(attempts) == 1
-    error, message = refused.value, str(refused.value)
+    error, message = caught.value, str(caught.value)
     assert message.startswith(f"Could not open a Spark Connect session at {endpoint.target}: ")
     assert "\n" not in message
     # Without a traceback of grpc.
@@ -109,7 +109,7 @@ def message_of(endpoint: Endpoint, *, is_transient: bool) -> str:
 
 
 @pytest.mark.parametrize(
-    ("case", "words"),
+    ("case", "message"),
     [
         ("an authority that the system does not know", "Set the authority's certificate in ca_certificate"),
         ("another authority", "Set the authority's certificate in ca_certificate"),
@@ -121,7 +121,7 @@ def message_of(endpoint: Endpoint, *, is_transient: bool) -> str:
     ],
 )
 def test_a_problem_of_the_servers_certificate_is_reported_at_once(
-    server: EmbeddedServer, authority: Authority, stranger: Authority, case: str, words: str
+    server: EmbeddedServer, authority: Authority, stranger: Authority, case: str, message: str
 ) -> None:
     shown = authority.issue(
         "server",
@@ -142,7 +142,7 @@ def test_a_problem_of_the_servers_certificate_is_reported_at_once(
         endpoint = Endpoint(
             host="localhost", port=relay.port, tls=True, ca_certificate=trusted, request_timeout=TIMEOUT
         )
-        assert words in message_of(endpoint, is_transient=False)
+        assert message in message_of(endpoint, is_transient=False)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -160,7 +160,7 @@ def test_a_server_that_requires_another_client_certificate_is_reported(
 
     own = stranger.issue("client")
     given: dict[str, Any] = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
-    words = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
+    message = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
     with answering(handshake) as port:
         endpoint = Endpoint(
             host="localhost",
@@ -170,7 +170,7 @@ def test_a_server_that_requires_another_client_certificate_is_reported(
             request_timeout=TIMEOUT,
             **given,
         )
-        assert words in message_of(endpoint, is_transient=False)
+        assert message in message_of(endpoint, is_transient=False)
 
 
 @pytest.mark.parametrize("client", [None, "stranger"])
@@ -180,7 +180,7 @@ def test_a_grpc_server_that_requires_another_client_certificate_is_reported(
     certificate = authority.issue("server", hosts=("localhost",))
     own = stranger.issue("client")
     given: dict[str, Any] = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
-    words = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
+    message = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
     pair = (certificate.key.encode(), certificate.certificate.encode())
     credentials = grpc.ssl_server_credentials([pair], authority.certificate.encode(), require_client_auth=True)
     other = grpc.server(futures.ThreadPoolExecutor(1))
@@ -196,7 +196,7 @@ def test_a_grpc_server_that_requires_another_client_certificate_is_reported(
             **given,
         )
         # gRPC reports only a closed socket, as when a server restarts.
-        assert words in message_of(endpoint, is_transient=True)
+        assert message in message_of(endpoint, is_transient=True)
     finally:
         other.stop(0).wait()
 
@@ -217,8 +217,8 @@ def test_a_server_with_an_old_tls_version_is_reported(authority: Authority) -> N
 
 
 def test_tls_on_a_port_without_it_is_reported_and_the_reverse(server: EmbeddedServer, authority: Authority) -> None:
-    plain = Endpoint(host="localhost", port=server.port, tls=True, request_timeout=TIMEOUT)
-    assert "Disable TLS" in message_of(plain, is_transient=False)
+    unencrypted = Endpoint(host="localhost", port=server.port, tls=True, request_timeout=TIMEOUT)
+    assert "Disable TLS" in message_of(unencrypted, is_transient=False)
     certificate = authority.issue("server", hosts=("localhost",))
     with Relay(server.port, tls=authority.server_tls(certificate)) as relay:
         encrypted = Endpoint(host="localhost", port=relay.port, request_timeout=TIMEOUT)
@@ -226,7 +226,7 @@ def test_tls_on_a_port_without_it_is_reported_and_the_reverse(server: EmbeddedSe
 
 
 @pytest.mark.parametrize(
-    ("answer", "tls", "words", "is_transient"),
+    ("answer", "tls", "message", "is_transient"),
     [
         (close, False, "it closed the connection", True),
         (close, True, "aborted the TLS handshake", True),
@@ -241,11 +241,11 @@ def test_tls_on_a_port_without_it_is_reported_and_the_reverse(server: EmbeddedSe
     ],
 )
 def test_a_service_that_is_not_spark_is_reported(
-    answer: Callable[[socket.socket], None], tls: bool, words: str, is_transient: bool
+    answer: Callable[[socket.socket], None], tls: bool, message: str, is_transient: bool
 ) -> None:
     with answering(answer) as port:
         endpoint = Endpoint(host="127.0.0.1", port=port, tls=tls, request_timeout=TIMEOUT)
-        assert words in message_of(endpoint, is_transient=is_transient)
+        assert message in message_of(endpoint, is_transient=is_transient)
 
 
 @pytest.mark.parametrize("after", [1, 20, 40])
@@ -280,16 +280,16 @@ def test_an_address_that_accepts_no_connections_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"), [(not_found, "did not allow the connection"), (close, "closed the connection")]
+    ("answer", "message"), [(not_found, "did not allow the connection"), (close, "closed the connection")]
 )
 def test_a_proxy_in_between_is_reported(
-    monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket.socket], None], words: str
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket.socket], None], message: str
 ) -> None:
     for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     with answering(answer) as port:
         monkeypatch.setenv("http_proxy", f"http://user:proxy-password@127.0.0.1:{port}")
-        with pytest.raises(ConnectError, match=words) as refused:
+        with pytest.raises(ConnectError, match=message) as caught:
             check_server(Endpoint(host="spark.example.org", request_timeout=TIMEOUT))
-    assert "$http_proxy is set" in str(refused.value)
-    assert "proxy-password" not in str(refused.value)
+    assert "$http_proxy is set" in str(caught.value)
+    assert "proxy-password" not in str(caught.value)

@@ -162,9 +162,9 @@ def test_a_missing_or_wrong_token_is_reported(token_server: tuple[str, int, str]
     host, port, token = token_server
     with pytest.raises(ConnectError, match="requires a bearer token"):
         check_server(Endpoint(host=host, port=port))
-    with pytest.raises(ConnectError, match="rejected the bearer token") as refused:
+    with pytest.raises(ConnectError, match="rejected the bearer token") as caught:
         check_server(Endpoint(host=host, port=port, token="wrong-" + token))
-    assert token not in str(refused.value)
+    assert token not in str(caught.value)
     assert check_server(Endpoint(host=host, port=port, token=token)).startswith("4.")
 
 
@@ -229,9 +229,9 @@ def test_a_process_ends_when_its_server_has_gone(own_server: OwnServer) -> None:
     ],
 )
 def test_an_invalid_field_is_reported_by_name(fields: dict[str, Any], problem: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=problem) as refused:
+    with pytest.raises(InvalidArgumentError, match=problem) as caught:
         Endpoint(**fields)
-    assert "secret-token" not in str(refused.value)
+    assert "secret-token" not in str(caught.value)
 
 
 def test_an_invalid_certificate_is_reported_by_name(tmp_path: Path) -> None:

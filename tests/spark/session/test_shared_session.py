@@ -94,7 +94,7 @@ def test_a_server_that_restarts_under_a_joined_session_creates_no_new_one_with_i
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"target": "elsewhere:15002"}, "was opened on elsewhere:15002, but this connection is for"),
         ({"user_id": "somebody"}, "was opened by the Spark user 'somebody'"),
@@ -106,9 +106,9 @@ def test_a_server_that_restarts_under_a_joined_session_creates_no_new_one_with_i
     ],
 )
 def test_a_session_that_does_not_match_is_not_joined(
-    endpoint: Endpoint, shared: SharedSession, changed: dict[str, Any], words: str
+    endpoint: Endpoint, shared: SharedSession, changed: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(SessionError, match=words), Session(endpoint, shared=dataclasses.replace(shared, **changed)):
+    with pytest.raises(SessionError, match=message), Session(endpoint, shared=dataclasses.replace(shared, **changed)):
         pass
 
 
