@@ -57,15 +57,9 @@ _FAULTS = (
         "it offers TLS without HTTP/2, which gRPC requires",
         "Enable HTTP/2 (ALPN h2) in the proxy at that address, or correct the port.",
     ),
+    _Fault(("WRONG_VERSION_NUMBER",), "it does not use TLS on this port", "Disable TLS, or use the server's TLS port."),
     _Fault(
-        ("WRONG_VERSION_NUMBER",),
-        "it does not use TLS on this port",
-        "Disable TLS, or use the server's TLS port.",
-    ),
-    _Fault(
-        ("ALERT_PROTOCOL_VERSION",),
-        "it has no TLS version in common with gRPC",
-        "Enable TLS 1.2 or 1.3 on the server.",
+        ("ALERT_PROTOCOL_VERSION",), "it has no TLS version in common with gRPC", "Enable TLS 1.2 or 1.3 on the server."
     ),
     # "Unwrap failed" is an alert in TLS 1.3, where the client's certificate comes after the handshake.
     _Fault(("_ALERT_", "Unwrap failed"), "it rejected the TLS handshake", "{closed}"),
@@ -103,10 +97,7 @@ _FAULTS = (
         "Check that this is the Spark Connect port (15002 by default).",
     ),
     _Fault(
-        ("Socket closed", "Connection reset", "Broken pipe"),
-        "it closed the connection",
-        "{closed}",
-        is_transient=True,
+        ("Socket closed", "Connection reset", "Broken pipe"), "it closed the connection", "{closed}", is_transient=True
     ),
 )
 # The variables that gRPC reads, in its order.

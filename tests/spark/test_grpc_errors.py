@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import Any
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -145,58 +145,47 @@ def test_a_problem_of_the_servers_certificate_is_reported_at_once(
         assert message in message_of(endpoint, is_transient=False)
 
 
+@pytest.fixture(params=["no certificate", "another authority"])
+def rejected_client(request: pytest.FixtureRequest, authority: Authority, stranger: Authority) -> tuple[Endpoint, str]:
+    """An endpoint that a server which requires client certificates of `authority` rejects, and what is reported."""
+    endpoint = Endpoint(host="localhost", tls=True, ca_certificate=authority.certificate, request_timeout=TIMEOUT)
+    if request.param == "no certificate":
+        return endpoint, "set client_certificate and client_key"
+    own = stranger.issue("client")
+    endpoint = replace(endpoint, client_certificate=own.certificate, client_key=own.key)
+    return endpoint, "may not trust the issuer of client_certificate"
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize("client", [None, "stranger"])
 def test_a_server_that_requires_another_client_certificate_is_reported(
-    authority: Authority, stranger: Authority, version: ssl.TLSVersion, client: str | None
+    authority: Authority, rejected_client: tuple[Endpoint, str], version: ssl.TLSVersion
 ) -> None:
     tls = authority.server_tls(authority.issue("server", hosts=("localhost",)), client_required=True)
     tls.maximum_version = version
 
     def handshake(connection: socket.socket) -> None:
-        # Unlike asyncio, this sends the alert that says why.
+        # Unlike asyncio, this sends the alert with the reason.
         with tls.wrap_socket(connection, server_side=True) as encrypted:
             encrypted.recv(1000)
 
-    own = stranger.issue("client")
-    given: dict[str, Any] = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
-    message = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
+    endpoint, message = rejected_client
     with answering(handshake) as port:
-        endpoint = Endpoint(
-            host="localhost",
-            port=port,
-            tls=True,
-            ca_certificate=authority.certificate,
-            request_timeout=TIMEOUT,
-            **given,
-        )
-        assert message in message_of(endpoint, is_transient=False)
+        assert message in message_of(replace(endpoint, port=port), is_transient=False)
 
 
-@pytest.mark.parametrize("client", [None, "stranger"])
 def test_a_grpc_server_that_requires_another_client_certificate_is_reported(
-    authority: Authority, stranger: Authority, client: str | None
+    authority: Authority, rejected_client: tuple[Endpoint, str]
 ) -> None:
     certificate = authority.issue("server", hosts=("localhost",))
-    own = stranger.issue("client")
-    given: dict[str, Any] = {"client_certificate": own.certificate, "client_key": own.key} if client else {}
-    message = "may not trust the issuer of client_certificate" if client else "set client_certificate and client_key"
     pair = (certificate.key.encode(), certificate.certificate.encode())
     credentials = grpc.ssl_server_credentials([pair], authority.certificate.encode(), require_client_auth=True)
+    endpoint, message = rejected_client
     other = grpc.server(futures.ThreadPoolExecutor(1))
     port = other.add_secure_port("127.0.0.1:0", credentials)
     other.start()
     try:
-        endpoint = Endpoint(
-            host="localhost",
-            port=port,
-            tls=True,
-            ca_certificate=authority.certificate,
-            request_timeout=TIMEOUT,
-            **given,
-        )
         # gRPC reports only a closed socket, as when a server restarts.
-        assert message in message_of(endpoint, is_transient=True)
+        assert message in message_of(replace(endpoint, port=port), is_transient=True)
     finally:
         other.stop(0).wait()
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,6 @@ from airflow_provider_sparkdeps.spark.session import Session
 
 from ...support.servers import OwnServer
 from ...support.waiting import ends_within, when_exists
-
-
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    """A port that accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield listening.getsockname()[1]
 
 
 def free_port() -> int:
@@ -128,34 +119,9 @@ def test_a_port_without_a_server_is_reported_within_the_timeout() -> None:
         check_server(endpoint)
 
 
-def test_a_server_that_does_not_answer_is_given_up_within_the_timeout(silent_port: int) -> None:
-    endpoint = Endpoint(host="127.0.0.1", port=silent_port, request_timeout=2)
-    with ends_within(), pytest.raises(ConnectError, match="no response"), Session(endpoint):
-        pass
-
-
 def test_an_unknown_host_is_reported() -> None:
     with pytest.raises(ConnectError, match="could not be resolved"):
         check_server(Endpoint(host="no-such-host.invalid", request_timeout=5))
-
-
-def test_tls_to_a_server_without_it_is_reported(server: EmbeddedServer) -> None:
-    with pytest.raises(ConnectError, match="Disable TLS"):
-        check_server(Endpoint(host=server.host, port=server.port, tls=True, request_timeout=5))
-
-
-def test_a_server_of_another_kind_is_reported() -> None:
-    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "0"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-    ) as other:
-        try:
-            assert other.stdout
-            port = int(other.stdout.readline().split(b" port ")[1].split()[0])
-            with pytest.raises(ConnectError, match=r"does not speak gRPC|not a Spark Connect"):
-                check_server(Endpoint(host="127.0.0.1", port=port, request_timeout=5))
-        finally:
-            other.terminate()
 
 
 def test_a_missing_or_wrong_token_is_reported(token_server: tuple[str, int, str]) -> None:
