@@ -111,15 +111,15 @@ def _candidates(minor: str, uv: Path, deadline: Deadline) -> Iterator[Path]:
         directory = Path(entry)
         if directory.name == "shims":
             # A version manager's shim only runs versions that are activated, but others may be installed.
-            yield from _newest_find_first(directory.parent.glob(f"versions/{minor}.*/bin/python{minor}"))
+            yield from _newest_first(directory.parent.glob(f"versions/{minor}.*/bin/python{minor}"))
         else:
-            yield from _newest_find_first(directory.glob(f"python{minor}"))
+            yield from _newest_first(directory.glob(f"python{minor}"))
     listed = run([uv, "python", "dir"], deadline=deadline)
     if listed.code == 0:
-        yield from _newest_find_first(Path(listed.stdout.strip()).glob(f"cpython-{minor}.*/bin/python{minor}"))
+        yield from _newest_first(Path(listed.stdout.strip()).glob(f"cpython-{minor}.*/bin/python{minor}"))
 
 
-def _newest_find_first(paths: Iterator[Path]) -> list[Path]:
+def _newest_first(paths: Iterator[Path]) -> list[Path]:
     interpreters = [path for path in paths if re.fullmatch(r"python3\.\d+", path.name)]
     return sorted(interpreters, key=lambda path: _numbers(str(path)), reverse=True)
 

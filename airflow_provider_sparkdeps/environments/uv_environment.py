@@ -58,25 +58,25 @@ class UvEnvironment(Environment):
 
     @property
     def _summary(self) -> str:
-        from airflow_provider_sparkdeps.environments.input_files import as_written
-        from airflow_provider_sparkdeps.environments.requirements.pep508 import shown
+        from airflow_provider_sparkdeps.environments.input_files import display_path
+        from airflow_provider_sparkdeps.environments.requirements.pep508 import display_requirement
 
         if path := getattr(self, self._existing):
             return Path(path).name
         selected = [*self.extras, *self.groups]
         if self.file is not None:
-            return as_written(Path(self.file)) + (f" [{', '.join(selected)}]" if selected else "")
-        return ", ".join(map(shown, self.requirements))
+            return display_path(Path(self.file)) + (f" [{', '.join(selected)}]" if selected else "")
+        return ", ".join(map(display_requirement, self.requirements))
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that make an equal environment, as plain data; files by name."""
-        from airflow_provider_sparkdeps.environments.input_files import as_written
-        from airflow_provider_sparkdeps.environments.requirements.pep508 import shown
+        from airflow_provider_sparkdeps.environments.input_files import display_path
+        from airflow_provider_sparkdeps.environments.requirements.pep508 import display_requirement
 
-        options: dict[str, Any] = {"requirements": [shown(line) for line in self.requirements]}
+        options: dict[str, Any] = {"requirements": [display_requirement(line) for line in self.requirements]}
         for name in ("file", self._existing):
             if getattr(self, name) is not None:
-                options[name] = as_written(Path(getattr(self, name)))
+                options[name] = display_path(Path(getattr(self, name)))
         options |= {"extras": list(self.extras), "groups": list(self.groups)}
         return {name: value for name, value in options.items() if value}
 
@@ -102,7 +102,7 @@ class UvEnvironment(Environment):
             raise InvalidArgumentError(f"{path.name} has no extras and groups to select from. Leave them out.")
         wanted = requirements_txt.read_requirements(path)
         if wanted.is_empty:
-            raise InvalidArgumentError(f"{path} names no package. Name at least one, such as 'pandas<3'.")
+            raise InvalidArgumentError(f"{path} has no requirements. Add at least one, such as 'pandas<3'.")
         return wanted
 
     def _names(self, name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A time limit that is passed down through a build."""
+"""The time limit of a build, which all of its steps share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from airflow_provider_sparkdeps.exceptions import BuildError
 
 
 class Deadline:
-    """A moment by which something must be done.
+    """The time by which an operation has to be complete.
 
     :param seconds: from now.
-    :param what: what is being done, for the error's sentence, such as "Building venv of six".
+    :param what: the operation, for the error message, such as "Building venv of six".
     """
 
     def __init__(self, seconds: float, what: str) -> None:
@@ -20,19 +20,19 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def left(self, doing: str = "") -> float:
-        """Return the seconds that are left.
+        """Return the remaining seconds.
 
-        :param doing: what time is needed for now, for the error's sentence.
-        :raises BuildError: when there are none.
+        :param doing: the current step, for the error message.
+        :raises BuildError: if no time remains.
         """
         left = self._end - time.monotonic()
         if left <= 0:
             last = f" It was {doing}." if doing else ""
             raise BuildError(
-                f"{self._what} was stopped after its timeout of {self._seconds:.3g} s.{last} Allow it more."
+                f"{self._what} was stopped after its timeout of {self._seconds:.3g} s.{last} Increase the timeout."
             )
         return left
 
     def pass_now(self) -> None:
-        """Have whoever looks at it, in whatever thread, find no time left."""
+        """Let the deadline pass now, for all threads that check it."""
         self._end = time.monotonic()

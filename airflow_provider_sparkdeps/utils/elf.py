@@ -1,4 +1,4 @@
-"""What native code says of the libraries that it needs, read without a tool: one would have to be started per file."""
+"""Reads which libraries an ELF file needs. Running a tool for each file would be slow."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _64_BIT_LITTLE_ENDIAN = b"\x02\x01"
 _HEADER, _SEGMENT, _ENTRY = struct.Struct("<32xQ14xHH"), struct.Struct("<I4xQQ8xQ16x"), struct.Struct("<qQ")
 _LOADED, _DYNAMIC = 1, 2
 _NEEDED, _STRINGS, _STRINGS_SIZE, _RPATH, _RUNPATH = 1, 5, 10, 15, 29
-_MOST = 1 << 20
+_MAX_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Dynamic:
-    """The dynamic section of a program or shared library; all empty where it has none.
+    """The dynamic section of a program or shared library; all fields are empty if it has none.
 
-    :param needed: names of libraries.
-    :param search: where they are looked for, as written: absolute, or relative to `$ORIGIN`.
-    :param strings: offset and size, in the file, of all names, those of symbol versions among them.
+    :param needed: names of the libraries that it needs.
+    :param search: directories that are searched for them: absolute, or relative to `$ORIGIN`.
+    :param strings: offset and size of the string table in the file. It includes the names of symbol versions.
     """
 
     needed: tuple[str, ...] = ()
@@ -31,9 +31,9 @@ class Dynamic:
 
 
 def read_dynamic(path: Path) -> Dynamic | None:
-    """Return the dynamic section of a file; None where it can't be told: no ELF, damaged, or of another machine's kind.
+    """Return the dynamic section of a file; None if it is not an ELF file, is damaged, or has another format.
 
-    Only what 64-bit little-endian machines run is read, x86-64 and aarch64 among them; see elf(5).
+    Only the format of 64-bit little-endian machines (including x86-64 and aarch64) is supported; see elf(5).
     """
     with path.open("rb") as file:
         try:
@@ -61,7 +61,7 @@ def _read(file: BinaryIO) -> Dynamic | None:
         entries.append((tag, value))
     values = dict(entries)
     address, length = values.get(_STRINGS, 0), values.get(_STRINGS_SIZE, 0)
-    # Where something is in memory, and where in the file.
+    # Translate the address in memory to an offset in the file.
     starts = (
         at + address - start
         for kind, at, start, stored in segments
@@ -79,12 +79,12 @@ def _read(file: BinaryIO) -> Dynamic | None:
 
 
 def _part(file: BinaryIO, offset: int, size: int) -> bytes:
-    if size > _MOST:
-        raise ValueError("larger than any that is known")
+    if size > _MAX_SIZE:
+        raise ValueError("too large")
     file.seek(offset)
     part = file.read(size)
     if len(part) != size:
-        raise ValueError("cut off")
+        raise ValueError("truncated")
     return part
 
 
@@ -92,5 +92,5 @@ def _string(file: BinaryIO, offset: int) -> str:
     file.seek(offset)
     text, end, _ = file.read(1 << 14).partition(b"\0")
     if not end:
-        raise ValueError("a string without its end")
+        raise ValueError("unterminated string")
     return os.fsdecode(text)

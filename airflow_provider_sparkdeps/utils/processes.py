@@ -1,4 +1,4 @@
-"""Running the builders' tools: bounded, and with no child left behind."""
+"""Runs the tools of a build with a deadline, and ends their child processes with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.redaction import redact
 
-# What shapes a worker's own Python would shape the tool's as well.
+# Settings for the Python of the worker would affect the Python of the tool, too.
 _NOT_FOR_TOOLS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX")
 
 
@@ -28,7 +28,7 @@ def tool_environ(**extra: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class CompletedTool:
-    """How a tool ended."""
+    """Exit code and output of a tool."""
 
     code: int
     stdout: str
@@ -44,22 +44,22 @@ def run(
     on_line: Callable[[str], None] | None = None,
     secrets: Sequence[str] = (),
 ) -> CompletedTool:
-    """Run a tool to its end, in a process group of its own that does not outlive the call.
+    """Run a tool in its own process group, and kill the group if the call ends before the tool.
 
     :param command: program and arguments.
     :param deadline: when it is killed.
     :param cwd: its working directory.
     :param environ: its environment variables; by default `tool_environ()`.
-    :param on_line: called with each line that it writes to stderr, redacted.
-    :param secrets: values to redact, such as a password that it was given.
-    :raises BuildError: at the deadline.
+    :param on_line: called with each redacted line that it writes to stderr.
+    :param secrets: values to redact, such as a password that was passed to the tool.
+    :raises BuildError: if it is still running at the deadline.
     """
-    with started(command, deadline=deadline, cwd=cwd, environ=environ, on_line=on_line, secrets=secrets) as finish:
+    with start(command, deadline=deadline, cwd=cwd, environ=environ, on_line=on_line, secrets=secrets) as finish:
         return finish()
 
 
 @contextlib.contextmanager
-def started(
+def start(
     command: Sequence[str | Path],
     *,
     deadline: Deadline,
@@ -68,9 +68,9 @@ def started(
     on_line: Callable[[str], None] | None = None,
     secrets: Sequence[str] = (),
 ) -> Iterator[Callable[[], CompletedTool]]:
-    """Start a tool as `run` does, and give a function that closes its stdin and waits for its end.
+    """Start a tool as `run` does, and yield a function that closes its stdin and waits until it exits.
 
-    A tool that reads its stdin first can get ready meanwhile.
+    A tool that first reads its stdin can prepare its work meanwhile.
     """
     environ = tool_environ() if environ is None else environ
     with tempfile.TemporaryFile() as stdout:
@@ -84,7 +84,7 @@ def started(
             start_new_session=True,
         )
         stdin, errors = process.stdin, process.stderr
-        assert stdin is not None  # noqa: S101 - asked for above; mypy can't know
+        assert stdin is not None  # noqa: S101 - set by PIPE; for mypy
         assert errors is not None  # noqa: S101
         doing = f"running `{redact(' '.join(Path(part).name for part in command[:3]))}`"
 
@@ -114,7 +114,7 @@ def _follow(
     on_line: Callable[[str], None] | None,
     secrets: Sequence[str],
 ) -> str:
-    assert process.stderr is not None  # noqa: S101 - asked for above; mypy can't know
+    assert process.stderr is not None  # noqa: S101 - set by PIPE; for mypy
     lines: list[str] = []
     rest = b""
     with selectors.DefaultSelector() as selector:
@@ -122,7 +122,7 @@ def _follow(
         while True:
             ready = selector.select(min(deadline.left(doing), 0.5))
             if not ready:
-                # A child that outlives the tool may hold the pipe open for ever.
+                # A child process that outlives the tool may keep the pipe open.
                 if process.poll() is not None:
                     break
                 continue

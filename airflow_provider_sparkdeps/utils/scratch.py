@@ -1,4 +1,4 @@
-"""Local working directories that are removed after use, or by the next user if this one was killed."""
+"""Local work directories, which are removed after use, or by a later process if the first one was killed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _LOCK = ".lock"
-_SURELY_DEAD_SECONDS = 3600
+_STALE_SECONDS = 3600
 
 
 @contextlib.contextmanager
 def scratch_directory(prefix: str, *, parent: Path | None = None) -> Iterator[Path]:
-    """Make a directory for the length of a `with` block; sweep away those whose process was killed.
+    """Create a directory for a `with` block, and remove those of processes that were killed.
 
-    :param prefix: its name starts so; only directories of the same prefix are swept.
-    :param parent: where; by default the system's temporary directory.
+    :param prefix: start of its name. Only directories with the same prefix are removed.
+    :param parent: directory to create it in; by default the system's temporary directory.
     """
     parent = parent or Path(tempfile.gettempdir())
     _sweep(prefix, parent)
@@ -37,7 +37,7 @@ def _locked_directory(prefix: str, parent: Path) -> tuple[Path, int]:
         directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Between creation and lock, a sweeper may have taken it for a dead one's.
+        # Before it was locked, another process may have removed it as a leftover.
         if (directory / _LOCK).exists():
             return directory, lock
         os.close(lock)
@@ -48,9 +48,9 @@ def _sweep(prefix: str, parent: Path) -> None:
         try:
             lock = os.open(directory / _LOCK, os.O_RDWR)
         except OSError:
-            # Half swept while an orphaned tool still wrote to it, half made, or another user's.
+            # It has no lock yet or any more, or belongs to another user.
             with contextlib.suppress(OSError):
-                if time.time() - directory.stat().st_mtime > _SURELY_DEAD_SECONDS:
+                if time.time() - directory.stat().st_mtime > _STALE_SECONDS:
                     shutil.rmtree(directory, ignore_errors=True)
             continue
         try:
@@ -58,13 +58,13 @@ def _sweep(prefix: str, parent: Path) -> None:
         except BlockingIOError:
             continue
         else:
-            _remove_for_good(directory)
+            _remove_completely(directory)
         finally:
             os.close(lock)
 
 
-def _remove_for_good(directory: Path) -> None:
-    """Remove what an orphaned tool of a killed builder may still write to for a moment."""
+def _remove_completely(directory: Path) -> None:
+    """Remove a directory that a tool of a killed builder may still write to for a moment."""
     deadline = time.monotonic() + 2
     while directory.exists() and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)

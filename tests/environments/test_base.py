@@ -31,8 +31,8 @@ def key(*requirements: str, **choices: object) -> str:
         (["pandas => 2"], "'pandas => 2' is not a requirement"),
         (["pandas 2"], "'pandas 2' is not a requirement"),
         (["-r requirements.txt"], "Options of pip or uv"),
-        (["my-lib @ file:///home/me/my_lib"], "Write its path alone"),
-        (["-e my-lib"], "Only a path can be: "),
+        (["my-lib @ file:///home/me/my_lib"], "Write only its path"),
+        (["-e my-lib"], "Only paths can: "),
         (["./my_lib ; python_version is 3"], "is not a path to a project"),
     ],
 )
@@ -95,7 +95,7 @@ def test_equal_wishes_are_equal_values() -> None:
     ],
 )
 def test_a_credential_in_a_requirement_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="holds a credential") as caught:
+    with pytest.raises(InvalidArgumentError, match="contains credentials") as caught:
         VenvEnvironment([f"lib @ {url}"])
     assert "hunter2" not in str(caught.value)
 
@@ -142,5 +142,5 @@ def test_data_that_describes_no_environment_is_refused(data: dict[str, object], 
 
 
 def test_a_path_is_refused_by_conda_which_builds_no_projects() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"'\./my_lib' is a path, .* use VenvEnvironment"):
+    with pytest.raises(InvalidArgumentError, match=r"'\./my_lib' is a path, .* or use VenvEnvironment"):
         CondaEnvironment(["six"], channels=["conda-forge"], pip=["./my_lib"])

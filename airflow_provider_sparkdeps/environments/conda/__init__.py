@@ -234,12 +234,12 @@ class CondaEnvironment(Environment):
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that make an equal environment, as plain data; files by name."""
-        from airflow_provider_sparkdeps.environments.input_files import as_written
+        from airflow_provider_sparkdeps.environments.input_files import display_path
 
         lists = ("dependencies", "channels", "pip", "explicit", "channel_conn_ids")
         options: dict[str, Any] = {name: list(getattr(self, name)) for name in lists}
         paths = {name: getattr(self, name) for name in ("file", "lock", "prefix")}
-        options |= {name: as_written(Path(path)) for name, path in paths.items() if path}
+        options |= {name: display_path(Path(path)) for name, path in paths.items() if path}
         options |= {"name": self.name, "ignore_missing_files": self.ignore_missing_files}
         options["lock_environment"] = self.lock and self.lock_environment
         return {name: value for name, value in options.items() if value}
@@ -250,12 +250,12 @@ class CondaEnvironment(Environment):
 
     @property
     def _summary(self) -> str:
-        from airflow_provider_sparkdeps.environments.input_files import as_written
+        from airflow_provider_sparkdeps.environments.input_files import display_path
 
         if self._is_installed:
             return Path(self.prefix or self.name or "").name
         if path := self.file or self.lock:
-            return as_written(Path(path))
+            return display_path(Path(path))
         return f"{len(self.explicit)} packages" if self.explicit else ", ".join([*self.dependencies, *self.pip])
 
     def _find_installed(self) -> tuple[Path, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from airflow_provider_sparkdeps.environments.input_files import strip_comment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.redaction import has_credentials, redact
 
@@ -85,11 +86,6 @@ def _normalize_spec(line: str) -> str:
         version = f"=={version}" if re.fullmatch(r"\d[\w.!+]*", version) else version
         rest = " ".join([version, *build])
     return (f"{channel}::" if channel else "") + f"{name} {rest}".strip()
-
-
-def strip_comment(line: str) -> str:
-    """Return a line without its comment and surrounding whitespace."""
-    return re.sub(r"(^|\s)#.*", "", line).strip()
 
 
 def list_of_strings(value: object, field: str, example: str) -> list[str]:

@@ -15,7 +15,7 @@ from airflow_provider_sparkdeps.environments.prefix import site_packages
 from airflow_provider_sparkdeps.environments.venv.build import UvBuilder
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
-from airflow_provider_sparkdeps.utils.processes import started, tool_environ
+from airflow_provider_sparkdeps.utils.processes import start, tool_environ
 from airflow_provider_sparkdeps.utils.text import shorten_output
 
 INTERPRETER = "bin/python"
@@ -101,7 +101,7 @@ def start_pex(venv: Path, target: Path, *, scratch: Path, deadline: Deadline) ->
     environ = tool_environ(PEX_ROOT=str(scratch / "pex-root"), TMPDIR=str(scratch))
     options = ["--venv-repository", str(venv), "--layout", "loose", "--no-compile", "--no-use-system-time"]
     command = [sys.executable, "-P", "-c", _PEX_WITHOUT_COPIES, *options, "--output-file", str(target)]
-    with started(command, deadline=deadline, cwd=scratch, environ=environ) as finish:
+    with start(command, deadline=deadline, cwd=scratch, environ=environ) as finish:
 
         def make() -> None:
             done = finish()

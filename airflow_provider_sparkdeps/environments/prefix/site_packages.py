@@ -1,4 +1,4 @@
-"""What is installed in a prefix."""
+"""Reads and edits the metadata of installed distributions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
-ORIGINS = ("direct_url.json", "uv_cache.json")
-"""An installer's notes on where a distribution came from: addresses, paths of this machine, and times."""
+INSTALL_METADATA = ("direct_url.json", "uv_cache.json")
+"""Files in which installers record where a distribution came from: URLs, local paths and times."""
 
 
 def installed(prefix: Path) -> dict[str, str]:
@@ -22,7 +22,7 @@ def installed(prefix: Path) -> dict[str, str]:
 
 
 def remove_install_metadata(prefix: Path, names: Iterable[str]) -> None:
-    """Take out the notes on where local distributions came from, so that equal ones are equal byte by byte.
+    """Remove the records of where local distributions came from, so that equal builds have equal bytes.
 
     :param names: canonical names of the distributions.
     """
@@ -31,30 +31,30 @@ def remove_install_metadata(prefix: Path, names: Iterable[str]) -> None:
     wanted = set(names)
     for info in prefix.glob("lib/python3.*/site-packages/*.dist-info"):
         if canonicalize_name(info.name.split("-")[0]) in wanted:
-            for name in ORIGINS:
+            for name in INSTALL_METADATA:
                 (info / name).unlink(missing_ok=True)
-            remove_from_record(info, lambda path: path.rpartition("/")[2] in ORIGINS)
+            remove_from_record(info, lambda path: path.rpartition("/")[2] in INSTALL_METADATA)
 
 
-def remove_from_record(info: Path, leave_out: Callable[[str], bool]) -> None:
-    """Take lines out of a distribution's RECORD.
+def remove_from_record(info: Path, is_removed: Callable[[str], bool]) -> None:
+    """Remove lines from the RECORD of a distribution.
 
     :param info: its `.dist-info` directory.
-    :param leave_out: told each path in it.
+    :param is_removed: called with each path in the RECORD.
     """
     record = info / "RECORD"
     rows = read_record(info)
-    kept = [row for row in rows if not leave_out(row[0])]
+    kept = [row for row in rows if not is_removed(row[0])]
     if kept != rows:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(kept)
-        # It may be a hard link to an installer's cache: made anew, never edited.
+        # It may be a hard link to the cache of an installer, so it is replaced and not edited.
         record.unlink()
         record.write_text(text.getvalue(), encoding="utf-8")
 
 
 def read_record(info: Path) -> list[list[str]]:
-    """Return the rows of a distribution's RECORD: path, hash, size; none where it has no RECORD."""
+    """Return the rows of a distribution's RECORD (path, hash, size); an empty list if it has none."""
     try:
         text = (info / "RECORD").read_text(encoding="utf-8")
     except FileNotFoundError:

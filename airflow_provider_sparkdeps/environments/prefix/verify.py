@@ -15,7 +15,7 @@ from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.processes import run
 from airflow_provider_sparkdeps.utils.text import join_limited, shorten_output
 
-# Module -> the extension behind it, which not every CPython was built with; where it is there, it must work.
+# Modules and the extensions that they need. If a CPython was built with the extension, the module must work.
 _MODULES = {
     **dict.fromkeys(("json", "pickle", "socket", "subprocess", "hashlib", "zlib", "decimal", "multiprocessing")),
     **{"ctypes": "_ctypes", "ssl": "_ssl", "sqlite3": "_sqlite3", "bz2": "_bz2", "lzma": "_lzma"},

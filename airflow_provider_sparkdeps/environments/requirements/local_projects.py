@@ -1,4 +1,4 @@
-"""Projects and wheels of this machine: what is in them, and how they become wheels."""
+"""Local projects and wheels: their digests, dependencies and wheels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SDISTS = (".tar.gz", ".zip")
 
 
 @dataclass(frozen=True)
-class Local:
-    """A project's directory, an sdist or a wheel on this machine that requirements refer to.
+class LocalProject:
+    """A local project, sdist or wheel that requirements refer to.
 
-    :param path: absolute.
-    :param extras: of it that are wanted, such as "[fast]"; else empty.
-    :param marker: when it applies; always if empty.
+    :param path: absolute path of its directory or file.
+    :param extras: extras to install, such as "[fast]"; empty if there are none.
+    :param marker: PEP 508 marker; empty if it always applies.
     """
 
     path: Path
@@ -33,69 +33,69 @@ class Local:
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of its contents, wherever it lies.
+        """Hex sha256 of its contents. Its path makes no difference.
 
-        :raises InvalidArgumentError: when there is nothing there that can be installed.
+        :raises InvalidArgumentError: if it can't be installed.
         """
         if not self.path.is_dir():
             if not self.path.name.endswith((".whl", *_SDISTS)):
                 raise InvalidArgumentError(
-                    f"{self.path} is neither a project's directory nor a wheel. Correct the path."
+                    f"{self.path} is not a project directory, an sdist or a wheel. Correct the path."
                 )
             return input_files.sha256_of(self.path)
         if not any((self.path / name).is_file() for name in ("pyproject.toml", "setup.py")):
             raise InvalidArgumentError(
-                f"{self.path} has no pyproject.toml, so it can't be built. Add one, or correct the path."
+                f"{self.path} can't be built: it has no pyproject.toml. Add one, or correct the path."
             )
         lines = [f"{name}\0{input_files.sha256_of(path)}\n" for name, path in input_files.project_files(self.path)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def inputs(self) -> dict[str, str]:
-        """Return what a key depends on; a wheel's name says what it may be installed on."""
+        """Return what the key depends on. The name of a wheel counts, since it contains the platform."""
         name = {"name": self.path.name} if self.path.suffix == ".whl" else {}
         return {"sha256": self.digest, "extras": self.extras, "marker": self.marker, **name}
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel that was built of a `Local`, or is one."""
+    """The wheel of a `LocalProject`: built from it, or the file itself."""
 
     name: str
     version: str
     path: Path
-    local: Local
+    local: LocalProject
     digest: str
 
     @property
     def requirement(self) -> str:
-        """The wheel, for the resolver."""
+        """The requirement that the resolver is given."""
         marker = f" ; {self.local.marker}" if self.local.marker else ""
         return f"{self.name}{self.local.extras} @ {self.path.as_uri()}{marker}"
 
     @property
-    def locked(self) -> str:
-        """The wheel, for the lock: by content, since its path means nothing elsewhere."""
+    def lock_line(self) -> str:
+        """The line in the lock. It has a hash instead of the path, which is different on other machines."""
         return f"{self.name}=={self.version} (sha256 {self.digest})"
 
 
-def with_path_dependencies(locals_: Iterable[Local]) -> tuple[Local, ...]:
-    """Return projects along with those that they name by path in `[tool.uv.sources]`, sorted.
+def with_path_dependencies(projects: Iterable[LocalProject]) -> tuple[LocalProject, ...]:
+    """Return projects and their path dependencies in `[tool.uv.sources]`, sorted.
 
-    :raises InvalidArgumentError: when they name what can't be followed.
+    :raises InvalidArgumentError: if they have a source that is not supported.
     """
-    found: dict[Local, None] = {}
-    queue = list(locals_)
+    found: dict[LocalProject, None] = {}
+    queue = list(projects)
     while queue:
         local = queue.pop()
         if local in found:
             continue
         found[local] = None
         if (local.path / "pyproject.toml").is_file():
-            queue += _siblings(local)
+            queue += _path_dependencies(local)
     return tuple(sorted(found, key=lambda local: (str(local.path), local.extras, local.marker)))
 
 
-def _siblings(local: Local) -> list[Local]:
+def _path_dependencies(local: LocalProject) -> list[LocalProject]:
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
@@ -108,36 +108,36 @@ def _siblings(local: Local) -> list[Local]:
             requirement = Requirement(line)
         except InvalidRequirement as error:
             raise InvalidArgumentError(
-                f"{project}: {line!r} is not a requirement ({error}). Correct it there."
+                f"{project}: {line!r} is not a requirement ({error}). Correct the file."
             ) from error
         source = sources.get(canonicalize_name(requirement.name))
         if source is None:
             continue
         if not isinstance(source, dict) or "path" not in source:
             raise InvalidArgumentError(
-                f"{project}: [tool.uv.sources] has {requirement.name!r} come from {source}; of a local project only"
-                ' `path = "..."` is followed. Use VenvEnvironment.from_file() with the uv.lock of the whole.'
+                f"{project}: the source of {requirement.name!r} in [tool.uv.sources] is {source}, but a local project"
+                ' may only have sources with `path = "..."`. Use VenvEnvironment.from_file() with its uv.lock.'
             )
         extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-        siblings.append(Local((local.path / source["path"]).resolve(), extras, str(requirement.marker or "")))
+        siblings.append(LocalProject((local.path / source["path"]).resolve(), extras, str(requirement.marker or "")))
     return siblings
 
 
 def uv_sources(data: dict[str, Any]) -> dict[str, Any]:
-    """Return `[tool.uv.sources]` of a pyproject.toml's data."""
+    """Return the table `[tool.uv.sources]` of a pyproject.toml."""
     sources = data.get("tool", {}).get("uv", {}).get("sources", {})
     return dict(sources) if isinstance(sources, dict) else {}
 
 
-def build_wheels(locals_: Iterable[Local], *, uv: Uv, scratch: Path, python: Path) -> list[Wheel]:
-    """Build what isn't a wheel yet, from copies: a build leaves its traces next to the sources.
+def build_wheels(projects: Iterable[LocalProject], *, uv: Uv, scratch: Path, python: Path) -> list[Wheel]:
+    """Return the wheels of projects. Projects are built from copies, since builds write files into them.
 
-    :raises BuildError: with the build backend's own words.
+    :raises BuildError: if a build fails; with the output of the build backend.
     """
     from packaging.utils import canonicalize_name, parse_wheel_filename
 
     wheels = []
-    for number, local in enumerate(locals_):
+    for number, local in enumerate(projects):
         digest, path = local.digest, local.path
         if path.suffix != ".whl":
             here = scratch / f"local-{number}"
@@ -145,7 +145,9 @@ def build_wheels(locals_: Iterable[Local], *, uv: Uv, scratch: Path, python: Pat
             uv.build_wheel(source, here / "wheel", python=python, title=path.name)
             built = list((here / "wheel").glob("*.whl"))
             if len(built) != 1:
-                raise BuildError(f"Building {path.name} made {len(built)} wheels instead of one.")
+                raise BuildError(
+                    f"The build of {path.name} made {len(built)} wheels instead of one. Correct the project."
+                )
             path = built[0]
         name, version, _, _ = parse_wheel_filename(path.name)
         wheels.append(Wheel(canonicalize_name(name), str(version), path, local, digest))

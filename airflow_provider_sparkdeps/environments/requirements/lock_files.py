@@ -1,4 +1,4 @@
-"""Lock files: pylock.toml (PEP 751), and uv.lock, which uv exports as one."""
+"""Reads lock files: pylock.toml (PEP 751), and uv.lock, which uv can export as a pylock.toml."""
 
 from __future__ import annotations
 
@@ -10,73 +10,79 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_sparkdeps.environments.input_files import read_toml
-from airflow_provider_sparkdeps.environments.requirements.local_projects import Local
+from airflow_provider_sparkdeps.environments.requirements.local_projects import LocalProject
 from airflow_provider_sparkdeps.environments.requirements.pep508 import refuse_credentials
 from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What a lock file says for one interpreter on one platform.
+class SelectedPackages:
+    """The packages of a lock file for one interpreter on one platform.
 
-    :param packages: as they stand in the lock, without those of this machine.
-    :param locals: projects and wheels of this machine.
-    :param lock: the packages' lines.
+    :param packages: their data in the lock, without local projects.
+    :param local_projects: local projects and wheels.
+    :param lock: one line for each package.
     """
 
     packages: tuple[dict[str, Any], ...]
-    locals: tuple[Local, ...]
+    local_projects: tuple[LocalProject, ...]
     lock: tuple[str, ...]
 
     def to_toml(self) -> str:
-        """Return the packages as a pylock.toml of its own."""
+        """Return the contents of a pylock.toml with these packages."""
         head = 'lock-version = "1.0"\ncreated-by = "sparkdeps"\n'
         return head + "".join(f"\n[[packages]]\n{_toml_lines(package)}" for package in self.packages)
 
 
 def read_pylock(path: Path, *, extras: Sequence[str], groups: Sequence[str]) -> RequirementSet:
-    """Return what a pylock.toml wants.
+    """Return the packages of a pylock.toml.
 
-    :raises InvalidArgumentError: when it can't be read or meant.
+    :raises InvalidArgumentError: if it can't be read, or is invalid.
     """
     data = read_toml(path)
     version = str(data.get("lock-version", ""))
     if not version.startswith("1.") or not isinstance(data.get("packages"), list):
         raise InvalidArgumentError(
-            f"{path} is no pylock.toml of version 1.x (PEP 751). Make one: `uv export --format pylock.toml`."
+            f"{path} is not a pylock.toml of version 1.x (PEP 751). Create one with `uv export --format pylock.toml`."
         )
     for what, chosen, there in (("extras", extras, "extras"), ("groups", groups, "dependency-groups")):
         unknown = sorted(set(chosen) - set(data.get(there, [])))
         if unknown:
-            raise InvalidArgumentError(f"{path} was locked without the {what} {unknown}; it has {data.get(there, [])}.")
+            raise InvalidArgumentError(
+                f"{path} was locked without the {what} {unknown}, only with {data.get(there, [])}. Lock it again with"
+                " them, or correct the argument."
+            )
     _refuse_credentials(path, data)
-    locals_ = tuple(local for package in data["packages"] if (local := _local(package, path.parent)))
+    projects = tuple(local for package in data["packages"] if (local := _local(package, path.parent)))
     return RequirementSet(
-        pylock=_with_absolute_paths(data, path.parent), locals=locals_, extras=tuple(extras), groups=tuple(groups)
+        pylock=_with_absolute_paths(data, path.parent),
+        local_projects=projects,
+        extras=tuple(extras),
+        groups=tuple(groups),
     )
 
 
 def read_uv_lock(
     path: Path, *, project: dict[str, Any], extras: Sequence[str], groups: Sequence[str]
 ) -> RequirementSet:
-    """Return what a uv.lock wants; it is exported when it is built.
+    """Return the packages of a uv.lock, which the build exports as a pylock.toml.
 
     :param project: data of the pyproject.toml next to it.
-    :raises InvalidArgumentError: when it can't be read, or doesn't fit the project any more.
+    :raises InvalidArgumentError: if it can't be read, or is older than the pyproject.toml.
     """
     data = read_toml(path)
     packages = data.get("package", [])
     _refuse_credentials(path, data)
     _check_is_current(path, project, packages)
-    locals_ = []
+    projects = []
     for package in packages:
         source = package.get("source", {})
         place = source.get("editable") or source.get("directory") or source.get("path")
         if place and place != ".":
-            locals_.append(Local((path.parent / place).resolve()))
+            projects.append(LocalProject((path.parent / place).resolve()))
     return RequirementSet(
-        uv_lock=data, uv_project=path.parent, locals=tuple(locals_), extras=tuple(extras), groups=tuple(groups)
+        uv_lock=data, uv_project=path.parent, local_projects=tuple(projects), extras=tuple(extras), groups=tuple(groups)
     )
 
 
@@ -94,7 +100,7 @@ def _check_is_current(path: Path, project: dict[str, Any], packages: list[dict[s
             for each in map(Requirement, project.get("project", {}).get("dependencies", []))
         }
     except InvalidRequirement as error:
-        raise InvalidArgumentError(f"{path.with_name('pyproject.toml')}: {error}. Correct it there.") from error
+        raise InvalidArgumentError(f"{path.with_name('pyproject.toml')}: {error}. Correct the file.") from error
     locked = {
         (each["name"], SpecifierSet(each.get("specifier", "")))
         for each in own.get("metadata", {}).get("requires-dist", [])
@@ -103,7 +109,7 @@ def _check_is_current(path: Path, project: dict[str, Any], packages: list[dict[s
     if wants != locked:
         differing = ", ".join(sorted({name for name, _ in wants ^ locked}))
         raise InvalidArgumentError(
-            f"{path} is older than the pyproject.toml next to it ({differing}). Run `uv lock` there."
+            f"{path} is older than the pyproject.toml next to it ({differing}). Run `uv lock` in its directory."
         )
 
 
@@ -111,30 +117,30 @@ _OWN = ("virtual", "editable", "directory")
 _PLACES = ("directory", "archive", "wheels", "sdist")
 
 
-def choose(wanted: RequirementSet, *, marker_environment: dict[str, str]) -> Chosen:
-    """Return those packages of a pylock.toml that apply.
+def select_packages(wanted: RequirementSet, *, marker_environment: dict[str, str]) -> SelectedPackages:
+    """Return the packages of a pylock.toml whose markers apply.
 
-    :param wanted: with its `pylock`.
-    :param marker_environment: of the interpreter and platform that it is for (PEP 508).
-    :raises BuildError: when a package comes as nothing that can be installed.
+    :param wanted: requirements with a `pylock`.
+    :param marker_environment: values of PEP 508's markers for the interpreter and platform.
+    :raises BuildError: if a package has neither a version nor a source.
     """
     from packaging.markers import Marker
 
     data = wanted.pylock or {}
     groups = set(wanted.groups) | set(data.get("default-groups", []))
     context: dict[str, Any] = {**marker_environment, "extras": set(wanted.extras), "dependency_groups": groups}
-    packages, locals_, lock = [], [], []
+    packages, projects, lock = [], [], []
     for package in data.get("packages", []):
         marker = package.get("marker")
         if marker and not Marker(marker).evaluate(context, context="lock_file"):
             continue
         local = _local(package, Path())
         if local is not None:
-            locals_.append(local)
+            projects.append(local)
             continue
         packages.append({name: value for name, value in package.items() if name not in ("marker", "dependencies")})
         lock.append(_line(package))
-    return Chosen(tuple(packages), tuple(locals_), tuple(sorted(lock)))
+    return SelectedPackages(tuple(packages), tuple(projects), tuple(sorted(lock)))
 
 
 def _line(package: dict[str, Any]) -> str:
@@ -145,25 +151,25 @@ def _line(package: dict[str, Any]) -> str:
     if archive:
         return f"{name} @ {archive.get('url')}"
     if not package.get("version"):
-        raise BuildError(f"The lock names {name} without a version or a source. Lock it again.")
+        raise BuildError(f"The lock has no version and no source for {name}. Lock it again.")
     return f"{name}=={package['version']}"
 
 
-def _local(package: dict[str, Any], base: Path) -> Local | None:
-    """Return where a package of a lock lies, if that is on this machine."""
-    wheels = [wheel for wheel in package.get("wheels", []) if _is_here(wheel)]
+def _local(package: dict[str, Any], base: Path) -> LocalProject | None:
+    """Return a package of a lock as a local project, if it is one."""
+    wheels = [wheel for wheel in package.get("wheels", []) if _is_local(wheel)]
     sdist = package.get("sdist", {})
     places = [package.get("directory", {}), package.get("archive", {}), *wheels, sdist]
-    place = next((each["path"] for each in places if _is_here(each)), None)
-    return Local((base / place).resolve()) if place else None
+    place = next((each["path"] for each in places if _is_local(each)), None)
+    return LocalProject((base / place).resolve()) if place else None
 
 
-def _is_here(place: dict[str, Any]) -> bool:
+def _is_local(place: dict[str, Any]) -> bool:
     return "path" in place and "://" not in str(place.get("url", ""))
 
 
 def _with_absolute_paths(data: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Return a lock in which a package of this machine has its absolute path, which is not part of the key."""
+    """Return a lock in which local projects have absolute paths, which are not part of the key."""
     packages = []
     for package in data["packages"]:
         local = _local(package, base)
@@ -194,5 +200,5 @@ def _toml(value: Any) -> str:
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, datetime | date | time):
         return value.isoformat()
-    # A JSON string, number or boolean is one of TOML's as well.
+    # Strings, numbers and booleans are written as in JSON.
     return json.dumps(value, ensure_ascii=False)

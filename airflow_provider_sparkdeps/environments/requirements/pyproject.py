@@ -1,4 +1,4 @@
-"""pyproject.toml: a project's dependencies, its extras' and its dependency groups'."""
+"""Reads the dependencies, extras and dependency groups of a pyproject.toml."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_sparkdeps.environments.input_files import read_toml
-from airflow_provider_sparkdeps.environments.requirements.local_projects import Local, uv_sources
-from airflow_provider_sparkdeps.environments.requirements.pep508 import refuse_credentials, spell
+from airflow_provider_sparkdeps.environments.requirements.local_projects import LocalProject, uv_sources
+from airflow_provider_sparkdeps.environments.requirements.pep508 import normalize_requirement, refuse_credentials
 from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 
 def read_project(path: Path, *, extras: Sequence[str], groups: Sequence[str], python: str) -> RequirementSet:
-    """Return what a pyproject.toml says that its project needs; the project itself is not part of it.
+    """Return the dependencies of a pyproject.toml, without the project itself.
 
-    With a uv.lock next to it, that is what the lock says.
+    If there is a uv.lock next to it, its packages are returned instead.
 
     :param extras: of `[project.optional-dependencies]`.
     :param groups: of `[dependency-groups]`.
-    :param python: minor version that it is wanted for.
-    :raises InvalidArgumentError: when the file can't be read or meant.
+    :param python: minor version of Python that they are installed for.
+    :raises InvalidArgumentError: if the file can't be read, or is invalid.
     """
     data = read_toml(path)
     _check_python(path, data, python)
@@ -40,20 +40,20 @@ def read_project(path: Path, *, extras: Sequence[str], groups: Sequence[str], py
         return read_uv_lock(lock, project=data, extras=extras, groups=groups)
     if not lines:
         raise InvalidArgumentError(
-            f"{path} names no dependencies{_chosen(extras, groups)}. Write them into [project] dependencies, or choose"
-            " extras= or groups= that are there."
+            f"{path} has no dependencies{_selection(extras, groups)}. Add them to [project] dependencies, or select"
+            " existing extras= or groups=."
         )
     settings = data.get("tool", {}).get("uv", {})
     for unknown in ("override-dependencies", "workspace"):
         if settings.get(unknown):
             raise InvalidArgumentError(
-                f"{path} has {unknown} in [tool.uv], which needs a lock: run `uv lock` next to it."
+                f"{path} has {unknown} in [tool.uv], which needs a lock. Run `uv lock` in its directory."
             )
     try:
-        constraints = tuple(sorted(spell(line) for line in settings.get("constraint-dependencies", [])))
+        constraints = tuple(sorted(normalize_requirement(line) for line in settings.get("constraint-dependencies", [])))
         wanted = RequirementSet(constraints=constraints, options=tuple(_indexes(settings)))
         for line in lines:
-            wanted += _sourced(spell(line), uv_sources(data), path)
+            wanted += _sourced(normalize_requirement(line), uv_sources(data), path)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"{path}: {error}") from None
     return wanted
@@ -66,16 +66,16 @@ def _check_python(path: Path, data: dict[str, Any], python: str) -> None:
     try:
         suits = SpecifierSet(wants)
     except InvalidSpecifier as error:
-        raise InvalidArgumentError(f"{path}: requires-python can't be read: {error}. Correct it there.") from error
+        raise InvalidArgumentError(f"{path} has an invalid requires-python: {error}. Correct the file.") from error
     if not any(suits.contains(f"{python}.{patch}") for patch in (0, 99)):
         raise InvalidArgumentError(
             f'{path} requires Python {wants}, which excludes python="{python}". Change one of them.'
         )
 
 
-def _chosen(extras: Sequence[str], groups: Sequence[str]) -> str:
-    chosen = [*(f"extra {name!r}" for name in extras), *(f"group {name!r}" for name in groups)]
-    return f" (with {', '.join(chosen)})" if chosen else ""
+def _selection(extras: Sequence[str], groups: Sequence[str]) -> str:
+    selected = [*(f"extra {name!r}" for name in extras), *(f"group {name!r}" for name in groups)]
+    return f" (with {', '.join(selected)})" if selected else ""
 
 
 def _by_name(table: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _by_name(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expand(path: Path, extra: str, optional: dict[str, Any], *, own_name: str) -> Iterator[str]:
-    """Yield an extra's lines; `app[other]` of the project itself means its other extra."""
+    """Yield the requirements of an extra. `app[other]`, with the name of the project itself, means another extra."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
@@ -99,7 +99,7 @@ def _expand(path: Path, extra: str, optional: dict[str, Any], *, own_name: str) 
             try:
                 requirement = Requirement(line)
             except InvalidRequirement:
-                requirement = None  # the spelling says what is wrong with it
+                requirement = None  # normalize_requirement reports what is wrong
             if requirement and canonicalize_name(requirement.name) == canonicalize_name(own_name):
                 queue += [canonicalize_name(each) for each in requirement.extras]
             else:
@@ -111,7 +111,7 @@ def _group(path: Path, group: str, groups: dict[str, Any], above: tuple[str, ...
 
     if group in above:
         raise InvalidArgumentError(
-            f"{path}: group {group!r} includes itself, by {' -> '.join((*above, group))}. Break the circle."
+            f"{path}: group {group!r} includes itself: {' -> '.join((*above, group))}. Remove one of these includes."
         )
     for line in _lines_of(path, group, groups, "group", "[dependency-groups]"):
         if isinstance(line, str):
@@ -120,20 +120,20 @@ def _group(path: Path, group: str, groups: dict[str, Any], above: tuple[str, ...
             yield from _group(path, canonicalize_name(line["include-group"]), groups, (*above, group))
         else:
             raise InvalidArgumentError(
-                f"{path}: {line!r} in group {group!r} is neither a requirement nor an include-group."
+                f"{path}: {line!r} in group {group!r} is not a requirement or an include-group. Correct the file."
             )
 
 
 def _lines_of(path: Path, name: str, table: dict[str, Any], what: str, where: str) -> Iterable[Any]:
     if name not in table:
-        there = f"there are {', '.join(sorted(table))}" if table else "there is none"
-        raise InvalidArgumentError(f"{path} has no {what} {name!r} in {where}: {there}. Correct {what}s=.")
+        known = ", ".join(sorted(table)) or "none"
+        raise InvalidArgumentError(f"{path} has no {what} {name!r} in {where}, only: {known}. Correct {what}s=.")
     return _list(path, f"{name!r} in {where}", table[name])
 
 
 def _list(path: Path, what: str, value: Any) -> Iterable[Any]:
     if not isinstance(value, list):
-        raise InvalidArgumentError(f"{path}: {what} is {value!r}, which is no list. Write [{str(value)!r}].")
+        raise InvalidArgumentError(f"{path}: {what} is {value!r}, which is not a list. Write [{str(value)!r}].")
     return value
 
 
@@ -142,7 +142,7 @@ def _indexes(settings: dict[str, Any]) -> Iterator[str]:
         url = str(index.get("url", ""))
         refuse_credentials(url, f"index {index.get('name', url)!r}")
         if index.get("explicit"):
-            raise InvalidArgumentError("An explicit index in [tool.uv] needs a lock: run `uv lock` next to it.")
+            raise InvalidArgumentError("An explicit index in [tool.uv] needs a lock. Run `uv lock` in its directory.")
         yield f"{'--index-url' if index.get('default') else '--extra-index-url'} {url}"
 
 
@@ -156,7 +156,7 @@ def _sourced(line: str, sources: dict[str, Any], path: Path) -> RequirementSet:
     marker = str(requirement.marker or "")
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
     if isinstance(source, dict) and "path" in source:
-        return RequirementSet(locals=(Local((path.parent / source["path"]).resolve(), extras, marker),))
+        return RequirementSet(local_projects=(LocalProject((path.parent / source["path"]).resolve(), extras, marker),))
     url = None
     if isinstance(source, dict) and "git" in source:
         revision = source.get("rev") or source.get("tag") or source.get("branch")
@@ -166,9 +166,9 @@ def _sourced(line: str, sources: dict[str, Any], path: Path) -> RequirementSet:
         url = source["url"]
     if url is None:
         raise InvalidArgumentError(
-            f"The source of {requirement.name!r} in [tool.uv.sources] needs a lock: run `uv lock`."
+            f"The source of {requirement.name!r} in [tool.uv.sources] needs a lock. Run `uv lock`."
         )
     refuse_credentials(url, f"requirement {requirement.name!r}")
     return RequirementSet(
-        requirements=(spell(f"{requirement.name}{extras} @ {url}{f' ; {marker}' if marker else ''}"),)
+        requirements=(normalize_requirement(f"{requirement.name}{extras} @ {url}{f' ; {marker}' if marker else ''}"),)
     )

@@ -21,7 +21,7 @@ from airflow_provider_sparkdeps.environments.requirements.local_projects import 
     build_wheels,
     with_path_dependencies,
 )
-from airflow_provider_sparkdeps.environments.requirements.lock_files import choose, read_pylock
+from airflow_provider_sparkdeps.environments.requirements.lock_files import read_pylock, select_packages
 from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
 from airflow_provider_sparkdeps.environments.uv import Uv, uv_binary
 from airflow_provider_sparkdeps.environments.venv.existing import Virtualenv
@@ -187,14 +187,14 @@ def resolve(wanted: RequirementSet, *, uv: Uv, base: BasePython, platform: str) 
     """
     pylock = ""
     lock: tuple[str, ...] = ()
-    locals_ = wanted.locals
+    projects = wanted.local_projects
     if wanted.uv_project:
         exported = uv.export(wanted.uv_project, extras=wanted.extras, groups=wanted.groups, python=base.executable)
         wanted = read_pylock(exported, extras=(), groups=())
     if wanted.pylock:
-        chosen = choose(wanted, marker_environment=marker_environment(base, platform))
-        pylock, lock, locals_ = chosen.to_toml() if chosen.packages else "", chosen.lock, chosen.locals
-    wheels = build_wheels(with_path_dependencies(locals_), uv=uv, scratch=uv.scratch, python=base.executable)
+        chosen = select_packages(wanted, marker_environment=marker_environment(base, platform))
+        pylock, lock, projects = chosen.to_toml() if chosen.packages else "", chosen.lock, chosen.local_projects
+    wheels = build_wheels(with_path_dependencies(projects), uv=uv, scratch=uv.scratch, python=base.executable)
     if pylock or wanted.pylock:
         lines = tuple(wheel.requirement for wheel in wheels)
     else:
@@ -206,7 +206,7 @@ def resolve(wanted: RequirementSet, *, uv: Uv, base: BasePython, platform: str) 
     for line in lines:
         wheel = by_url.get(_url(line))
         used += [wheel] if wheel else []
-        lock = (*lock, wheel.locked if wheel else line)
+        lock = (*lock, wheel.lock_line if wheel else line)
     return Resolution(tuple(sorted(lock)), lines, wanted.options, pylock, tuple(used))
 
 

@@ -17,7 +17,7 @@ from airflow_provider_sparkdeps.environments.prefix import site_packages
 from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script
 from airflow_provider_sparkdeps.environments.pythons import BasePython, inspect_python
 from airflow_provider_sparkdeps.environments.requirements.local_projects import (
-    Local,
+    LocalProject,
     build_wheels,
     with_path_dependencies,
 )
@@ -96,7 +96,7 @@ class Virtualenv:
         for each in self._distributions():
             local = each.editable
             what = f"{each.name}=={each.version}"
-            distributions.append(f"{what} {Local(self._project(each, local)).digest}" if local else what)
+            distributions.append(f"{what} {LocalProject(self._project(each, local)).digest}" if local else what)
             for path, digest, *rest in site_packages.read_record(each.info):
                 if local and not path.startswith(".."):
                     recorded[path] = ""  # a placeholder for the project, whose own files are hashed
@@ -123,7 +123,7 @@ class Virtualenv:
         for each in self._distributions():
             line = f"{each.name}=={each.version}"
             local = each.editable
-            lines.append(f"{line} (sha256 {Local(self._project(each, local)).digest})" if local else line)
+            lines.append(f"{line} (sha256 {LocalProject(self._project(each, local)).digest})" if local else line)
         return tuple(sorted(lines))
 
     def base(self, deadline: Deadline) -> BasePython:
@@ -151,7 +151,9 @@ class Virtualenv:
         site = prefix / "lib" / f"python{self.minor}" / "site-packages"
         # An installer's record of where a package came from may contain a path or a token.
         excluded |= {
-            name for name, _ in self._members() if _is_install_metadata(name) and name.endswith(site_packages.ORIGINS)
+            name
+            for name, _ in self._members()
+            if _is_install_metadata(name) and name.endswith(site_packages.INSTALL_METADATA)
         }
         members = [(name, path) for name, path in self._members() if name not in excluded]
         for name, path in members:
@@ -169,7 +171,7 @@ class Virtualenv:
         for info in site.glob("*.dist-info"):
             # Scripts were rewritten; bytecode and install metadata were not copied.
             site_packages.remove_from_record(info, _is_stale)
-        projects = [Local(self._project(each, each.editable)) for each in editable if each.editable]
+        projects = [LocalProject(self._project(each, each.editable)) for each in editable if each.editable]
         wheels = build_wheels(with_path_dependencies(projects), uv=uv, scratch=uv.scratch, python=base.executable)
         wanted = [wheel for wheel in wheels if wheel.name in {each.name for each in editable}]
         if wanted:
@@ -232,7 +234,7 @@ def _is_install_metadata(name: str) -> bool:
 
 
 def _is_stale(path: str) -> bool:
-    return path.startswith("../") or path.endswith(".pyc") or path.endswith(site_packages.ORIGINS)
+    return path.startswith("../") or path.endswith(".pyc") or path.endswith(site_packages.INSTALL_METADATA)
 
 
 def _size(path: Path) -> str | None:

@@ -180,7 +180,7 @@ def test_executors_without_the_python_are_reported_by_attach(use: Use, six15: Pe
         open_session(server) as session,
     ):
         for environment, name in ((six15, "six15.pex"), (PexEnvironment(["six==1.16.0"]), "this PEX")):
-            message = rf"{name} brings no interpreter of its own, and no python{MINOR} runs from .*: install it on"
+            message = rf"{name} has no interpreter, and no python{MINOR} works on .*\. Install it on"
             with pytest.raises(SessionError, match=message):
                 use(session, environment)
 
