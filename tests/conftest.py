@@ -1,4 +1,4 @@
-"""What all tests share: one Airflow, and one Spark Connect server with two executors."""
+"""Fixtures for all tests: a Spark Connect server with two executors, an Airflow that uses it, a package index."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from .support.package_index import PASSWORD, Index, make_wheel, serve
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make unit` leaves out; keep tests that share fixtures (a file, or Airflow) in one process."""
+    """Mark tests that `make unit` skips, and run tests that share fixtures (of a file, or Airflow) in one process."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         needs_airflow = "airflow" in fixtures or "local_airflow" in item.path.parts
         if needs_airflow or fixtures & {"server", "own_server", "token_server"}:
             item.add_marker(pytest.mark.cluster)
-        item.add_marker(pytest.mark.xdist_group("airflow" if needs_airflow else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("airflow" if needs_airflow else item.location[0]))
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
-    """A Spark Connect server with two executor processes; tests that break it start their own."""
+    """A Spark Connect server with two executor processes. Tests that break a server start another one."""
     with EmbeddedServer("local-cluster[2,1,1024]") as running:
         yield running
 
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-    """A private package index with one package of its own, `ours-only`, and a password."""
+    """A private package index with a password and one package, `ours-only`."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     make_wheel(tmp_path / "served", "ours-only", "1.0")
@@ -43,13 +44,13 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 @pytest.fixture(scope="session")
 def tokens() -> tuple[str, str]:
-    """The token that `token_server` wants, and one that it does not."""
+    """The token of `token_server`, and a wrong one."""
     return "right-token-5c1f0e", "wrong-token-77aa31"
 
 
 @pytest.fixture(scope="session")
 def token_server(tokens: tuple[str, str]) -> Iterator[tuple[str, int, str]]:
-    """A server that asks for a bearer token: its host, port and token."""
+    """The host, port and bearer token of a server that requires this token."""
     with EmbeddedServer("local-cluster[1,1,1024]", token=tokens[0]) as running:
         yield running.host, running.port, tokens[0]
 
@@ -62,7 +63,7 @@ def airflow(
     tokens: tuple[str, str],
 ) -> Iterator[LocalAirflow]:
     """An Airflow that runs the DAGs of tests/dags and of example_dags on `server`."""
-    guarded = {"conn_type": "sparkdeps", "host": token_server[0], "port": token_server[1]}
+    with_token = {"conn_type": "sparkdeps", "host": token_server[0], "port": token_server[1]}
     connections = {
         "sparkdeps_default": {"conn_type": "sparkdeps", "host": server.host, "port": server.port},
         "sparkdeps_by_reference": {
@@ -72,13 +73,13 @@ def airflow(
             "extra": {"delivery": "reference"},
         },
         "unreachable": {"conn_type": "sparkdeps", "host": "127.0.0.1", "port": 1, "extra": {"request_timeout": 3}},
-        "right_token": {**guarded, "password": tokens[0]},
-        "wrong_token": {**guarded, "password": tokens[1]},
+        "right_token": {**with_token, "password": tokens[0]},
+        "wrong_token": {**with_token, "password": tokens[1]},
     }
     home = tmp_path_factory.mktemp("airflow")
     for directory in (Path(__file__).parent / "dags", Path(__file__).parents[1] / "example_dags"):
         shutil.copytree(directory, home / "dags", dirs_exist_ok=True)
-    # The conda example takes its package from the channel that its test makes there.
+    # The test of the conda example creates this channel.
     channel = {"SPARKDEPS_EXAMPLE_CHANNEL": (home / "channel").as_uri(), "SPARKDEPS_EXAMPLE_PACKAGE": "cheese"}
     with LocalAirflow(home, dags=home / "dags", connections=connections, environ=channel) as running:
         yield running
