@@ -153,14 +153,14 @@ def read_pem(value: str | None, name: str) -> bytes | None:
     if "-----BEGIN" in value:
         return value.encode()
     # A client_key that is not a path may be a key without its PEM header.
-    shown = "the file" if name == "client_key" else repr(value)
+    shown = name if name == "client_key" else f"{name}={value!r}"
     try:
         content = Path(value).expanduser().read_bytes()
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid path"
         raise InvalidArgumentError(
-            f"{name}: Could not read {shown}: {reason}. Set the path of a PEM file, or its text."
+            f"Could not read {shown}: {reason}. Set the path of a PEM file, or its text."
         ) from None
     if b"-----BEGIN" not in content:
-        raise InvalidArgumentError(f"{name}: {shown} is not a PEM file. It must contain a line with -----BEGIN.")
+        raise InvalidArgumentError(f"{shown} is not a PEM file: it has no line with -----BEGIN. Set another path.")
     return content

@@ -32,12 +32,10 @@ class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryCli
     :param size_limit: rejects requests with too large functions before they are sent.
     """
 
-    def __init__(
-        self, listener: RequestListener, *, tags: Sequence[str] = (), size_limit: RequestSizeLimit | None = None
-    ) -> None:
+    def __init__(self, listener: RequestListener, *, tags: Sequence[str], size_limit: RequestSizeLimit) -> None:
         self._listener = listener
         self._tags = tags
-        self._size_limit = size_limit or RequestSizeLimit()
+        self._size_limit = size_limit
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OperationInterceptor:
         # PySpark copies the builder for a cloned session. Its operations belong to the same listener.

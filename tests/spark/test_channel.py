@@ -105,8 +105,8 @@ def test_invalid_certificates_and_keys_are_reported_before_a_call(authority: Aut
             "client_key is encrypted with a passphrase",
         ),
         ({"client_certificate": expired.certificate, "client_key": expired.key}, "client_certificate expired"),
-        ({"client_certificate": client.certificate, "client_key": bare_key}, "client_key: Could not read the file"),
-        ({"client_certificate": client.certificate, "client_key": "a\0b"}, "client_key: Could not read the file"),
+        ({"client_certificate": client.certificate, "client_key": bare_key}, "Could not read client_key"),
+        ({"client_certificate": client.certificate, "client_key": "a\0b"}, "Could not read client_key"),
         ({"ca_certificate": garbled}, "ca_certificate is not a readable certificate"),
         ({"ca_certificate": client.key}, "ca_certificate is not a readable certificate"),
     ]
