@@ -21,7 +21,7 @@ class SharedSession:
     :param server_side_id: the server's own id of the session. A new session with the same `id` has another one.
     :param target: `host:port` of the server.
     :param user_id: Spark Connect user of the session; empty if none was set.
-    :param interpreter: value of the setting for the interpreter of Python workers; empty for the cluster's own Python.
+    :param interpreter: interpreter of the Python workers, as set in the session; empty for the cluster's own Python.
     :param environment_key: key of the attached environment, if any.
     :param environment_sha256: sha256 of the attached archive, if any.
     :param python: minor version of the attached environment, for example "3.12".
