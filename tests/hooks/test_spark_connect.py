@@ -37,7 +37,7 @@ def test_the_test_button_reports_success(hook_for: HookFor, server: EmbeddedServ
     ("fields", "message"),
     [
         ({"host": "127.0.0.1", "port": 1}, "no server is listening there"),
-        ({"host": "no-such-host.invalid"}, "can't be resolved"),
+        ({"host": "no-such-host.invalid"}, "could not be resolved"),
         ({"host": "127.0.0.1", "port": 1, "extra": {"delivery": "mail"}}, "delivery"),
     ],
 )
