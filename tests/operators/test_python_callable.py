@@ -59,8 +59,8 @@ def test_a_wrong_call_is_rejected_when_the_dag_is_parsed() -> None:
         (score, {"py_files": "lib.py"}, r"Use a list: \['lib.py'\]"),
         (score, {"environment": ["pandas"]}, "environment is of type list. Use an environment"),
         (score, {"accumulators": ["bad"]}, "accumulators is a list"),
-        (score, {"accumulators": {"bad rows": 0}}, "'bad rows' is no identifier"),
-        (score, {"accumulators": {"bad": [0]}}, "write an int or a float"),
+        (score, {"accumulators": {"bad rows": 0}}, "'bad rows' is not an identifier"),
+        (score, {"accumulators": {"bad": [0]}}, "Use an int or a float"),
         (lambda spark: 1, {"accumulators": {"bad": 0}}, "has no parameter `accumulators`"),
     ],
 )

@@ -88,7 +88,7 @@ def failed(airflow: LocalAirflow) -> DagRunReport:
         ("returns_an_object", "returned a Local that can't be pushed to XCom"),
         ("unreachable", "no server is listening there"),
         ("wrong_token", "rejected the bearer token"),
-        ("no_number", "write an int or a float"),
+        ("no_number", "Use an int or a float"),
         ("build", "sparkdeps-no-such-package was not found in the package registry"),
         ("wait", "sparkdeps-no-such-package was not found in the package registry"),
         ("poke", "sparkdeps-no-such-package was not found in the package registry"),

@@ -1,4 +1,4 @@
-"""Accumulators on Spark Connect: added to on executors, read in the task, each use counted once per partition."""
+"""Accumulators as the task's callable uses them."""
 
 from __future__ import annotations
 
@@ -7,87 +7,65 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
-from airflow_provider_sparkdeps.spark.accumulators import executor
-from airflow_provider_sparkdeps.spark.accumulators.initial_values import decode_accumulators, to_kind
-from airflow_provider_sparkdeps.spark.accumulators.kinds import (
-    ApproxCountDistinct,
-    CounterOf,
-    Kind,
-    ListOf,
-    Max,
-    Min,
-    SetOf,
-    Sum,
-)
+from airflow_provider_sparkdeps.spark.accumulators import codec, executor
+from airflow_provider_sparkdeps.spark.accumulators.collector import UpdateCollector
+from airflow_provider_sparkdeps.spark.accumulators.initial_values import to_kind
+from airflow_provider_sparkdeps.spark.accumulators.kinds import AccumulatorKind, Sum
 from airflow_provider_sparkdeps.spark.accumulators.param import WithParam
 from airflow_provider_sparkdeps.spark.accumulators.updates import make_token
 
 if TYPE_CHECKING:
-    from pyspark.sql.connect.observation import Observation
-
-    from airflow_provider_sparkdeps.spark.accumulators.collector import UpdateCollector
-
-__all__ = [
-    "Accumulator",
-    "Accumulators",
-    "ApproxCountDistinct",
-    "CounterOf",
-    "ListOf",
-    "Max",
-    "Min",
-    "SetOf",
-    "Sum",
-    "WithParam",
-    "decode_accumulators",
-]
+    from pyspark.sql import Observation
 
 
 class Accumulator:
-    """What UDFs add to on executors and the task's callable reads: a sum, or another kind.
+    """A value that UDFs add to on executors and that the task's callable reads: a sum, or another kind.
 
-    Made by `Session.accumulator`. An operation counts only once it has succeeded, and each place where a UDF stands
-    in its query counts once per partition, whatever Spark repeats.
+    Created by `Session.accumulator`. An operation is counted only after it has succeeded. Each use of a UDF in its
+    query is counted once per partition, even if Spark evaluates it again.
     """
 
-    def __init__(self, name: str, kind: Kind, collector: UpdateCollector) -> None:
+    def __init__(self, name: str, kind: AccumulatorKind, collector: UpdateCollector) -> None:
         from pyspark.cloudpickle import register_pickle_by_value
 
         self.name = name
         self.kind = kind
-        self._here = kind.value
+        # The initial value with the terms that were added in the callable.
+        self._local = kind.value
         self._collector = collector
         self._id = uuid.uuid4().hex
-        collector.enter(self._id, name, kind)
-        register_pickle_by_value(executor)
+        collector.register(self._id, name, kind)
+        for module in (codec, executor):
+            register_pickle_by_value(module)
 
     @property
     def value(self) -> Any:
-        """The initial value, and what was added since by succeeded operations and by `add` here.
+        """The initial value, with all terms added by succeeded operations and by `add` in the callable.
 
-        :raises SessionError: it can't be known, or is more than the kind's limit.
+        :raises SessionError: if it can't be known, or exceeds the kind's limit.
         """
-        value = self.kind.starting(self._here).value
+        value = self.kind.with_initial(self._local).value
         try:
-            for update in self._collector.added(self._id):
+            for update in self._collector.updates_of(self._id):
                 value = self.kind.merge(value, update)
         except (TypeError, ValueError) as error:
-            raise SessionError(f"accumulator {self.name!r} can't be put together: {error}") from error
+            raise SessionError(f"Could not compute accumulator {self.name!r}: {error}") from error
         return value
 
     @value.setter
     def value(self, value: Any) -> None:
-        kind = to_kind(self.name, value) if isinstance(self.kind, Sum) else self.kind.starting(value)
-        self._collector.forget(self._id)
-        self._collector.enter(self._id, self.name, kind)
-        self.kind, self._here = kind, kind.value
+        kind = to_kind(self.name, value) if isinstance(self.kind, Sum) else self.kind.with_initial(value)
+        self._collector.discard(self._id)
+        self._collector.register(self._id, self.name, kind)
+        self.kind, self._local = kind, kind.value
 
     @property
     def add(self) -> Callable[[Any], None]:
-        """Add a term: `add(term)` here in the callable at once, in a UDF when its operation has succeeded.
+        """Add a term: `add(term)` counts at once in the callable, and in a UDF when its operation has succeeded.
 
-        :raises SessionError: it makes more than the kind's limit, or is no plain data.
+        :raises SessionError: if the value exceeds the kind's limit, or the term is not supported.
         """
-        return _Adding(self)
+        return _AddMethod(self)
 
     def __iadd__(self, term: Any) -> Accumulator:
         self.add(term)
@@ -95,28 +73,30 @@ class Accumulator:
 
     def _add(self, term: Any) -> None:
         try:
-            self._here = self.kind.add(self._here, term, name=self.name)
-        except (RuntimeError, ValueError) as error:
-            raise SessionError(f"accumulator {self.name!r} can't take {term!r:.60}: {error}") from error
+            self._local = self.kind.add(self._local, term, name=self.name)
+        except RuntimeError as error:
+            raise SessionError(str(error)) from error
+        except ValueError as error:
+            raise SessionError(f"Could not add {term!r:.60} to accumulator {self.name!r}: {error}") from error
 
     def to_xcom(self) -> Any:
-        """Return the value as plain data, which a downstream task may start from.
+        """Return the value as JSON-compatible values that a downstream task may start from.
 
-        :raises SessionError: it is no plain data.
+        :raises SessionError: if it is not supported.
         """
         try:
             return self.kind.to_xcom(self.value)
         except TypeError as error:
-            raise SessionError(f"accumulator {self.name!r} can't go to XCom: {error}") from None
+            raise SessionError(f"Could not push accumulator {self.name!r} to XCom: {error}") from None
 
-    def give_param(self, param: Any) -> None:
-        """Say how terms are added to a value that XCom brought without its `AccumulatorParam`."""
-        self.kind = WithParam(param, self._here)
-        self._collector.enter(self._id, self.name, self.kind)
+    def set_param(self, param: Any) -> None:
+        """Set the `AccumulatorParam` of a value from XCom, which does not keep it."""
+        self.kind = WithParam(param, self._local)
+        self._collector.register(self._id, self.name, self.kind)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        # PySpark pickles each use of a UDF in a plan by itself, so that a new name here tells uses apart.
-        return executor.restore, (make_token(self._id, uuid.uuid4().hex), self.name, *self.kind.tally())
+        # PySpark pickles each use of a UDF in a plan separately, so a new nonce tells uses apart.
+        return executor.restore, (make_token(self._id, uuid.uuid4().hex), self.name, *self.kind.executor_args())
 
     def __str__(self) -> str:
         return str(self.value)
@@ -125,8 +105,11 @@ class Accumulator:
         return f"Accumulator({self.name}={self.value})"
 
 
-class _Adding:
-    """The method `add`, which is that of the executor's side wherever it is pickled, as in `foreach(bad_rows.add)`."""
+class _AddMethod:
+    """The method `add`, which is pickled as the method of the executor's accumulator (`foreach(bad_rows.add)`).
+
+    A bound method would be pickled with the function `Accumulator.add`, which executors can't import.
+    """
 
     def __init__(self, accumulator: Accumulator) -> None:
         self._accumulator = accumulator
@@ -141,62 +124,64 @@ class _Adding:
 class Accumulators(dict[str, Accumulator]):
     """A task's accumulators by name.
 
-    :param found: those that there are.
-    :param make: makes another one: `Session.accumulator`.
+    :param found: the accumulators that exist.
+    :param make: creates another one: `Session.accumulator`.
     """
 
     def __init__(self, found: dict[str, Accumulator], make: Callable[[str, Any, Any], Accumulator]) -> None:
         super().__init__(found)
         self._make = make
-        self._taken: list[Any] = []
+        self._observed: list[Any] = []
 
     def __missing__(self, name: str) -> Accumulator:
         raise SessionError(
-            f"this task has no accumulator {name!r} (it has: {', '.join(sorted(self)) or 'none'}): name it in the "
-            f'operator\'s `accumulators={{"{name}": 0}}`'
+            f"This task has no accumulator {name!r}, only: {', '.join(sorted(self)) or 'none'}. Add it to the "
+            f'operator\'s arguments: `accumulators={{"{name}": 0}}`.'
         )
 
     def create(self, name: str, initial: Any = 0, param: Any = None) -> Accumulator:
-        """Return a new accumulator, which goes to XCom with the others.
+        """Return a new accumulator, which is pushed to XCom with the others.
 
         :param name: an identifier.
-        :param initial: what it starts from: a number, a kind such as `Max()`, or, with `param`, plain data.
-        :param param: PySpark's `AccumulatorParam`, or the like: how terms are added. An accumulator that XCom brought
-            without one gets it, and goes on from its value.
-        :raises InvalidArgumentError: the name is no identifier or is taken, or the value can't be meant.
+        :param initial: the value to start from: a number, a kind such as `Max()`, or, with `param`, a value that it
+            accepts.
+        :param param: PySpark's `AccumulatorParam` or a similar object, which defines how terms are added. If `name`
+            is an accumulator from XCom without a param, it gets this one and keeps its value.
+        :raises InvalidArgumentError: if the name is not an identifier or exists already, or an argument is invalid.
         """
         found = self.get(name)
         if param is not None and found is not None and isinstance(found.kind, WithParam) and found.kind.param is None:
-            found.give_param(param)
+            found.set_param(param)
             return found
         self[name] = made = self._make(name, initial, param)
         return made
 
     def add_observation(self, observation: Observation) -> None:
-        """Add what `DataFrame.observe` found to the accumulators of the same names, which are made where missing.
+        """Add the metrics of `DataFrame.observe` to the accumulators of the same names; missing ones are created.
 
-        Call it after the action. Numbers make sums; for others name a kind first, such as `{"largest": Max()}` for
-        `max(...).alias("largest")`. Nulls add nothing.
+        Call it after the action. Numbers create sums. For other metrics create the accumulator first, for example
+        `{"largest": Max()}` for `max(...).alias("largest")`. Nulls are ignored.
 
-        :param observation: its metrics have names, by `alias`, that are identifiers.
-        :raises SessionError: no action has computed it, or it was added already.
-        :raises InvalidArgumentError: a name is no identifier, or a metric is no number and has no accumulator.
+        :param observation: its metrics have identifiers as names, which `alias` sets.
+        :raises SessionError: if no action has computed it, or it was added before.
+        :raises InvalidArgumentError: if a name is not an identifier, or a metric that is not a number has no
+            accumulator.
         """
-        if any(observation is taken for taken in self._taken):
-            raise SessionError("this observation was added to the accumulators already: take out the second call")
+        if any(observation is each for each in self._observed):
+            raise SessionError("This observation was already added to the accumulators. Remove the second call.")
         if not (found := _metrics(observation)):
             raise SessionError(
-                "the observation has found nothing: call `add_observation` after an action (collect, write) on the "
-                "DataFrame that `observe` returned"
+                "The observation has no metrics yet. Call `add_observation` after an action (collect, write) on the "
+                "DataFrame that `observe` returned."
             )
         for name, value in found.items():
             if name not in self and value is not None:
                 try:
                     kind = to_kind(name, value)
                 except InvalidArgumentError as error:
-                    raise InvalidArgumentError(f"what was observed as {name!r} makes no sum: {error}") from None
-                self.create(name, kind.starting(type(value)(0)))
-        self._taken.append(observation)
+                    raise InvalidArgumentError(f"Could not create a sum of the metric {name!r}: {error}") from None
+                self.create(name, kind.with_initial(type(value)(0)))
+        self._observed.append(observation)
         for name, value in found.items():
             if value is not None:
                 self[name].add(value)

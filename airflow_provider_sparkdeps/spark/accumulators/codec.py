@@ -1,22 +1,68 @@
-"""Plain data read back from JSON, as executors send it and XCom keeps it: builtin values, and no classes to load."""
+"""Encodes accumulator values as JSON and decodes them; runs on executors, too."""
 
 from __future__ import annotations
 
 import datetime
+import decimal
+import json
+import math
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 
-def decode(data: Any) -> Any:
-    """Return what `executor_side.encode` was given.
+def encode(value: Any) -> Any:
+    """Return a value as JSON can represent it; types that JSON does not have as `{"kind": ..., "value": ...}`.
 
-    :raises ValueError: it was never encoded so.
+    :raises TypeError: if the value is not supported.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"kind": "float", "value": repr(float(value))}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, list):
+        return [encode(each) for each in value]
+    if isinstance(value, dict):
+        # Airflow reserves keys with two underscores.
+        if all(type(key) is str and key != "kind" and key[:2] != "__" for key in value):
+            return {key: encode(each) for key, each in value.items()}
+        return {"kind": "dict", "value": [[encode(key), encode(each)] for key, each in value.items()]}
+    if isinstance(value, tuple):
+        return {"kind": "tuple", "value": [encode(each) for each in value]}
+    if isinstance(value, (set, frozenset)):
+        kind = "set" if isinstance(value, set) else "frozenset"
+        return {"kind": kind, "value": sorted((encode(each) for each in value), key=json.dumps)}
+    if isinstance(value, complex):
+        return {"kind": "complex", "value": [encode(value.real), encode(value.imag)]}
+    if isinstance(value, (bytes, bytearray)):
+        return {"kind": "bytes", "value": value.hex()}
+    if isinstance(value, datetime.datetime):
+        precise = value.to_pydatetime() if hasattr(value, "to_pydatetime") else value
+        return {"kind": "datetime", "value": precise.isoformat()}
+    if isinstance(value, datetime.date):
+        return {"kind": "date", "value": value.isoformat()}
+    if isinstance(value, decimal.Decimal):
+        return {"kind": "decimal", "value": str(value)}
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return encode(value.item())
+    raise TypeError(
+        f"{type(value).__module__}.{type(value).__qualname__} is not supported. Use numbers, strings, bytes, dates, "
+        "and lists, tuples, sets or dicts of them."
+    )
+
+
+def decode(data: Any) -> Any:
+    """Return the value that `encode` was called with. Only builtin types are created.
+
+    :raises ValueError: if `encode` did not return this.
     """
     try:
         return _decode(data)
     except (ArithmeticError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"it is no plain data: {type(error).__name__}: {error}") from None
+        raise ValueError(f"not an encoded value ({type(error).__name__}: {error})") from None
 
 
 def _decode(data: Any) -> Any:
@@ -26,10 +72,10 @@ def _decode(data: Any) -> Any:
         return data
     if "kind" not in data:
         return {key: _decode(each) for key, each in data.items()}
-    return _KINDS[data["kind"]](data["value"])
+    return _DECODERS[data["kind"]](data["value"])
 
 
-_KINDS: dict[str, Callable[[Any], Any]] = {
+_DECODERS: dict[str, Callable[[Any], Any]] = {
     "float": float,
     "complex": lambda parts: complex(_decode(parts[0]), _decode(parts[1])),
     "bytes": bytes.fromhex,
@@ -39,5 +85,5 @@ _KINDS: dict[str, Callable[[Any], Any]] = {
     "dict": lambda pairs: {_decode(key): _decode(value) for key, value in pairs},
     "datetime": datetime.datetime.fromisoformat,
     "date": datetime.date.fromisoformat,
-    "decimal": Decimal,
+    "decimal": decimal.Decimal,
 }

@@ -1,4 +1,4 @@
-"""The kinds of accumulators, as values: what they start from, how terms are put together, how XCom keeps them."""
+"""The kinds of accumulators: what they start from, how terms are combined, and how XCom stores them."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from typing import Any, Self
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.spark.accumulators import executor
-from airflow_provider_sparkdeps.spark.accumulators.executor import encode
+from airflow_provider_sparkdeps.spark.accumulators.codec import encode
 
 NUMBERS = (int, float, complex, Decimal)
 
 
-class Kind:
-    """What terms of an accumulator are made into; a frozen value, whose `initial` is what it starts from."""
+class AccumulatorKind:
+    """How the terms of an accumulator are combined; a frozen value, with the `initial` value to start from."""
 
     initial: Any
 
     @property
     def value(self) -> Any:
-        """What it starts from, as a value of the callable's own."""
+        """The initial value, as a new object that the callable may change."""
         return self.initial
 
-    def tally(self) -> tuple[Any, ...]:
-        """Return what executors count with: a class of `executor_side`, and what it is made with."""
+    def executor_args(self) -> tuple[Any, ...]:
+        """Return the class in `executor` that counts on executors, and its further arguments."""
         raise NotImplementedError
 
     def check(self, update: Any) -> None:
-        """Check what an executor says that a task's terms make.
+        """Check the update of a task.
 
-        :raises ValueError: it can't be that.
+        :raises ValueError: if it can't be an update of this kind.
         """
 
     def merge(self, value: Any, update: Any) -> Any:
-        """Return two values put together; the first may be changed."""
+        """Return a value with an update added. The value may be changed."""
         raise NotImplementedError
 
     def add(self, value: Any, term: Any, *, name: str) -> Any:
-        """Return a value with one term added in the callable; the value may be changed."""
-        make, *options = self.tally()
-        tally = make(name, ("", "", 0), *options)
-        tally.add(term)
-        return self.merge(value, tally.result())
+        """Return a value with a term added in the callable. The value may be changed."""
+        make, *options = self.executor_args()
+        counter = make(name, ("", "", 0), *options)
+        counter.add(term)
+        return self.merge(value, counter.result())
 
     def to_xcom(self, value: Any) -> Any:
-        """Return a value as plain data that `to_kind` makes this kind of, which starts from it."""
+        """Return a value as JSON-compatible values from which `to_kind` creates this kind with this initial value."""
         raise NotImplementedError
 
-    def starting(self, value: Any) -> Self:
-        """Return this kind with another value to start from."""
+    def with_initial(self, value: Any) -> Self:
+        """Return this kind with another initial value."""
         return replace(self, initial=value)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
-class Sum(Kind):
-    """A sum; a plain number means this.
+class Sum(AccumulatorKind):
+    """A sum. A number means this kind.
 
-    :param initial: what it starts from: an int, float, complex or Decimal.
+    :param initial: the number to start from: int, float, complex or Decimal.
     """
 
     initial: Any = 0
@@ -67,15 +67,15 @@ class Sum(Kind):
     def __post_init__(self) -> None:
         if isinstance(self.initial, bool) or not isinstance(self.initial, NUMBERS):
             raise InvalidArgumentError(
-                f"a sum starts from {self.initial!r} ({type(self.initial).__name__}): write a number"
+                f"A sum can't start from {self.initial!r} ({type(self.initial).__name__}). Use a number."
             )
 
-    def tally(self) -> tuple[Any, ...]:
+    def executor_args(self) -> tuple[Any, ...]:
         return executor.ExecutorSum, type(self.initial)(0)
 
     def check(self, update: Any) -> None:
         if isinstance(update, bool) or not isinstance(update, NUMBERS):
-            raise ValueError(f"a sum can't be {update!r}: add numbers only")  # noqa: TRY004 (of a cluster)
+            raise ValueError(f"{update!r:.60} is not a number")  # noqa: TRY004 (the value comes from the cluster)
 
     def merge(self, value: Any, update: Any) -> Any:
         return value + update
@@ -84,17 +84,17 @@ class Sum(Kind):
         return encode(value)
 
 
-class _Extreme(Kind):
-    _tally: type[executor.ExecutorSum]
+class _Extreme(AccumulatorKind):
+    _executor_class: type[executor.ExecutorSum]
     _name: str
 
-    def tally(self) -> tuple[Any, ...]:
-        return self._tally, None
+    def executor_args(self) -> tuple[Any, ...]:
+        return self._executor_class, None
 
     def merge(self, value: Any, update: Any) -> Any:
-        tally = self._tally(self._name, ("", "", 0), value)
-        tally.add(update)
-        return tally.total
+        counter = self._executor_class(self._name, ("", "", 0), value)
+        counter.add(update)
+        return counter.total
 
     def to_xcom(self, value: Any) -> Any:
         return {"kind": self._name, "value": encode(value)}
@@ -102,54 +102,54 @@ class _Extreme(Kind):
 
 @dataclass(frozen=True)
 class Min(_Extreme):
-    """The least of what was added; None and NaN don't count.
+    """The smallest value that was added. None and NaN are ignored.
 
-    :param initial: what it starts from; None is nothing yet.
+    :param initial: the value to start from; None means nothing was added.
     """
 
     initial: Any = None
-    _tally = executor.ExecutorMin
+    _executor_class = executor.ExecutorMin
     _name = "min"
 
 
 @dataclass(frozen=True)
 class Max(_Extreme):
-    """The greatest of what was added; None and NaN don't count.
+    """The largest value that was added. None and NaN are ignored.
 
-    :param initial: what it starts from; None is nothing yet.
+    :param initial: the value to start from; None means nothing was added.
     """
 
     initial: Any = None
-    _tally = executor.ExecutorMax
+    _executor_class = executor.ExecutorMax
     _name = "max"
 
 
 @dataclass(frozen=True)
-class SetOf(Kind):
-    """The different values that were added: a set given to `add` is united, anything else is an element.
+class SetOf(AccumulatorKind):
+    """The different values that were added. `add` takes an element, or a set of elements.
 
-    :param initial: what it starts from.
-    :param limit: how many there may be; the query fails that adds more.
+    :param initial: the elements to start from.
+    :param limit: maximum number of elements; a query that adds more fails.
     """
 
     initial: Collection[Any] = ()
     limit: int = field(default=10_000, kw_only=True)
 
     def __post_init__(self) -> None:
-        # In an order that is the same each time a DAG is parsed.
+        # Sorted, so that the DAG is the same each time it is parsed.
         object.__setattr__(
-            self, "initial", tuple(sorted(set(_collected(self)), key=lambda each: (str(each), repr(each))))
+            self, "initial", tuple(sorted(set(_initial_values(self)), key=lambda each: (str(each), repr(each))))
         )
 
     @property
     def value(self) -> set[Any]:
         return set(self.initial)
 
-    def tally(self) -> tuple[Any, ...]:
+    def executor_args(self) -> tuple[Any, ...]:
         return executor.ExecutorSet, set(), self.limit
 
     def check(self, update: Any) -> None:
-        _check_type(update, set)
+        check_type(update, set)
 
     def merge(self, value: Any, update: Any) -> Any:
         value |= update
@@ -160,28 +160,28 @@ class SetOf(Kind):
 
 
 @dataclass(frozen=True)
-class ListOf(Kind):
+class ListOf(AccumulatorKind):
     """The first values that were added, in no particular order: examples.
 
-    :param initial: what it starts from.
-    :param limit: how many are kept; those that come later are dropped.
+    :param initial: the values to start from.
+    :param limit: maximum number of values; later ones are dropped.
     """
 
     initial: Collection[Any] = ()
     limit: int = field(default=100, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "initial", tuple(_collected(self)))
+        object.__setattr__(self, "initial", tuple(_initial_values(self)))
 
     @property
     def value(self) -> list[Any]:
         return list(self.initial)
 
-    def tally(self) -> tuple[Any, ...]:
+    def executor_args(self) -> tuple[Any, ...]:
         return executor.ExecutorList, [], self.limit
 
     def check(self, update: Any) -> None:
-        _check_type(update, list)
+        check_type(update, list)
 
     def merge(self, value: Any, update: Any) -> Any:
         return [*value, *update][: self.limit]
@@ -191,11 +191,11 @@ class ListOf(Kind):
 
 
 @dataclass(frozen=True)
-class CounterOf(Kind):
+class CounterOf(AccumulatorKind):
     """A sum for each key, as a `collections.Counter`: `add(key)` adds 1, `add({key: amount, ...})` adds amounts.
 
-    :param initial: what it starts from, by key.
-    :param limit: how many keys there may be; the query fails that adds more.
+    :param initial: the amounts to start from, by key.
+    :param limit: maximum number of keys; a query that adds more fails.
     """
 
     initial: Mapping[Any, Any] = field(default_factory=dict)
@@ -204,7 +204,7 @@ class CounterOf(Kind):
     def __post_init__(self) -> None:
         if not isinstance(self.initial, Mapping):
             raise InvalidArgumentError(
-                f"CounterOf starts from {self.initial!r}: write a dict of numbers, such as {{'E42': 0}}"
+                f"CounterOf can't start from {self.initial!r}. Use a dict of numbers, for example {{'E42': 0}}."
             )
         for amount in self.initial.values():
             Sum(amount)
@@ -215,11 +215,11 @@ class CounterOf(Kind):
     def value(self) -> Counter[Any]:
         return Counter(self.initial)
 
-    def tally(self) -> tuple[Any, ...]:
+    def executor_args(self) -> tuple[Any, ...]:
         return executor.ExecutorCounter, {}, self.limit
 
     def check(self, update: Any) -> None:
-        _check_type(update, dict)
+        check_type(update, dict)
         for amount in update.values():
             Sum().check(amount)
 
@@ -232,107 +232,30 @@ class CounterOf(Kind):
         return {"kind": "counter", "value": encode(dict(value)), "limit": self.limit}
 
 
-class DistinctCount(int):
-    """About how many different values were added: an int, with the sketch that it was read from.
+def check_type(update: Any, kind: type) -> None:
+    """Check the type of an update.
 
-    :param count: the estimate.
-    :param sketch: an HLL sketch of Apache DataSketches, as bytes; empty if there is nothing in it.
+    :raises ValueError: if it is another one.
     """
-
-    sketch: bytes
-
-    def __new__(cls, count: int = 0, sketch: bytes = b"") -> Self:
-        made = super().__new__(cls, count)
-        made.sketch = sketch
-        return made
+    if not isinstance(update, kind):
+        raise ValueError(f"{update!r:.60} is not a {kind.__name__}")  # noqa: TRY004 (the value comes from the cluster)
 
 
-@dataclass(frozen=True)
-class ApproxCountDistinct(Kind):
-    """About how many different values were added, of any number of them; None doesn't count.
-
-    It is an HLL sketch of 2**lg_k bytes, whose estimate is within 1.04 / sqrt(2**lg_k) of the truth in two cases of
-    three: 1.6 % by default. Needs the package `datasketches`, here and in the environment.
-
-    :param initial: the estimate that it goes on from.
-    :param lg_k: from 4 to 18.
-    """
-
-    initial: DistinctCount = field(default_factory=DistinctCount)
-    lg_k: int = field(default=12, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.initial, DistinctCount):
-            raise InvalidArgumentError(
-                f"ApproxCountDistinct starts from {self.initial!r}: which values that counts can't be known. Leave "
-                "it out, "
-                "or give it what an upstream task's ApproxCountDistinct left in XCom"
-            )
-        if isinstance(self.lg_k, bool) or self.lg_k not in range(4, 19):
-            raise InvalidArgumentError(f"ApproxCountDistinct has lg_k={self.lg_k!r}: write a whole number from 4 to 18")
-
-    def tally(self) -> tuple[Any, ...]:
-        _datasketches()
-        return executor.ExecutorSketch, self.lg_k
-
-    def check(self, update: Any) -> None:
-        _check_type(update, bytes)
-        _read(update)
-
-    def merge(self, value: Any, update: Any) -> Any:
-        library = _datasketches()
-        sketches = [_read(sketch) for sketch in (value.sketch, update) if sketch]
-        # A union that is coarser than what it is given forgets what it has.
-        union = library.hll_union(max(sketch.lg_config_k for sketch in sketches))
-        for sketch in sketches:
-            union.update(sketch)
-        united = union.get_result(library.tgt_hll_type.HLL_8)
-        return DistinctCount(round(united.get_estimate()), united.serialize_compact())
-
-    def to_xcom(self, value: Any) -> Any:
-        return {"kind": "approx_distinct", "value": int(value), "sketch": value.sketch.hex(), "lg_k": self.lg_k}
-
-
-def _datasketches() -> Any:
-    try:
-        import datasketches
-    except ImportError:
-        raise InvalidArgumentError(
-            "ApproxCountDistinct needs the package datasketches, which this worker's Python doesn't have."
-            " Install it: pip install 'airflow-provider-sparkdeps[sketches]'"
-        ) from None
-    return datasketches
-
-
-def _read(sketch: bytes) -> Any:
-    try:
-        return _datasketches().hll_sketch.deserialize(sketch)
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"it is no sketch: {error}") from None
-
-
-def _collected(kind: SetOf | ListOf) -> Collection[Any]:
+def _initial_values(kind: SetOf | ListOf) -> Collection[Any]:
     _check_limit(kind)
     if isinstance(kind.initial, (str, bytes, Mapping)) or not isinstance(kind.initial, Iterable):
-        raise InvalidArgumentError(f"{type(kind).__name__} starts from {kind.initial!r}: write a list of values")
+        raise InvalidArgumentError(f"{type(kind).__name__} can't start from {kind.initial!r}. Use a list of values.")
     return kind.initial
 
 
 def _check_limit(kind: SetOf | ListOf | CounterOf) -> None:
     if isinstance(kind.limit, bool) or not isinstance(kind.limit, int) or kind.limit < 1:
-        raise InvalidArgumentError(
-            f"{type(kind).__name__} has the limit {kind.limit!r}: write a whole number, 1 or more"
-        )
-
-
-def _check_type(update: Any, wanted: type) -> None:
-    if not isinstance(update, wanted):
-        raise ValueError(f"it can't be {update!r:.60}: a {wanted.__name__} is due")  # noqa: TRY004 (of a cluster)
+        raise InvalidArgumentError(f"limit={kind.limit!r} of {type(kind).__name__} is not a whole number above 0.")
 
 
 def _within(limit: int, value: Any) -> Any:
     if len(value) > limit:
         raise ValueError(
-            f"it grew past its limit of {limit:,} different values: raise `limit`, or add something coarser"
+            f"it has more than {limit:,} different values, which is its limit. Raise `limit`, or add coarser values."
         )
     return value

@@ -1,4 +1,4 @@
-"""The kind of accumulator whose terms are added by an `AccumulatorParam` of the user's."""
+"""The kind of accumulator that adds terms with a user's `AccumulatorParam`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
 from airflow_provider_sparkdeps.spark.accumulators import executor
-from airflow_provider_sparkdeps.spark.accumulators.codec import decode
-from airflow_provider_sparkdeps.spark.accumulators.executor import encode
-from airflow_provider_sparkdeps.spark.accumulators.kinds import Kind
+from airflow_provider_sparkdeps.spark.accumulators.codec import decode, encode
+from airflow_provider_sparkdeps.spark.accumulators.kinds import AccumulatorKind
 
 
 @dataclass(frozen=True, repr=False)
-class WithParam(Kind):
-    """What an `AccumulatorParam` makes of the terms, in the callable and on executors.
+class WithParam(AccumulatorKind):
+    """A value to which an `AccumulatorParam` adds the terms, in the callable and on executors.
 
-    :param param: PySpark's `AccumulatorParam`, or anything with its `zero(value)` and `addInPlace(value1, value2)`.
-        It goes to executors by value. None: XCom brought only the value; see `Accumulators.create`.
-    :param initial: what it starts from: plain data (numbers, texts, bytes, dates; lists, tuples, sets, dicts of them).
+    :param param: PySpark's `AccumulatorParam`, or any object with its methods `zero(value)` and
+        `addInPlace(value1, value2)`. It is sent to executors by value. None for a value from XCom, which does not
+        keep params; see `Accumulators.create`.
+    :param initial: the value to start from: numbers, strings, bytes, dates, and lists, tuples, sets or dicts of them.
     """
 
     param: Any
@@ -29,58 +29,57 @@ class WithParam(Kind):
 
     def __post_init__(self) -> None:
         if isinstance(self.param, type):
-            raise InvalidArgumentError(f"{self.param.__name__} is a class: write {self.param.__name__}()")
-        lacks = [name for name in ("zero", "addInPlace") if not callable(getattr(self.param, name, None))]
-        if self.param is not None and lacks:
+            raise InvalidArgumentError(f"param is the class {self.param.__name__}. Use {self.param.__name__}().")
+        missing = [name for name in ("zero", "addInPlace") if not callable(getattr(self.param, name, None))]
+        if self.param is not None and missing:
             raise InvalidArgumentError(
-                f"{type(self.param).__name__} is no AccumulatorParam: it lacks the method {lacks[0]}"
+                f"{type(self.param).__name__} is not an AccumulatorParam: it has no method {missing[0]}. Add it."
             )
         if isinstance(self.initial, Mapping) and self.initial.get("kind") == "param":
             object.__setattr__(self, "initial", decode(self.initial.get("value")))
-        self._encoded(self.initial, "starts from")
+        self._encode(self.initial)
 
     def __repr__(self) -> str:
-        # An address in it would make Airflow think that the DAG changes all the time.
+        # An address in it would make Airflow see a new version of the DAG each time it is parsed.
         return f"WithParam({type(self.param).__name__}(), {self.initial!r})"
 
     @property
     def value(self) -> Any:
         return decode(encode(self.initial))
 
-    def tally(self) -> tuple[Any, ...]:
-        zero = self._told().zero(self.value)
-        self._encoded(zero, "has the zero")
-        return executor.ExecutorParam, _pickled_by_value((self.param, zero), type(self.param))
+    def executor_args(self) -> tuple[Any, ...]:
+        zero = self._require_param().zero(self.value)
+        self._encode(zero)
+        return executor.ExecutorParam, _pickle_by_value((self.param, zero), type(self.param))
 
     def merge(self, value: Any, update: Any) -> Any:
-        # addInPlace may keep what it is given, so that it gets a copy.
-        return self._told().addInPlace(value, decode(encode(update)))
+        # `addInPlace` may keep its argument, so it gets a copy.
+        return self._require_param().addInPlace(value, decode(encode(update)))
 
     def add(self, value: Any, term: Any, *, name: str) -> Any:
-        return self._told().addInPlace(value, term)
+        return self._require_param().addInPlace(value, term)
 
     def to_xcom(self, value: Any) -> Any:
-        return {"kind": "param", "value": self._encoded(value, "has the value")}
+        return {"kind": "param", "value": self._encode(value)}
 
-    def _told(self) -> Any:
+    def _require_param(self) -> Any:
         if self.param is None:
             raise SessionError(
-                "XCom brought the accumulator's value, and no AccumulatorParam: give it in the callable, "
-                "`accumulators.create(name, param=YourParam())`, before you add"
+                "The accumulator's value comes from XCom, which does not keep its AccumulatorParam. Pass it in the "
+                "callable before you add: `accumulators.create(name, param=YourParam())`."
             )
         return self.param
 
-    def _encoded(self, value: Any, what: str) -> Any:
+    def _encode(self, value: Any) -> Any:
         try:
             return encode(value)
         except TypeError as error:
             raise InvalidArgumentError(
-                f"an accumulator with {type(self.param).__name__} {what} {value!r}; its values travel and must be "
-                f"plain data, yet {error}"
+                f"An accumulator with {type(self.param).__name__} can't have the value {value!r:.60}: {error}"
             ) from None
 
 
-def _pickled_by_value(value: Any, owner: type) -> bytes:
+def _pickle_by_value(value: Any, owner: type) -> bytes:
     """Pickle a value of a class that executors may not have."""
     from pyspark import cloudpickle
 

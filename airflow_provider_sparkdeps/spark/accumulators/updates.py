@@ -1,4 +1,4 @@
-"""Accumulator updates as executors send them: read without loading a class, or refused."""
+"""Reads the accumulator updates that executors send, without loading a class."""
 
 from __future__ import annotations
 
@@ -13,79 +13,79 @@ from airflow_provider_sparkdeps.spark.accumulators.codec import decode
 from airflow_provider_sparkdeps.spark.pyspark_compat import accumulator_serializer
 
 PREFIX = "sparkdeps-accumulator"
-# What two strings in a tuple need; nothing here can name a class, call a function or reserve memory.
+# The opcodes of a tuple of two strings. None of them can name a class, call a function or reserve memory.
 _HARMLESS = frozenset({"PROTO", "FRAME", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "MEMOIZE", "TUPLE2", "STOP"})
 
 _NAMING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 
 
 @dataclass(frozen=True)
-class Refused:
-    """What stands for a value that an executor could not send: its words."""
+class FailedUpdate:
+    """Takes the place of a value that an executor could not send."""
 
-    words: str
+    message: str
 
 
-class Use(NamedTuple):
-    """One pickled use of an accumulator, where it was evaluated."""
+class UpdateKey(NamedTuple):
+    """One pickled use of an accumulator, and where Spark evaluated it."""
 
-    owner: str
+    accumulator_id: str
     nonce: str
-    place: str
+    position: str
     partition: int
 
 
 class Update(NamedTuple):
-    """What one task added by one use."""
+    """What one task added through one use."""
 
     operation: str
-    use: Use
+    key: UpdateKey
     adds: int
     value: Any
 
 
-def make_token(owner: str, nonce: str) -> str:
-    """Return the text that stands for a use, where it is pickled."""
-    return f"{PREFIX}:{owner}:{nonce}"
+def make_token(accumulator_id: str, nonce: str) -> str:
+    """Return the string that identifies a use, where it is pickled."""
+    return f"{PREFIX}:{accumulator_id}:{nonce}"
 
 
 def read_update(pickled: bytes) -> Update | None:
-    """Return an update; None if it is none of ours, and safe for PySpark's client.
+    """Return an update; None if it is not one of ours, and PySpark's client can read it safely.
 
-    :raises SessionError: it can't be read, or may not be.
+    :raises SessionError: if it can't be read, or reading it is not safe.
     """
     if PREFIX.encode() not in pickled:
-        _refuse_unrestricted(pickled)
+        _check_foreign_update(pickled)
         return None
     try:
         token, text = _loads_strings(pickled)
-        _, owner, nonce = token.split(":")
-        operation, place, partition, adds, data = json.loads(text)
-        if [*map(type, (operation, place, partition, adds))] != [str, str, int, int]:
-            raise ValueError("its parts have other types")  # noqa: TRY301 (one handler for all)
-        refused = isinstance(data, dict) and data.get("kind") == "error"
-        value = Refused(str(data.get("value"))) if refused else decode(data)
+        _, accumulator_id, nonce = token.split(":")
+        operation, position, partition, adds, data = json.loads(text)
+        if [*map(type, (operation, position, partition, adds))] != [str, str, int, int]:
+            raise ValueError("its fields have other types")  # noqa: TRY301 (one handler for all)
+        failed = isinstance(data, dict) and data.get("kind") == "error"
+        value = FailedUpdate(str(data.get("value"))) if failed else decode(data)
     except (ValueError, RecursionError) as error:
         raise unreadable(error) from None
-    return Update(operation, Use(owner, nonce, place, partition), adds, value)
+    return Update(operation, UpdateKey(accumulator_id, nonce, position, partition), adds, value)
 
 
-def unreadable(error: object) -> SessionError:
-    """Return the error for an update that is not what our executor side sends."""
+def unreadable(reason: object) -> SessionError:
+    """Return the error for an update that our code on executors can't have sent."""
     return SessionError(
-        f"an executor sent an accumulator update that can't be read ({error}); nothing of it was used. "
-        "Look at what runs on this cluster beside your UDFs."
+        f"Could not read an accumulator update from an executor: {reason}. It was not used. Check what else runs on "
+        "this cluster."
     )
 
 
 def _loads_strings(pickled: bytes) -> tuple[str, str]:
-    """Unpickle a pair of strings, and nothing else.
+    """Unpickle a pair of strings.
 
-    :raises ValueError: the pickle holds anything else.
+    :raises ValueError: if the pickle contains anything else.
     """
     for opcode, _, _ in pickletools.genops(pickled):
         if opcode.name not in _HARMLESS:
-            raise ValueError(f"its pickle wants {opcode.name}")
+            raise ValueError(f"its pickle contains {opcode.name}")
     try:
         pair = pickle.loads(pickled)  # noqa: S301 (only harmless opcodes are left)
     except (pickle.UnpicklingError, IndexError, EOFError) as error:
@@ -95,11 +95,11 @@ def _loads_strings(pickled: bytes) -> tuple[str, str]:
     return pair
 
 
-def _refuse_unrestricted(pickled: bytes) -> None:
-    """Refuse what names a class: PySpark drops it without an error from 4.3 on, and would load it before."""
+def _check_foreign_update(pickled: bytes) -> None:
+    """Refuse an update that names a class. PySpark drops it without an error since 4.3, and loaded it before."""
     try:
         if serializer := accumulator_serializer():
-            # Its allow-list has the one class that Spark's own UDF profiler sends.
+            # It allows only the class that Spark's own UDF profiler sends.
             serializer.loads(pickled)
             return
         named = [opcode.name for opcode, _, _ in pickletools.genops(pickled) if opcode.name in _NAMING]
@@ -107,6 +107,6 @@ def _refuse_unrestricted(pickled: bytes) -> None:
         raise unreadable(error) from None
     if named:
         raise SessionError(
-            "an executor sent an accumulator update that names a class; this PySpark would load it. "
-            "Upgrade the worker's pyspark to 4.3, or do without the UDF profiler."
+            "An executor sent an accumulator update that names a class, which this version of PySpark would load. "
+            "Upgrade pyspark on the worker to 4.3, or do not use the UDF profiler."
         )

@@ -1,4 +1,4 @@
-"""Accumulators on a real cluster of two executors: the exact numbers, whatever Spark repeats."""
+"""Accumulators count exactly on a cluster of two executors, whatever Spark repeats."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import pickle
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
 from pyspark.sql.functions import col, udf
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
@@ -20,19 +23,21 @@ from airflow_provider_sparkdeps.spark.accumulators.kinds import Sum
 from airflow_provider_sparkdeps.spark.accumulators.updates import make_token
 from airflow_provider_sparkdeps.spark.session import Session
 
+from ...support.servers import OwnServer
 
-def counting(accumulator: Accumulator):
-    """A UDF that adds 1 for each row and gives the row back."""
+
+def counting(accumulator: Accumulator) -> Callable[..., Any]:
+    """Return a UDF that adds 1 for each row and returns the row's value."""
 
     @udf("long")
-    def counted(value):
+    def counted(value: int) -> int:
         accumulator.add(1)
         return value
 
     return counted
 
 
-def rows(session: Session, count: int = 1000, partitions: int = 4):
+def rows(session: Session, count: int = 1000, partitions: int = 4) -> DataFrame:
     return session.spark.range(0, count, 1, partitions)
 
 
@@ -62,7 +67,7 @@ def test_a_filter_on_the_udfs_column_counts_all_rows_once(session: Session) -> N
     assert count.value == 1000
 
 
-def test_each_place_in_a_query_counts_for_itself(session: Session) -> None:
+def test_each_use_in_a_query_is_counted(session: Session) -> None:
     count = session.accumulator("count")
     frame = rows(session).select(counting(count)("id").alias("n"))
     assert len(frame.join(frame, "n").collect()) == 1000
@@ -72,19 +77,19 @@ def test_each_place_in_a_query_counts_for_itself(session: Session) -> None:
     assert count.value == 3500
 
 
-def test_a_query_whose_executor_is_killed_counts_once(own_server, tmp_path: Path) -> None:
+def test_a_query_whose_executor_is_killed_counts_once(own_server: OwnServer, tmp_path: Path) -> None:
     marker = tmp_path / "killed"
     with Session(own_server.endpoint) as session:
         count = session.accumulator("count")
 
         @udf("long")
-        def counted(value):
+        def counted(value: int) -> int:
             count.add(1)
             return value
 
         @udf("long")
-        def killing(value):
-            # The first reducer that runs kills its executor, and the map output that it held.
+        def killing(value: int) -> int:
+            # The first reducer that runs kills its executor, whose map output is lost.
             if not marker.exists():
                 marker.touch()
                 daemon = os.getppid()
@@ -102,7 +107,7 @@ def test_a_failed_query_adds_nothing_to_the_next_one(session: Session) -> None:
     count = session.accumulator("count")
 
     @udf("long")
-    def failing(value):
+    def failing(value: int) -> int:
         count.add(1)
         if value == 900:
             raise ValueError("row 900")
@@ -130,7 +135,7 @@ def test_concurrent_queries_of_one_session_are_each_exact(session: Session) -> N
     assert {size: count.value for size, count in counts.items()} == {size: 3 * size for size in counts}
 
 
-def test_what_spark_has_cached_is_neither_computed_nor_counted_again(session: Session) -> None:
+def test_a_cached_dataframe_is_not_counted_again(session: Session) -> None:
     count = session.accumulator("count")
     cached = rows(session).select(counting(count)("id").alias("n")).cache()
     assert len(cached.collect()) == 1000
@@ -148,7 +153,7 @@ def test_writing_counts(session: Session, tmp_path: Path) -> None:
 def test_pandas_functions_count(session: Session) -> None:
     count = session.accumulator("count", 0.5)
 
-    def batches(frames):
+    def batches(frames: Any) -> Any:
         for frame in frames:
             count.add(len(frame))
             yield frame
@@ -169,7 +174,7 @@ def test_a_clone_of_the_session_counts_too(session: Session) -> None:
     assert count.value == 100
 
 
-def test_an_accumulator_goes_on_from_its_initial_value(session: Session) -> None:
+def test_an_accumulator_continues_from_its_initial_value(session: Session) -> None:
     count = session.accumulator("count", 40)
     count += 1
     rows(session, 1, 1).select(counting(count)("id")).collect()
@@ -180,7 +185,7 @@ def test_reading_on_an_executor_is_refused(session: Session) -> None:
     count = session.accumulator("count")
 
     @udf("long")
-    def reading(value):
+    def reading(value: int) -> Any:
         return count.value
 
     with pytest.raises(PySparkException, match="'count' can only be added to on executors"):
@@ -188,19 +193,19 @@ def test_reading_on_an_executor_is_refused(session: Session) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "bad rows", "1st", "a-b", None])
-def test_a_name_that_is_no_identifier_is_refused(session: Session, name: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="is no identifier"):
+def test_a_name_that_is_not_an_identifier_is_refused(session: Session, name: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="is not an identifier"):
         session.accumulator(name)
 
 
 @pytest.mark.parametrize("initial", ["many", None, [1], True, {"a": 1}])
-def test_an_initial_value_that_is_no_number_is_refused(session: Session, initial: object) -> None:
-    with pytest.raises(InvalidArgumentError, match="write an int or a float"):
+def test_an_initial_value_that_is_not_a_number_is_refused(session: Session, initial: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="Use an int or a float"):
         session.accumulator("count", initial)
 
 
 class Hostile:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.putenv, ("SPARKDEPS_HOSTILE", "1")
 
 
@@ -211,29 +216,31 @@ def test_nothing_that_executors_send_runs_code_here(session: Session, tmp_path: 
     ran = tmp_path / "ran"
 
     @udf("long")
-    def sends(value):
+    def sends(value: int) -> int:
         import pathlib
 
         from pyspark.accumulators import _accumulatorRegistry
 
+        registry: dict[Any, Any] = _accumulatorRegistry
+
         class Sent:
-            def __reduce__(self):
+            def __reduce__(self) -> Any:
                 return pathlib.Path.touch, (pathlib.Path(ran),)
 
         class Fake:
             _value = Sent()
 
-        _accumulatorRegistry[token] = Fake()
+        registry[token] = Fake()
         return value
 
-    with pytest.raises(SessionError, match="can't be read"):
+    with pytest.raises(SessionError, match="Could not read an accumulator update"):
         rows(session, 1, 1).select(sends("id")).collect()
     assert not ran.exists()
     assert count.value == 0
 
 
-OWNER = "a" * 32
-TOKEN = make_token(OWNER, f"{0:032x}")
+ACCUMULATOR = "a" * 32
+TOKEN = make_token(ACCUMULATOR, f"{0:032x}")
 UPDATE = ["operation", "1", 0, 1]
 
 
@@ -255,15 +262,15 @@ UPDATE = ["operation", "1", 0, 1]
         b"no pickle",
     ],
 )
-def test_an_update_that_is_not_what_our_side_sends_is_refused(sent: bytes) -> None:
-    ledger = UpdateCollector()
-    ledger.enter(OWNER, "count", Sum(0))
-    with pytest.raises(SessionError, match="can't be read"):
-        ledger._take(sent)
+def test_an_update_that_our_code_on_executors_does_not_send_is_refused(sent: bytes) -> None:
+    collector = UpdateCollector()
+    collector.register(ACCUMULATOR, "count", Sum(0))
+    with pytest.raises(SessionError, match="Could not read an accumulator update"):
+        collector._accept(sent)
     assert "SPARKDEPS_HOSTILE" not in os.environ
-    ledger.on_success("operation")
-    assert [*ledger._updates] == []
+    collector.on_success("operation")
+    assert [*collector._updates] == []
 
 
-def test_what_sparks_profiler_sends_is_left_to_pyspark() -> None:
-    assert not UpdateCollector()._take(pickle.dumps((-2, {1: (None, {"a": [1]})})))
+def test_updates_of_sparks_profiler_are_left_to_pyspark() -> None:
+    assert not UpdateCollector()._accept(pickle.dumps((-2, {1: (None, {"a": [1]})})))

@@ -1,4 +1,4 @@
-"""What Spark repeats, drops or shares, and what accumulators make of it: the exact numbers, or a word of warning."""
+"""Accumulators count exactly, or log a warning, where Spark repeats, drops or shares work."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import logging
 import pickle
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
 from pyspark.sql.functions import col, udf
 
 from airflow_provider_sparkdeps.exceptions import SessionError
@@ -23,34 +25,34 @@ from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 
 
-def counting(accumulator: Accumulator):
-    """A function that adds 1 for each row and gives the row back."""
+def counting(accumulator: Accumulator) -> Callable[[Any], Any]:
+    """Return a function that adds 1 for each row and returns the row's value."""
 
-    def counted(value):
+    def counted(value: Any) -> Any:
         accumulator.add(1)
         return value
 
     return counted
 
 
-def counted_rows(session: Session, accumulator: Accumulator, count: int = 1000):
+def counted_rows(session: Session, accumulator: Accumulator, count: int = 1000) -> DataFrame:
     function = udf(counting(accumulator), "long")
     return session.spark.range(0, count, 1, 4).select(function("id").alias("n"))
 
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """What is said of accumulators, as it is said."""
-    said: list[str] = []
+    """The warnings about accumulators."""
+    messages: list[str] = []
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            messages.append(record.getMessage())
 
     handler = Handler(logging.WARNING)
-    logger = logging.getLogger("airflow_provider_sparkdeps.spark.accumulators.ledger")
+    logger = logging.getLogger("airflow_provider_sparkdeps.spark.accumulators.collector")
     logger.addHandler(handler)
-    yield said
+    yield messages
     logger.removeHandler(handler)
 
 
@@ -60,7 +62,7 @@ def test_a_task_that_is_tried_again_counts_once(session: Session, tmp_path: Path
         marker = tmp_path / name
 
         @udf("long")
-        def failing(value, count=count, marker=marker):
+        def failing(value: int, count: Any = count, marker: Path = marker) -> int:
             count.add(1)
             if value == 900 and not marker.exists():
                 marker.touch()
@@ -74,22 +76,22 @@ def test_a_task_that_is_tried_again_counts_once(session: Session, tmp_path: Path
 
 
 def test_a_task_that_runs_twice_at_once_counts_once() -> None:
-    """A fake of what executors send: Spark never speculates on one host, and all executors here are on one."""
-    ledger, owner = UpdateCollector(), "a" * 32
-    ledger.enter(owner, "count", Sum(0))
-    for place, adds in (("1", 250), ("1", 250), ("7", 200)):
-        sent = ["operation", place, 0, adds, adds]
-        assert ledger._take(pickle.dumps((make_token(owner, f"{0:032x}"), json.dumps(sent))))
-    ledger._foreign.clear()
-    ledger.on_success("operation")
-    assert list(ledger.added(owner)) == [250]
+    """Imitates executors: Spark does not run speculative tasks on one host."""
+    collector, accumulator = UpdateCollector(), "a" * 32
+    collector.register(accumulator, "count", Sum(0))
+    for position, adds in (("1", 250), ("1", 250), ("7", 200)):
+        sent = ["operation", position, 0, adds, adds]
+        assert collector._accept(pickle.dumps((make_token(accumulator, f"{0:032x}"), json.dumps(sent))))
+    collector._foreign.clear()
+    collector.on_success("operation")
+    assert list(collector.updates_of(accumulator)) == [250]
 
 
 def test_an_interrupted_query_adds_nothing_to_the_next_one(session: Session, tmp_path: Path) -> None:
     count, marker = session.accumulator("count"), tmp_path / "running"
 
     @udf("long")
-    def slow(value):
+    def slow(value: int) -> int:
         count.add(1)
         if value == 999:
             marker.touch()
@@ -113,7 +115,7 @@ def test_an_interrupted_query_adds_nothing_to_the_next_one(session: Session, tmp
 
 
 @pytest.mark.parametrize("adaptive", [True, pytest.param(False, marks=pytest.mark.soak)])
-def test_a_registered_function_counts_at_both_places_of_a_query(session: Session, adaptive: bool) -> None:
+def test_both_uses_of_a_registered_function_in_a_query_are_counted(session: Session, adaptive: bool) -> None:
     session.spark.conf.set("spark.sql.adaptive.enabled", str(adaptive).lower())
     count = session.accumulator("count")
     session.spark.udf.register("counted", counting(count), "long")
@@ -170,22 +172,20 @@ def test_a_join_and_a_union_of_two_uses_count_both(session: Session) -> None:
         (lambda frame: frame.count(), "count, or another aggregate"),
     ],
 )
-def test_an_action_that_brings_no_counts_is_named_once_with_the_remedy(
-    session: Session, warnings: list[str], action, called: str
+def test_an_action_without_updates_is_logged_once_with_the_way_to_fix_it(
+    session: Session, warnings: list[str], action: Callable[[DataFrame], Any], called: str
 ) -> None:
     count = session.accumulator("bad_rows")
     for _ in range(2):
         action(counted_rows(session, count, 100_000))
         _ = count.value
     assert count.value == 0
-    (said,) = warnings
-    assert f"({called}) used accumulator 'bad_rows'" in said
-    assert "DataFrame.observe" in said
+    (message,) = warnings
+    assert f"No updates of accumulator 'bad_rows' were received from an action ({called}): " in message
+    assert "DataFrame.observe" in message
 
 
-def test_actions_that_bring_their_counts_are_not_warned_of(
-    session: Session, warnings: list[str], tmp_path: Path
-) -> None:
+def test_actions_with_updates_are_not_logged(session: Session, warnings: list[str], tmp_path: Path) -> None:
     count = session.accumulator("count")
     counted_rows(session, count).collect()
     counted_rows(session, count).write.parquet(str(tmp_path / "out"))
@@ -201,7 +201,7 @@ def test_an_accumulator_of_another_session_is_refused(session: Session, endpoint
     session.accumulator("own")
     with Session(endpoint) as other:
         count = other.accumulator("count")
-        with pytest.raises(SessionError, match="of an accumulator that this session doesn't have"):
+        with pytest.raises(SessionError, match="of an accumulator that this session does not have"):
             counted_rows(session, count, 10).collect()
 
 
@@ -213,13 +213,13 @@ def test_another_process_that_uses_the_session_makes_its_counts_unknown(session:
     user = f";user_id={session.spark.client._user_id}" if session.spark.client._user_id else ""
     foreign = SparkSession.builder.remote(f"sc://{endpoint.target}/;session_id={session.id}{user}").create()
     try:
-        # Three of its four tasks end; what they added comes with our next operation.
+        # Three of its four tasks succeed, and their updates are in the response to our next operation.
         with pytest.raises(PySparkException, match="is not true"):
             foreign.sql("SELECT assert_true(counted(id) < 90) FROM range(0, 100, 1, 4)").collect()
     finally:
         foreign.client.close()
     counted_rows(session, count).collect()
-    with pytest.raises(SessionError, match="can't know its counts"):
+    with pytest.raises(SessionError, match="Could not compute the accumulators of this session"):
         _ = count.value
 
 
