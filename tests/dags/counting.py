@@ -1,8 +1,8 @@
-"""Accumulators that go on in downstream tasks, by XCom and by template."""
+"""Accumulators that continue in downstream tasks, from XCom and from a template."""
 
 from airflow.sdk import dag, task
 
-from airflow_provider_sparkdeps.spark.accumulators.accumulator import Max, SetOf
+from airflow_provider_sparkdeps import Max, SetOf
 
 INITIAL = {"rows": 0, "digits": SetOf(["start"], limit=20), "largest": Max()}
 

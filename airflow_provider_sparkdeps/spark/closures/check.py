@@ -30,7 +30,7 @@ def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[F
     :param function: the callable. What it runs on the worker is not checked.
     :param modules: what executors have.
     :return: what may fail or is likely a mistake, each problem once.
-    :raises SessionError: if something is certain to fail; the message says how to fix it.
+    :raises SessionError: if something is certain to fail.
     """
     if not isinstance(function, FunctionType):
         return []

@@ -78,7 +78,7 @@ class ExecutorModules:
         return any((self.root / name).is_file() for name in (f"{top}.py", f"{top}/__init__.py"))
 
     def how_to_add(self, module: str) -> str:
-        """Return a sentence that says how to make a missing module available to executors."""
+        """Return how to make a missing module available to executors, as a sentence."""
         top = module.partition(".")[0]
         if top == "airflow":
             return (

@@ -1,4 +1,4 @@
-"""Finds what will fail, or is likely a mistake, in what a function captures, and says how to fix it."""
+"""Finds what will fail, or is likely a mistake, in what a function captures, and how to fix it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Finding:
 
 
 def how_to_broadcast(name: str | None) -> str:
-    """Return a sentence that says what to do with a large value.
+    """Return what to do with a large value, as a sentence.
 
     :param name: of its variable, if it is known.
     """
@@ -148,7 +148,7 @@ def _of_value(
 
 
 def _reference(each: CapturedValue, module: str) -> str:
-    """Return a clause that says how a value refers to a module, ending with "which"."""
+    """Return how a value refers to a module, as a clause that ends with "which"."""
     if isinstance(each.value, ModuleType) and not each.by_reference:
         return f"is a module that is pickled as a whole, with `{module}`, which"
     if isinstance(each.value, ModuleType):

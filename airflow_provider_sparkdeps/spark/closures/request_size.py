@@ -125,7 +125,7 @@ def _is_compressed(request: Any) -> bool:
 
 
 def _advise(function: PickledFunction) -> str:
-    """Name the largest variable of a function, and say what to do."""
+    """Return the largest variable of a function and what to do, as sentences."""
     variable = largest_variable(function.command)
     if variable is None:
         return how_to_broadcast(None)

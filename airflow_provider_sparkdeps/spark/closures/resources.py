@@ -1,4 +1,4 @@
-"""Objects that belong to one process, such as sessions, locks and files, and can't be sent to executors."""
+"""Recognizes objects that belong to one process and can't be sent to executors: sessions, locks, files, ..."""
 
 from __future__ import annotations
 

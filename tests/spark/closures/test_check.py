@@ -84,7 +84,7 @@ CERTAIN = {
         "`sklearn` in parse is imported, and executors don't have it. Add ",
     ),
     "inside with": ("with open('x'):\n    @F.udf\n    def parse(x):\n        import sklearn", "`sklearn` in parse"),
-    "a file beside the DAG's": (
+    "a file next to the DAG's": (
         "def go(rows):\n    import airy\n    yield from rows\nspark.table('t').mapInPandas(go, 'x int').count()",
         "`airy` in go is imported, and executors don't have it. Write `from airy import ...`",
     ),

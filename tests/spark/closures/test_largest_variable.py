@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copyreg
+import os
+import pickle
 import tracemalloc
 from collections import OrderedDict, defaultdict
 from typing import Any
@@ -15,6 +17,10 @@ from pyspark.sql.types import StringType
 from airflow_provider_sparkdeps.spark.closures.largest_variable import largest_variable
 
 from ...support.closures import local_scorer
+
+
+class Holder:
+    texts: list[str]
 
 
 def variables(many: int) -> dict[str, tuple[Any, str, tuple[str, ...]]]:
@@ -37,6 +43,12 @@ def variables(many: int) -> dict[str, tuple[Any, str, tuple[str, ...]]]:
     def default(x: int, *, known: Any = table) -> Any:
         return known[x]
 
+    holder = Holder()
+    holder.texts = texts
+
+    def attribute(x: int) -> Any:
+        return little, holder.texts[x]
+
     class Rows:
         table = texts
 
@@ -51,6 +63,7 @@ def variables(many: int) -> dict[str, tuple[Any, str, tuple[str, ...]]]:
         "a dict in a cell": (table_cell, "table", ("table_cell",)),
         "in a captured function": (outer, "texts", ("outer", "inner")),
         "a keyword default": (default, "known", ("default",)),
+        "an object": (attribute, "holder", ("attribute",)),
         "a class attribute": (Rows, "table", ("Rows",)),
         "a global": (namespace["score"], "TABLE", ("score",)),
         "the only global": (namespace["alone"], "TABLE", ("alone",)),
@@ -78,7 +91,7 @@ def test_attributes_of_callable_objects_and_bound_methods_are_found() -> None:
 
 def test_values_that_share_their_parts_and_refer_to_themselves_are_measured() -> None:
     shared = [str(number) for number in range(20_000)]
-    both = [shared, OrderedDict(a=shared), defaultdict(list, b=shared)]
+    both: list[Any] = [shared, OrderedDict(a=shared), defaultdict(list, b=shared)]
     both.append(both)
 
     def recursive(x: int) -> Any:
@@ -111,6 +124,8 @@ def test_reading_runs_nothing() -> None:
     try:
         # Extension code, argument 1, call.
         extension = b"\x80\x02\x83\xcd\xabK\x01\x85R."
+        # copyreg caches the function.
+        assert pickle.loads(b"\x80\x02\x83\xcd\xab.") is os._exit
         for pickled in (cloudpickle.dumps(hostile), extension, b"cos\n_exit\n(I1\ntR.", b"(I1\nios\n_exit\n."):
             assert largest_variable(pickled) is None
     finally:

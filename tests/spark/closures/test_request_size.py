@@ -10,8 +10,9 @@ import pyspark.sql.connect.proto as pb2
 import pytest
 import zstandard
 from pyspark import cloudpickle
-from pyspark.sql.connect.functions import pandas_udf, udf, udtf
 from pyspark.sql.datasource import DataSource
+from pyspark.sql.functions import udf, udtf
+from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import StringType
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
@@ -142,6 +143,8 @@ class Rows(DataSource):
 def queries() -> dict[str, Callable[[Any, Any], Any]]:
     """Return all kinds of queries that contain a function, given a session and a large value."""
 
+    series_udf: Any = pandas_udf
+
     def source(spark: Any, large: Any) -> Any:
         kind = type("Rows", (Rows,), {"__module__": "__main__", "large": large})
         return spark.dataSource.register(kind)
@@ -151,7 +154,8 @@ def queries() -> dict[str, Callable[[Any, Any], Any]]:
             def eval(self) -> Any:
                 yield (len(large),)
 
-        return udtf(Table, returnType="x int", useArrow=False)().collect()
+        function: Any = udtf(Table, returnType="x int", useArrow=False)
+        return function().collect()
 
     def stream(spark: Any, large: Any) -> Any:
         rate = spark.readStream.format("rate").load()
@@ -160,7 +164,7 @@ def queries() -> dict[str, Callable[[Any, Any], Any]]:
     return {
         "udf": lambda spark, large: spark.range(1).select(udf(lambda x: str(large), "string")("id")).collect(),
         "pandas_udf": lambda spark, large: (
-            spark.range(1).select(pandas_udf(lambda x: x + len(large), "long")("id")).collect()
+            spark.range(1).select(series_udf(lambda x: x + len(large), "long")("id")).collect()
         ),
         "analyze": lambda spark, large: spark.range(1).mapInPandas(lambda it: (large, it)[1], "id long").isLocal(),
         "filter": lambda spark, large: spark.range(1).where(udf(lambda x: bool(large), "boolean")("id")).count(),
