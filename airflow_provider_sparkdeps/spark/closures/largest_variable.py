@@ -38,9 +38,9 @@ def largest_variable(pickled: bytes) -> Variable | None:
     :return: None if there is no variable, or if the pickle can't be read.
     """
     reader = _Reader(io.BytesIO(pickled))
-    # An extension code stands for a global; a cached one would be used without a call of `find_class`.
+    # Extension codes refer to globals, and cached ones are used without a call of `find_class`.
     copyreg.clear_extension_cache()
-    # Whatever a pickle that is not cloudpickle's does to the stubs: what was read before is still valid.
+    # Other pickles than cloudpickle's may fail here. What was read before the failure is still valid.
     with contextlib.suppress(Exception):
         reader.add_object(reader.load())
     copyreg.clear_extension_cache()
