@@ -66,7 +66,7 @@ shellcheck: setup
 check: lint types shellcheck
 
 unit: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not soak and not cluster' $(UNIT) $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not soak and not cluster and not slow' $(UNIT) $(ARGS)
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)

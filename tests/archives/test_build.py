@@ -20,6 +20,7 @@ from ..support.builders import BUNDLED, SIX, processes_below, signal_in, start_b
 from ..support.waiting import wait_until
 
 
+@pytest.mark.slow
 def test_an_environment_has_the_same_bytes_wherever_it_is_built(tmp_path: Path) -> None:
     digests = set()
     for place in ("one", "two/and/deeper"):
@@ -67,6 +68,7 @@ def on_line(line):
     store.fetch(archive)
 
 
+@pytest.mark.slow
 class TestAKilledBuild:
     """After SIGKILL at any moment, readers find no archive and the next build succeeds."""
 

@@ -1,4 +1,4 @@
-"""Environments as values: what they accept, what their key depends on, how they travel."""
+"""Environments as values: what they accept, what their key depends on, and how they are serialized."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,12 @@ from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def key(*requirements: str, **choices: object) -> str:
-    return VenvEnvironment(requirements=list(requirements), **choices).key  # type: ignore[arg-type]
+def key(*requirements: str, **options: Any) -> str:
+    return VenvEnvironment(requirements=list(requirements), **options).key
 
 
 @pytest.mark.parametrize(
-    ("requirements", "says"),
+    ("requirements", "message"),
     [
         ([], "at least one package"),
         (["  ", "# nothing"], "at least one package"),
@@ -36,30 +37,30 @@ def key(*requirements: str, **choices: object) -> str:
         (["./my_lib ; python_version is 3"], "is not a path to a project"),
     ],
 )
-def test_requirements_that_cannot_be_meant_are_refused_where_they_are_written(requirements: object, says: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=says):
-        VenvEnvironment(requirements=requirements)  # type: ignore[arg-type]
+def test_invalid_requirements_are_refused_when_the_environment_is_created(requirements: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        VenvEnvironment(requirements=requirements)
 
 
 @pytest.mark.parametrize("python", ["3.x", "3", "3.12.1", "2.7", "python3.12", "", " 3.12", 3.12])
-def test_a_python_that_is_no_minor_version_is_refused_and_the_error_shows_a_right_one(python: object) -> None:
+def test_an_invalid_python_is_refused_with_a_correct_example(python: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=rf'python="{OWN}"'):
-        VenvEnvironment(["six"], python=python)  # type: ignore[arg-type]
+        VenvEnvironment(["six"], python=python)
 
 
-def test_a_platform_that_is_none_is_refused() -> None:
+def test_an_invalid_platform_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="platform="):
         VenvEnvironment(["six"], platform="Linux")
 
 
-def test_order_white_space_comments_spelling_and_repetition_do_not_change_the_key() -> None:
+def test_order_whitespace_comments_spelling_and_duplicates_do_not_change_the_key() -> None:
     assert key("pandas<3,>=2", "PyArrow", "six") == key(
         "six  # for the old ones", "", "pyarrow", "pandas >= 2, < 3", "# pandas<2", "six"
     )
     assert key("Foo_Bar[B,a]; python_version > '3.8'") == key('foo-bar[a,b] ;python_version>"3.8"')
 
 
-def test_whatever_changes_what_is_built_changes_the_key() -> None:
+def test_whatever_changes_the_build_changes_the_key() -> None:
     keys = [
         key("six"),
         key("six==1.17.0"),
@@ -71,11 +72,11 @@ def test_whatever_changes_what_is_built_changes_the_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_the_workers_own_python_is_what_leaving_it_out_means() -> None:
+def test_the_workers_python_is_the_default() -> None:
     assert key("six") == key("six", python=OWN)
 
 
-def test_equal_wishes_are_equal_values() -> None:
+def test_equal_specifications_are_equal_values() -> None:
     assert {VenvEnvironment(["six", "tabulate"]), VenvEnvironment(["tabulate", "six"])} == {
         VenvEnvironment(requirements=("tabulate", "six"))
     }
@@ -118,7 +119,7 @@ def test_an_environment_survives_json_and_pickle() -> None:
     assert pickle.loads(pickle.dumps(environment)) == environment
 
 
-def test_what_travels_names_the_python_that_was_meant_where_it_was_written() -> None:
+def test_plain_data_contains_the_python_of_the_process_that_wrote_it() -> None:
     assert VenvEnvironment(["six"]).to_dict()["python"] == OWN
 
 
@@ -129,18 +130,18 @@ def test_the_key_is_the_same_in_another_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         ({"requirements": ["six"]}, "Known kinds are"),
         ({"kind": "unknown", "requirements": ["six"]}, "Known kinds are"),
         ({"kind": "venv", "packages": ["six"]}, "does not describe a venv"),
     ],
 )
-def test_data_that_describes_no_environment_is_refused(data: dict[str, object], says: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=says):
+def test_data_that_does_not_describe_an_environment_is_refused(data: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
         Environment.from_dict(data)
 
 
-def test_a_path_is_refused_by_conda_which_builds_no_projects() -> None:
+def test_conda_environments_refuse_paths_of_projects() -> None:
     with pytest.raises(InvalidArgumentError, match=r"'\./my_lib' is a path, .* or use VenvEnvironment"):
         CondaEnvironment(["six"], channels=["conda-forge"], pip=["./my_lib"])

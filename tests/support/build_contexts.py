@@ -1,7 +1,8 @@
-"""What a test passes to a build."""
+"""Builds environments, and runs their interpreters."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,3 +33,11 @@ def build(
 ) -> BuiltPrefix:
     """Build an environment."""
     return environment.build(prefix, make_context(timeout=timeout, lines=lines, logins=logins))
+
+
+def run_python(prefix: Path, code: str) -> str:
+    """Return the output of code that the interpreter of a prefix runs."""
+    command: list[str | Path] = [prefix / "bin" / "python", "-I", "-B", "-c", code]
+    done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

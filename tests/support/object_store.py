@@ -75,7 +75,7 @@ class Objects:
         return f"{self.address}{path}?Expires={expiration}&Signature={self.signature(path)}"
 
 
-class FakeObjectStore(LocalFileSystem):  # type: ignore[misc]
+class FakeObjectStore(LocalFileSystem):
     """A fake of a file system that signs URLs, as s3fs does: a local directory, whose URLs lead to `Objects`."""
 
     protocol = "fakes3"

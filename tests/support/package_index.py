@@ -1,4 +1,4 @@
-"""A package index of our own, on loopback, behind a password; wheels for it, made on the spot."""
+"""A local package index with a password, and wheels for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PASSWORD = "hunter2/%20@x"
 
 
 def make_wheel(folder: Path, name: str, version: str, *, requires: tuple[str, ...] = ()) -> Path:
-    """Write a wheel with one module, which says its version."""
+    """Write a wheel with one module, which prints its version."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
@@ -39,7 +39,7 @@ def make_wheel(folder: Path, name: str, version: str, *, requires: tuple[str, ..
 
 
 class Index:
-    """What an index serves (PEP 503), and what was asked of it."""
+    """The wheels of an index (PEP 503), and the requests that it received."""
 
     def __init__(self, wheels: Path, username: str, password: str) -> None:
         self.wheels = wheels
@@ -61,7 +61,7 @@ class Index:
 
 @contextmanager
 def serve(index: Index) -> Iterator[Index]:
-    """Serve an index for the length of a `with` block."""
+    """Serve an index during a `with` block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 
+SIX_HASH = "sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
 PYPROJECT = """
 [project]
 name = "app"
@@ -34,13 +36,23 @@ def key_of(path: Path, **options: Any) -> str:
     return VenvEnvironment.from_file(path, **options).key
 
 
-def make_library(root: Path, *, name: str = "my-lib", more: str = "") -> Path:
-    """Write a project without dependencies."""
-    module = name.replace("-", "_")
+def make_library(
+    root: Path, *, name: str = "my-lib", more: str = "", answer: int = 42, backend: str = "hatchling.build"
+) -> Path:
+    """Write a project with one module."""
     write(
         root / "pyproject.toml",
         f'[project]\nname = "{name}"\nversion = "1.0"\n{more}\n'
-        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n',
+        f'[build-system]\nrequires = ["{backend.split(".")[0]}"]\nbuild-backend = "{backend}"\n',
     )
-    write(root / "src" / module / "__init__.py", "ANSWER = 42\n")
+    write(root / "src" / name.replace("-", "_") / "__init__.py", f"ANSWER = {answer}\n")
     return root
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Return the sha256 of each file below a directory, except for bytecode."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }

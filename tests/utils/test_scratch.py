@@ -1,4 +1,4 @@
-"""Working directories: gone after use, and after whoever used them was killed."""
+"""Work directories are removed after use, and after their process was killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_it_is_removed_after_use_and_after_an_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_that_of_a_killed_process_is_swept_and_that_of_a_live_one_is_not(tmp_path: Path) -> None:
+def test_directories_of_killed_processes_are_removed_and_those_of_running_ones_are_not(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
         "from airflow_provider_sparkdeps.utils.scratch import scratch_directory\n"
@@ -40,7 +40,7 @@ def test_that_of_a_killed_process_is_swept_and_that_of_a_live_one_is_not(tmp_pat
         assert list(tmp_path.iterdir()) == [own]
 
 
-def test_what_was_half_swept_goes_when_it_is_old(tmp_path: Path) -> None:
+def test_directories_without_a_lock_are_removed_when_they_are_old(tmp_path: Path) -> None:
     (tmp_path / "x-old").mkdir()
     (tmp_path / "x-new").mkdir()
     (tmp_path / "other").mkdir()

@@ -60,6 +60,7 @@ def test_its_lock_can_be_resolved_without_a_build(build: Builder, channel: str, 
     assert not [line for line in lines if line.startswith("relocate")]
 
 
+@pytest.mark.slow
 def test_builds_in_two_directories_are_identical(channel: str, tmp_path: Path) -> None:
     environment = CondaEnvironment(["cheese", "cellar"], channels=[channel], pip=["tabulate"])
     stores = [ArchiveStore(tmp_path / name) for name in ("one", "two-of-another-length")]
@@ -156,6 +157,7 @@ def test_builds_in_several_threads_do_not_affect_each_other(build: Builder) -> N
     verify_prefix(*built[-1], deadline=make_context().deadline)
 
 
+@pytest.mark.slow
 def test_building_again_after_a_fork_fails_at_once(channel: str, tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\n"
@@ -240,6 +242,7 @@ def test_pandas_udfs_run_in_it_with_packages_from_pip(channel: str, server: Embe
     assert {row[0] for row in rows} <= {f"{home} 2.0" for home in homes}
 
 
+@pytest.mark.slow
 def test_the_launcher_fails_if_the_path_is_too_long_for_binaries_and_leaves_nothing(
     channel: str, tmp_path: Path
 ) -> None:

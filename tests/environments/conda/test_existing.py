@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment
 from airflow_provider_sparkdeps.environments.prefix.verify import verify_prefix
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
@@ -56,6 +57,19 @@ def test_its_key_depends_on_its_packages_and_not_on_its_path(existing: Path, mon
     assert CondaEnvironment.from_prefix("copy", base_dir=copy.parent).key == key
     next(existing.glob("conda-meta/cellar-*.json")).unlink()
     assert environment.key != key
+
+
+def test_an_environment_that_changes_while_it_is_built_is_not_published(existing: Path, tmp_path: Path) -> None:
+    environment = CondaEnvironment.from_prefix(existing)
+    key, store = environment.key, ArchiveStore(tmp_path / "store")
+
+    def change(line: str) -> None:
+        if line.startswith("pack:"):
+            next(existing.glob("conda-meta/cellar-*.json")).unlink()
+
+    with pytest.raises(InvalidArgumentError, match="its input files changed while it was built"):
+        store.build(environment, timeout=60, progress=change)
+    assert store.find(key) is None
 
 
 def test_python_must_be_the_one_of_the_environment(existing: Path) -> None:

@@ -10,10 +10,9 @@ import pytest
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
-from ...support.projects import key_of, write
+from ...support.projects import SIX_HASH, key_of, write
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
-SIX_HASH = "sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
 
 
 def test_order_whitespace_comments_and_includes_do_not_change_the_key(tmp_path: Path) -> None:

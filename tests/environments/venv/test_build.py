@@ -1,4 +1,4 @@
-"""Building prefixes: with real uv, real packages and all the Pythons of this machine."""
+"""Venvs built with real uv, real packages and all Pythons of this machine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def can_hide() -> None:
 
 
 def without_base(base: BasePython, command: list[str | Path]) -> list[str]:
-    """The command, run where the base interpreter is not to be seen."""
+    """Return a command that runs another one while the base interpreter is hidden."""
     if base.prefix == Path("/usr"):
         hide = f"mount -t tmpfs none {base.stdlib} && mount --bind /dev/null {base.executable}"
     else:
@@ -63,7 +63,7 @@ def without_base(base: BasePython, command: list[str | Path]) -> list[str]:
 
 
 @pytest.mark.usefixtures("can_hide")
-def test_a_prefix_of_any_python_runs_from_another_place_with_its_base_hidden(base: BasePython, tmp_path: Path) -> None:
+def test_a_prefix_of_any_python_runs_elsewhere_with_its_base_hidden(base: BasePython, tmp_path: Path) -> None:
     prefix = tmp_path / "built"
     uv = Uv(tmp_path, make_context())
     lock = uv.resolve(["six", "markupsafe"], python=base.executable)
@@ -86,7 +86,7 @@ def test_a_prefix_of_any_python_runs_from_another_place_with_its_base_hidden(bas
     assert subprocess.run(hidden, capture_output=True, check=False).returncode != 0, "the base was not hidden"
 
 
-def test_a_prefix_holds_no_link_that_leaves_it_and_no_way_back_to_this_machine(tmp_path: Path) -> None:
+def test_a_prefix_contains_no_link_out_of_it_and_no_files_of_the_venv(tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
     built = build(VenvEnvironment(["six", "tabulate"]), prefix)
     assert built.interpreter == "bin/python"
@@ -107,7 +107,7 @@ def test_the_result_of_a_build_lists_its_packages_and_lock(tmp_path: Path) -> No
     assert built.python == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_scripts_find_the_interpreter_next_to_them_after_a_move(tmp_path: Path) -> None:
+def test_scripts_find_the_interpreter_in_their_directory_after_a_move(tmp_path: Path) -> None:
     build(VenvEnvironment(["tabulate"]), tmp_path / "prefix")
     moved = (tmp_path / "prefix").rename(tmp_path / "moved")
     done = subprocess.run([moved / "bin" / "tabulate"], input="a b\n", capture_output=True, text=True, check=False)
@@ -115,14 +115,14 @@ def test_scripts_find_the_interpreter_next_to_them_after_a_move(tmp_path: Path) 
     assert "a" in done.stdout
 
 
-def test_without_an_interpreter_the_prefix_waits_for_the_executors_own(tmp_path: Path) -> None:
+def test_a_prefix_without_an_interpreter_runs_with_that_of_the_executor(tmp_path: Path) -> None:
     prefix = tmp_path / "prefix"
     built = build(VenvEnvironment(["six"], bundle_python=False), prefix)
     assert built.interpreter is None
     minor = ".".join(built.python.split(".")[:2])
     assert (prefix / "lib" / f"python{minor}" / "site-packages" / "six.py").is_file()
     assert not list((prefix / "bin").glob("python*"))
-    # What the executors' launcher does.
+    # As the launcher does on executors.
     own = Path(getattr(sys, "_base_executable", sys.executable))
     (prefix / "bin" / "python").symlink_to(own)
     (prefix / "pyvenv.cfg").write_text(f"home = {own.parent}\n")
@@ -131,7 +131,7 @@ def test_without_an_interpreter_the_prefix_waits_for_the_executors_own(tmp_path:
     assert done.stdout.strip() == str(prefix)
 
 
-def test_uvs_cache_is_not_touched_by_what_is_done_to_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uvs_cache_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     build(VenvEnvironment(["markupsafe"], bundle_python=False), tmp_path / "one")
 
@@ -158,7 +158,7 @@ def test_packages_from_the_cache_and_downloads_are_counted(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("requirements", "words"),
+    ("requirements", "message"),
     [
         (["a-package-that-nobody-made-for-sparkdeps"], "a-package-that-nobody-made-for-sparkdeps"),
         (["six==1.16.0", "six==1.17.0"], "unsatisfiable"),
@@ -166,15 +166,15 @@ def test_packages_from_the_cache_and_downloads_are_counted(tmp_path: Path, monke
     ],
 )
 def test_an_unsatisfiable_requirement_fails_with_the_resolvers_explanation(
-    requirements: list[str], words: str, tmp_path: Path
+    requirements: list[str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BuildError, match=r"uv could not resolve the requirements\. Its output:") as caught:
         build(VenvEnvironment(requirements), tmp_path / "prefix")
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) < 45
 
 
-def test_requirements_that_apply_to_nothing_here_are_an_error(tmp_path: Path) -> None:
+def test_requirements_whose_markers_exclude_everything_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="markers exclude it"):
         build(VenvEnvironment(["six; sys_platform == 'win32'"]), tmp_path / "prefix")
 
@@ -194,7 +194,7 @@ def test_a_python_that_uv_manages_is_found_and_can_be_built_on(tmp_path: Path, m
     other = another_minor()
     if other is None:
         pytest.skip("there is only one minor version of Python on this machine")
-    # A prefix of ours has the layout of the Pythons that uv installs, which can't be downloaded here.
+    # A built prefix has the layout of Pythons that uv installs, which tests can't download.
     managed = tmp_path / "managed" / f"cpython-{other.version}-linux-x86_64-gnu"
     managed.parent.mkdir()
     build(VenvEnvironment(["six"], python=other.minor), managed)
@@ -207,19 +207,19 @@ def test_a_python_that_uv_manages_is_found_and_can_be_built_on(tmp_path: Path, m
     assert built.packages.keys() == {"tabulate"}
 
 
-def test_a_python_is_downloaded_only_where_the_user_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_is_downloaded_only_if_the_user_allows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "automatic")
     with pytest.raises(BuildError, match=r"uv could not fetch Python 3\.99\. Its output"):
         build(VenvEnvironment(["six"], python="3.99"), tmp_path / "prefix")
 
 
-def test_a_platform_other_than_this_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+def test_another_platform_is_refused_before_the_build_starts(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="can't build for linux-vax"):
         build(VenvEnvironment(["six"], platform="linux-vax"), tmp_path / "prefix")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_timeout_ends_the_build_and_names_what_was_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_ends_the_build_and_names_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # An index that accepts connections and never answers.
     import socket
 
@@ -232,7 +232,7 @@ def test_a_timeout_ends_the_build_and_names_what_was_running(tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_an_indexs_password_is_not_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_of_an_index_is_not_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://me:hunter2@127.0.0.1:9/simple")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
@@ -243,7 +243,7 @@ def test_an_indexs_password_is_not_in_the_error(tmp_path: Path, monkeypatch: pyt
     assert "127.0.0.1" in str(caught.value)
 
 
-def test_settings_of_the_workers_own_python_do_not_reach_the_build(
+def test_settings_of_the_workers_python_do_not_affect_the_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT_ENVIRONMENT"):
@@ -271,22 +271,22 @@ class TestVerifyPrefix:
     def copy(self, made: tuple[Path, BuiltPrefix], tmp_path: Path) -> Path:
         return Path(shutil.copytree(made[0], tmp_path / "copy", symlinks=True))
 
-    def test_a_sound_prefix_passes(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
+    def test_a_working_prefix_passes(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
         verify_prefix(copy, made[1], deadline=deadline())
 
-    def test_a_lost_package_is_named(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
+    def test_a_missing_package_is_named(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
         shutil.rmtree(next(copy.rglob("tabulate-*.dist-info")))
         with pytest.raises(BuildError, match=r"missing from the built environment: tabulate\."):
             verify_prefix(copy, made[1], deadline=deadline())
 
-    def test_a_link_back_to_the_machines_interpreter_is_found(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
+    def test_a_link_to_an_interpreter_elsewhere_is_detected(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
         python = copy / "bin" / "python"
         python.unlink()
         python.symlink_to(getattr(sys, "_base_executable", sys.executable))
         with pytest.raises(BuildError, match="is not relocatable"):
             verify_prefix(copy, made[1], deadline=deadline())
 
-    def test_a_library_of_the_base_is_found(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
+    def test_a_library_of_the_base_is_detected(self, made: tuple[Path, BuiltPrefix], copy: Path) -> None:
         shared = next((copy / "lib").glob("libpython3.*.so.*"), None)
         if shared is None:
             pytest.skip("this Python has no shared library")
