@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,8 +73,8 @@ class Environment(ABC):
 
     @property
     def python_minor(self) -> str:
-        """The minor version of Python, such as "3.12"."""
-        return self.python or current_python()
+        """The minor version of Python, such as "3.12"; that of an installed environment, if it is a copy of one."""
+        return self.python or (self._installed_minor() if self._is_installed else current_python())
 
     @property
     def key(self) -> str:
@@ -102,7 +102,8 @@ class Environment(ABC):
         """A short description for logs, such as "venv of pandas<3, pyarrow (Python 3.12)". Reads no file."""
         summary = self._summary
         short = summary if len(summary) <= _TITLE_LENGTH else f"{summary[: _TITLE_LENGTH - 3]}..."
-        return f"{self.kind} of {short} (Python {self.python or current_python()})"
+        title = f"{self.kind} of {short}"
+        return title if self._is_installed else f"{title} (Python {self.python or current_python()})"
 
     @property
     def conn_ids(self) -> tuple[str, ...]:
@@ -198,11 +199,25 @@ class Environment(ABC):
         """Whether it can be built on a machine of another platform."""
         return False
 
+    @property
+    def _is_installed(self) -> bool:
+        """Whether it is a copy of an installed environment."""
+        return False
+
+    def _installed_minor(self) -> str:
+        """Return the minor version of Python of the installed environment."""
+        raise NotImplementedError
+
     # What several kinds use.
 
     @property
     def _index_option(self) -> dict[str, str]:
         return {"index_conn_id": self.index_conn_id} if self.index_conn_id else {}
+
+    def _check_minor(self, path: Path, minor: str) -> None:
+        """Raise InvalidArgumentError if an installed environment does not have the Python of the argument."""
+        if self.python not in (None, minor):
+            raise InvalidArgumentError(f"{path} has Python {minor}, not python={self.python!r}. Leave python out.")
 
     def _check_path(self, name: str, *, example: str) -> None:
         """Check an argument that is a path, and expand `~` in it."""
@@ -226,3 +241,20 @@ class Environment(ABC):
 
     def _absolute(self, path: str | os.PathLike[str]) -> Path:
         return Path(os.path.normpath((Path(self.base_dir) if self.base_dir is not None else Path.cwd()) / path))
+
+
+def list_of_strings(value: object, field: str, example: str) -> list[str]:
+    """Return a list of strings unchanged.
+
+    :param value: value of an argument.
+    :param field: name of the argument.
+    :param example: example of a correct value, for the error message.
+    :raises InvalidArgumentError: if it is not a list of strings.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise InvalidArgumentError(f"{field}={value!r} is not a list. Write {field}={example}.")
+    listed = list(value)
+    wrong = next((each for each in listed if not isinstance(each, str)), None)
+    if wrong is not None:
+        raise InvalidArgumentError(f"{field} contains {wrong!r}, which is not a string. Write {field}={example}.")
+    return listed

@@ -77,16 +77,9 @@ class Uv:
         limits: list[str | Path] = ["--constraints", self._file("constraints.txt", constraints)] if constraints else []
         quiet = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
         stdout = self._uv(
-            "pip",
-            "compile",
-            wanted,
-            "--python",
-            python,
-            *limits,
-            *self._cross_platform,
-            *quiet,
+            "pip", "compile", wanted, "--python", python, *limits, *self._cross_platform, *quiet,
             what="resolve the requirements",
-        )
+        )  # fmt: skip
         return tuple(sorted(line.strip() for line in stdout.splitlines() if line.strip()))
 
     def install(
@@ -168,8 +161,6 @@ class Uv:
         return path
 
     def _uv(self, *arguments: str | Path, what: str) -> str:
-        command = [uv_binary(), *arguments]
-
         secrets = [self._login.password] if self._login else []
 
         def on_line(line: str) -> None:
@@ -179,14 +170,9 @@ class Uv:
             if not line.startswith("Using Python"):
                 self._report(line.strip())
 
-        done = run(
-            command,
-            deadline=self._context.deadline,
-            cwd=self.scratch,
-            environ=self._environ(),
-            on_line=on_line,
-            secrets=secrets,
-        )
+        deadline, environ = self._context.deadline, self._environ()
+        command = [uv_binary(), *arguments]
+        done = run(command, deadline=deadline, cwd=self.scratch, environ=environ, on_line=on_line, secrets=secrets)
         if done.code != 0:
             output = shorten_output(done.stderr or done.stdout, secrets)
             raise BuildError(f"uv could not {what}. Its output:\n\n{output}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_sparkdeps.environments.base import Environment
+from airflow_provider_sparkdeps.environments.base import Environment, list_of_strings
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -108,10 +108,8 @@ class UvEnvironment(Environment):
     def _names(self, name: str) -> tuple[str, ...]:
         from packaging.utils import canonicalize_name
 
-        names = getattr(self, name)
-        if isinstance(names, str | bytes) or not all(isinstance(each, str) and each.strip() for each in names):
-            raise InvalidArgumentError(f"{name}={names!r} is not a list of names. Write {name}=['scoring'].")
-        return tuple(sorted({canonicalize_name(each.strip()) for each in names}))
+        names = list_of_strings(getattr(self, name), name, '["scoring"]')
+        return tuple(sorted({canonicalize_name(each.strip()) for each in names if each.strip()}))
 
 
 def check_lock_name(path: str | os.PathLike[str]) -> str | os.PathLike[str]:

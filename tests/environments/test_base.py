@@ -26,9 +26,9 @@ def key(*requirements: str, **options: Any) -> str:
     [
         ([], "at least one package"),
         (["  ", "# nothing"], "at least one package"),
-        ("pandas<3", "one string per package"),
-        (None, "one string per package"),
-        ([42], "not a string"),
+        ("pandas<3", "is not a list. Write requirements="),
+        (None, "is not a list. Write requirements="),
+        ([42], "which is not a string"),
         (["pandas => 2"], "'pandas => 2' is not a requirement"),
         (["pandas 2"], "'pandas 2' is not a requirement"),
         (["-r requirements.txt"], "Options of pip or uv"),

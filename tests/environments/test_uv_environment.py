@@ -36,7 +36,7 @@ def test_a_missing_file_is_reported_by_the_key_and_by_the_build(name: str, tmp_p
         (lambda: VenvEnvironment(["six"], extras=["fast"]), "extras and groups need a file to select from"),
         (lambda: VenvEnvironment.from_file(""), "is not a path"),
         (lambda: VenvEnvironment.from_file(42), "is not a path"),  # type: ignore[arg-type]
-        (lambda: VenvEnvironment.from_file("p.toml", extras="fast"), r"Write extras=\['scoring'\]"),
+        (lambda: VenvEnvironment.from_file("p.toml", extras="fast"), r"Write extras=\[\"scoring\"\]"),
         (lambda: VenvEnvironment(["six"], index_conn_id=""), "is not a connection ID"),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_sparkdeps.environments.base import Environment
+from airflow_provider_sparkdeps.environments.base import Environment, list_of_strings
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.platforms import current_platform
@@ -68,7 +68,7 @@ class CondaEnvironment(Environment):
     kind: ClassVar[str] = "conda"
 
     def __post_init__(self) -> None:
-        from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages, check_python, list_of_strings
+        from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages, check_python
 
         super().__post_init__()
         packages = CondaPackages(self.dependencies, self.channels, self.pip, self.explicit)
@@ -204,18 +204,6 @@ class CondaEnvironment(Environment):
         return cls(name=name, ignore_missing_files=ignore_missing_files, python=python, glibc=glibc)
 
     @property
-    def python_minor(self) -> str:
-        """The minor version of Python; that of the installed environment, if there is one."""
-        if not self._is_installed or self.python is not None:
-            return super().python_minor
-        return self._find_installed()[1]
-
-    @property
-    def title(self) -> str:
-        """A short description for logs, such as "conda of gdal, geopandas (Python 3.12)". Reads no file."""
-        return f"conda of {self._summary}" if self._is_installed else super().title
-
-    @property
     def conn_ids(self) -> tuple[str, ...]:
         """The IDs of the connections whose `Login` a build needs."""
         return (*self.channel_conn_ids, *super().conn_ids)
@@ -248,6 +236,9 @@ class CondaEnvironment(Environment):
     def _is_installed(self) -> bool:
         return self.prefix is not None or self.name is not None
 
+    def _installed_minor(self) -> str:
+        return self._find_installed()[1]
+
     @property
     def _summary(self) -> str:
         from airflow_provider_sparkdeps.environments.input_files import display_path
@@ -264,8 +255,7 @@ class CondaEnvironment(Environment):
 
         path = self._absolute(self.prefix) if self.prefix else existing.find(self.name or "")
         minor = ".".join(existing.python_version(path).split(".")[:2])
-        if self.python not in (None, minor):
-            raise InvalidArgumentError(f"{path} has Python {minor}, not python={self.python!r}. Leave python out.")
+        self._check_minor(path, minor)
         return path, minor
 
     def _read_packages(self) -> CondaPackages:

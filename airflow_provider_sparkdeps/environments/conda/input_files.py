@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_sparkdeps.environments.conda.specs import SUBDIRS, list_of_strings
+from airflow_provider_sparkdeps.environments.base import list_of_strings
+from airflow_provider_sparkdeps.environments.conda.specs import SUBDIRS
 from airflow_provider_sparkdeps.environments.input_files import read_text, strip_comment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.redaction import redact

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from airflow_provider_sparkdeps.environments.base import list_of_strings
 from airflow_provider_sparkdeps.environments.input_files import strip_comment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.redaction import has_credentials, redact
@@ -86,23 +87,6 @@ def _normalize_spec(line: str) -> str:
         version = f"=={version}" if re.fullmatch(r"\d[\w.!+]*", version) else version
         rest = " ".join([version, *build])
     return (f"{channel}::" if channel else "") + f"{name} {rest}".strip()
-
-
-def list_of_strings(value: object, field: str, example: str) -> list[str]:
-    """Return a list of strings unchanged.
-
-    :param value: value of an argument.
-    :param field: name of the argument.
-    :param example: example of a correct value, for the error message.
-    :raises InvalidArgumentError: if it is not a list of strings.
-    """
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise InvalidArgumentError(f"{field}={value!r} is not a list. Write {field}={example}.")
-    listed = list(value)
-    wrong = next((each for each in listed if not isinstance(each, str)), None)
-    if wrong is not None:
-        raise InvalidArgumentError(f"{field} contains {wrong!r}, which is not a string. Write {field}={example}.")
-    return listed
 
 
 def normalize_channels(channels: object) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from airflow_provider_sparkdeps.environments.base import list_of_strings
 from airflow_provider_sparkdeps.environments.input_files import display_path, strip_comment
 from airflow_provider_sparkdeps.environments.requirements.local_projects import LocalProject
 from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
@@ -30,16 +31,7 @@ def normalize_requirements(requirements: object, *, paths: bool = True) -> tuple
     :param paths: whether paths are allowed.
     :raises InvalidArgumentError: if it is not a list, is empty, or contains an invalid requirement.
     """
-    if isinstance(requirements, str | bytes) or not isinstance(requirements, Iterable):
-        raise InvalidArgumentError(
-            f"requirements={requirements!r} is not a list. Write one string per package,"
-            ' such as requirements=["pandas<3", "pyarrow"].'
-        )
-    listed = list(requirements)
-    wrong = next((each for each in listed if not isinstance(each, str)), None)
-    if wrong is not None:
-        raise InvalidArgumentError(f"Requirement {wrong!r} is not a string. Write it as one, such as 'pandas<3'.")
-    lines = map(strip_comment, listed)
+    lines = map(strip_comment, list_of_strings(requirements, "requirements", '["pandas<3", "pyarrow"]'))
     normalized = tuple(sorted({normalize_requirement(line) for line in lines if line}))
     if not paths and (local := [line for line in normalized if is_local(line)]):
         raise InvalidArgumentError(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
 from airflow_provider_sparkdeps.environments.uv_environment import UvEnvironment, check_lock_name
-from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.platforms import current_platform
 
 if TYPE_CHECKING:
@@ -140,18 +139,6 @@ class VenvEnvironment(UvEnvironment):
         """
         return cls(prefix=path, bundle_python=bundle_python, base_dir=base_dir, python=python, glibc=glibc)
 
-    @property
-    def python_minor(self) -> str:
-        """The minor version of Python; that of the virtualenv, if there is one."""
-        if self.prefix is None or self.python is not None:
-            return super().python_minor
-        return self._virtualenv().minor
-
-    @property
-    def title(self) -> str:
-        """A short description for logs, such as "venv of pandas<3, pyarrow (Python 3.12)". Reads no file."""
-        return super().title if self.prefix is None else f"venv of {self._summary}"
-
     def inputs(self) -> dict[str, Any]:
         """Return what is installed, as plain data.
 
@@ -170,6 +157,13 @@ class VenvEnvironment(UvEnvironment):
     def _is_cross_platform(self) -> bool:
         return self.prefix is None and not self.bundle_python
 
+    @property
+    def _is_installed(self) -> bool:
+        return self.prefix is not None
+
+    def _installed_minor(self) -> str:
+        return self._virtualenv().minor
+
     def _make_builder(self, scratch: Path, context: BuildContext) -> Builder:
         from airflow_provider_sparkdeps.environments.venv.build import VenvBuilder, VirtualenvBuilder
 
@@ -181,8 +175,5 @@ class VenvEnvironment(UvEnvironment):
         from airflow_provider_sparkdeps.environments.venv.existing import Virtualenv
 
         found = Virtualenv.at(self._absolute(self.prefix or ""))
-        if self.python not in (None, found.minor):
-            raise InvalidArgumentError(
-                f"{found.prefix} has Python {found.minor}, not python={self.python!r}. Leave python out."
-            )
+        self._check_minor(found.prefix, found.minor)
         return found

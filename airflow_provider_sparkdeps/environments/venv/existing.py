@@ -92,11 +92,8 @@ class Virtualenv:
     def inputs(self) -> dict[str, Any]:
         """Return what the key depends on: installed distributions, by their RECORD files, and all other files."""
         recorded: dict[str, str] = {}
-        distributions = []
         for each in self._distributions():
             local = each.editable
-            what = f"{each.name}=={each.version}"
-            distributions.append(f"{what} {LocalProject(self._project(each, local)).digest}" if local else what)
             for path, digest, *rest in site_packages.read_record(each.info):
                 if local and not path.startswith(".."):
                     recorded[path] = ""  # a placeholder for the project, whose own files are hashed
@@ -112,7 +109,7 @@ class Virtualenv:
             for name, path in input_files.project_files(self.prefix / folder)
         }
         return {
-            "distributions": sorted(distributions),
+            "distributions": list(self.lock()),
             "files": {name: digest for name, digest in sorted(contents.items()) if digest},
             "shared": shared,
         }
