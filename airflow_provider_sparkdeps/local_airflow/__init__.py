@@ -1,4 +1,4 @@
-"""An Airflow of its own on this machine, run as users run it: for the demo and the tests."""
+"""A complete Airflow on this machine, for the demo and the tests."""
 
 from airflow_provider_sparkdeps.local_airflow.dag_runs import DagRunReport, DagRunTimeoutError
 from airflow_provider_sparkdeps.local_airflow.instance import LocalAirflow

@@ -1,52 +1,45 @@
-"""Airflow's REST API, as far as a local Airflow needs it; this process imports no Airflow of its own."""
+"""A client of the REST API of a local Airflow."""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import httpx
 
 from airflow_provider_sparkdeps.exceptions import SparkDepsError
 
-REQUEST_WITHIN = 30.0
 
-
-@dataclass(frozen=True)
-class RestApi:
-    """A server and the right to use it.
+class RestApi(httpx.Client):
+    """An HTTP client of one API server.
 
     :param url: ``http://host:port``.
-    :param token: as ``/auth/token`` gives it; empty for the few paths that need none.
-    :param check: called when the server can't be reached; raises what explains that better than a closed socket.
+    :param check: called if the server does not answer; may raise an error with a better explanation.
     """
 
-    url: str
-    token: str
-    check: Callable[[], None]
+    def __init__(self, url: str, check: Callable[[], None]) -> None:
+        # A proxy can't reach this machine's loopback address. The server may close an idle connection at any time.
+        super().__init__(base_url=url, timeout=60, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        self.check = check
+
+    def log_in(self, username: str, password: str) -> None:
+        """Authenticate all later requests as this user."""
+        token = self.call("POST", "/auth/token", {"username": username, "password": password})["access_token"]
+        self.headers["Authorization"] = f"Bearer {token}"
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Return the answer's JSON.
+        """Send a request and return the JSON of the response.
 
-        :raises SparkDepsError: if the server refuses, or can't be reached.
+        :raises SparkDepsError: if the server does not answer or rejects the request.
         """
         try:
-            return self.request(method, path, body)
-        except urllib.error.HTTPError as refused:
-            text = refused.read().decode(errors="replace")
-            raise SparkDepsError(f"Airflow answers {refused.code} to {method} {path}: {text}") from refused
-        except OSError as failed:
+            return self.request(method, path, json=body).raise_for_status().json()
+        except httpx.HTTPStatusError as error:
+            raise SparkDepsError(
+                f"Airflow rejected {method} {path} ({error.response.status_code}): {error.response.text}"
+            ) from error
+        except httpx.TransportError as error:
             self.check()
-            raise SparkDepsError(f"Airflow gives no answer to {method} {path}: {failed}") from failed
-
-    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """As `call`, but what fails is an ``OSError``."""
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 - loopback
-        # A proxy knows nothing of this machine's loopback.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=REQUEST_WITHIN) as response:
-            return json.load(response)
+            raise SparkDepsError(
+                f"Airflow's API server did not answer {method} {path}: {error}. See api-server.log in Airflow's home."
+            ) from error

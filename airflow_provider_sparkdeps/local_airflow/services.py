@@ -1,7 +1,7 @@
-"""The process that starts the services of a `LocalAirflow` from one import of Airflow, and outlives none of them.
+"""The parent process of the services of a `LocalAirflow`.
 
-Each service imports Airflow for 3-5 s of CPU; forked from one process that has done so, four of them are ready
-in less than half the time. Each then runs the same code as ``airflow <service>`` on a command line.
+Importing Airflow takes 3 to 5 s of CPU time. The four services are ready in less than half the time if they are forked
+from one process that has imported it. Each runs the same code as ``airflow <service>`` on a command line.
 """
 
 from __future__ import annotations
@@ -19,31 +19,36 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-# The log servers of scheduler and triggerer would need ports; the API server reads the same files.
+import psutil
+
+# The log servers of the scheduler and the triggerer would need ports. The API server reads the same files.
 SERVICES = {
     "api-server": ["api-server"],
     "dag-processor": ["dag-processor"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
-MARK = "SPARKDEPS_LOCAL_AIRFLOW"
-STOP_GRACE = 6.0  # Airflow kills a task 5 s after its on_kill began
-KILL_WITHIN = 3.0
+# Set for all processes of an instance.
+INSTANCE_VARIABLE = "SPARKDEPS_LOCAL_AIRFLOW"
+STOP_TIMEOUT = 6.0  # Airflow kills a task 5 s after on_kill was called.
+KILL_TIMEOUT = 10.0
+_ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
-def stop(leaders: Iterable[int], mark: str) -> None:
-    """End session leaders, and all that they started: SIGTERM, and SIGKILL to what remains after some seconds.
+def stop_processes(leaders: Iterable[int], instance: str) -> None:
+    """Stop session leaders and their descendants with SIGTERM, and with SIGKILL if they still run some seconds later.
 
-    :param leaders: process ids; those of processes long gone do no harm.
-    :param mark: value of `MARK` in their environment, which finds what a task left behind on its own.
+    :param leaders: process ids. Processes that have already ended are skipped.
+    :param instance: value of `INSTANCE_VARIABLE`, to find background processes that a task has left.
     """
     known = set(leaders)
-    for number, seconds in ((signal.SIGTERM, STOP_GRACE), (signal.SIGKILL, KILL_WITHIN)):
+    for number, seconds in ((signal.SIGTERM, STOP_TIMEOUT), (signal.SIGKILL, KILL_TIMEOUT)):
         deadline = time.monotonic() + seconds
         signalled: set[int] = set()
-        while (running := _running(known, mark)) and time.monotonic() < deadline:
+        # A second scan finds processes that were forked during the first one by processes that have ended since.
+        while (running := _running(known, instance) or _running(known, instance)) and time.monotonic() < deadline:
             known |= running
-            # Late-comers get it, too; nobody twice, as Airflow takes a second SIGTERM for "don't clean up".
+            # Also those that have started since. Airflow skips its cleanup if it gets a second SIGTERM.
             for pid in running - signalled:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
@@ -52,46 +57,39 @@ def stop(leaders: Iterable[int], mark: str) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process is there and has not ended (ended ones stay until their parent asks)."""
-    return _parent_and_session(pid) is not None
+    """Return whether a process exists and has not ended (its parent may not have waited for it yet)."""
+    try:
+        return psutil.Process(pid).status() not in _ENDED
+    except psutil.NoSuchProcess:
+        return False
 
 
-def _running(known: set[int], mark: str) -> set[int]:
-    """Of all processes those known or marked, those in their sessions, and the children of any of them."""
-    numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    found_of = {pid: found for pid in numbers if (found := _parent_and_session(pid)) and pid != os.getpid()}
-    running = {pid for pid, (_, session) in found_of.items() if pid in known or session in known}
-    # Forked processes may have their title where their environment was, so the mark alone does not find all.
-    running |= {pid for pid in found_of.keys() - running if _is_marked(pid, mark)}
-    while more := {pid for pid, (parent, _) in found_of.items() if parent in running} - running:
+def _running(known: set[int], instance: str) -> set[int]:
+    """Return the known processes, those in their sessions, those with the variable, and descendants of all these."""
+    parents, running = {}, set()
+    for process in psutil.process_iter(["environ", "ppid", "status"]):
+        pid, info = process.pid, process.info
+        if pid == os.getpid() or info["status"] in _ENDED:
+            continue
+        parents[pid] = info["ppid"]
+        with contextlib.suppress(ProcessLookupError):
+            # The variable is not enough: some forked processes overwrite their environment with their title.
+            has_variable = (info["environ"] or {}).get(INSTANCE_VARIABLE) == instance
+            if has_variable or not known.isdisjoint((pid, os.getsid(pid))):
+                running.add(pid)
+    while more := {pid for pid, parent in parents.items() if parent in running} - running:
         running |= more
     return running
 
 
-def _is_marked(pid: int, mark: str) -> bool:
-    try:
-        return f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # it is gone, or not ours
-        return False
-
-
-def _parent_and_session(pid: int) -> tuple[int, int] | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, parent, _, session = text.rpartition(")")[2].split()[:4]
-    return None if state in "ZX" else (int(parent), int(session))
-
-
 def main(logs: str) -> None:
-    """Start the services, write their process ids to stdout as JSON, and end them when stdin does.
+    """Start the services, write their process ids to stdout as JSON, and stop them when stdin is closed.
 
-    :param logs: directory for a file of output for each service.
+    :param logs: directory for the output of the services, one file for each.
     """
     command_line = importlib.import_module("airflow.__main__")
-    for shared in ("airflow.jobs.scheduler_job_runner", "airflow.jobs.triggerer_job_runner"):
-        importlib.import_module(shared)
+    for preloaded in ("airflow.jobs.scheduler_job_runner", "airflow.jobs.triggerer_job_runner"):
+        importlib.import_module(preloaded)
 
     def start(name: str, arguments: list[str]) -> int:
         pid = os.fork()
@@ -109,7 +107,7 @@ def main(logs: str) -> None:
             status = 0
         except SystemExit as stopped:
             status = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
-        except BaseException:  # noqa: BLE001 - nothing above this frame may run twice
+        except BaseException:  # noqa: BLE001 - the child must not return to its parent's frames
             traceback.print_exc()
         finally:
             sys.stdout.flush()
@@ -117,7 +115,7 @@ def main(logs: str) -> None:
             os._exit(status)
 
     database = Path(os.environ["AIRFLOW_HOME"], "airflow.db")
-    # A new database takes a second more than a copy of an empty one.
+    # Copying an empty database is a second faster than creating one.
     empty = database.with_name(f"empty-{version('apache-airflow-core')}.db")
     for old in database.parent.glob(f"{database.name}*"):
         old.unlink()
@@ -126,7 +124,10 @@ def main(logs: str) -> None:
     else:
         migration = os.waitpid(start("db-migrate", ["db", "migrate"]), 0)[1]
         if migration:
-            sys.exit("airflow db migrate failed:\n" + Path(logs, "db-migrate.log").read_text(errors="replace"))
+            sys.exit(
+                "Could not create Airflow's database: `airflow db migrate` failed.\n"
+                + Path(logs, "db-migrate.log").read_text(errors="replace")
+            )
         _copy(database, empty.with_suffix(".new"))
         empty.with_suffix(".new").replace(empty)
 
@@ -136,8 +137,8 @@ def main(logs: str) -> None:
         sys.stdout.write(json.dumps(dict(zip(SERVICES, pids, strict=True))) + "\n")
         sys.stdout.flush()
         sys.stdin.buffer.read()
-        # Whoever started us died without a word; otherwise it ends the services itself, and us with SIGTERM.
-        stop(pids, os.environ[MARK])
+        # Only if the owner was killed. Otherwise it stops the services itself, and this process with SIGTERM.
+        stop_processes(pids, os.environ[INSTANCE_VARIABLE])
     finally:
         for pid in pids:
             os.waitpid(pid, 0)
