@@ -1,4 +1,4 @@
-"""Functions and classes at module level of a DAG file, and of a module beside it, inside UDFs and broadcast values."""
+"""UDFs and a broadcast value with functions and classes of a DAG file and of a module next to it."""
 
 import by_value_helpers
 from airflow.sdk import dag, task
@@ -6,18 +6,18 @@ from pyspark.sql.connect.functions import udf
 from pyspark.sql.types import StringType
 
 
-def twice(text):
+def repeat(text):
     return text + text
 
 
-class Ending:
+class Suffix:
     def __init__(self, text):
         self.text = text
 
 
 @udf(StringType())
 def module_level(text):
-    return by_value_helpers.shout(twice(text))
+    return by_value_helpers.shout(repeat(text))
 
 
 @dag(schedule=None)
@@ -27,12 +27,12 @@ def by_value():
         import imported_late
         from pyspark.sql.functions import udf
 
-        plain = udf(twice, "string")
+        function_of_file = udf(repeat, "string")
         frame = spark.createDataFrame([("ab",)], "text string")
         helper = udf(lambda text: imported_late.reverse(by_value_helpers.shout(text)), "string")
-        ending = broadcast(Ending("."))
-        ended = udf(lambda text: text + ending.value.text, "string")
-        columns = (function("text") for function in (module_level, plain, helper, ended))
+        suffix = broadcast(Suffix("."))
+        suffixed = udf(lambda text: text + suffix.value.text, "string")
+        columns = (function("text") for function in (module_level, function_of_file, helper, suffixed))
         return [list(row) for row in frame.select(*columns).collect()]
 
     run()

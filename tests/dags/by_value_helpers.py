@@ -1,4 +1,4 @@
-"""A module beside a DAG file: executors do not have it."""
+"""A module next to a DAG file, which executors do not have."""
 
 
 def shout(text):

@@ -1,8 +1,8 @@
-"""What fails, and how it looks."""
+"""Tasks that fail, each with a different error."""
 
 from airflow.sdk import dag, task
 
-from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps import VenvEnvironment
 from airflow_provider_sparkdeps.operators.environment import BuildEnvironmentOperator
 from airflow_provider_sparkdeps.sensors.environment import EnvironmentSensor
 
@@ -35,10 +35,10 @@ def failing():
         return spark.range(3).count()
 
     @task.spark_connect(accumulators={"rows": "{{ 'many' }}"})
-    def no_number(spark, accumulators):
+    def not_a_number(spark, accumulators):
         return 1
 
-    returns_a_frame(), returns_an_object(), unreachable(), wrong_token(), right_token(), no_number()
+    returns_a_frame(), returns_an_object(), unreachable(), wrong_token(), right_token(), not_a_number()
     BuildEnvironmentOperator(task_id="build", environment=impossible)
     EnvironmentSensor(task_id="wait", environment=impossible, deferrable=True, poke_interval=0.5, timeout=120)
     EnvironmentSensor(task_id="poke", environment=impossible, deferrable=False, poke_interval=1, timeout=120)

@@ -1,4 +1,4 @@
-"""A module that is imported inside a task only."""
+"""A module next to a DAG file, which is only imported inside a task."""
 
 
 def reverse(text):

@@ -1,11 +1,11 @@
-"""UDFs that can't run on executors, that may not, and one that is too large to be sent."""
+"""UDFs that can't run on executors, one that is expensive to send, and one that is too large to be sent."""
 
 import threading
 
 import by_value_helpers
 from airflow.sdk import dag, task
 
-from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps import VenvEnvironment
 
 LOCK = threading.Lock()
 TABLE = list(range(900_000))
@@ -27,14 +27,14 @@ def pitfalls():
     def refused(spark):
         from pyspark.sql.functions import udf
 
-        print("the callable has begun")
+        print("the callable was called")
         return spark.range(1).select(udf(guarded, "string")("id")).count()
 
     @task.spark_connect(environment=VenvEnvironment(["six==1.16.0"]))
     def missing(spark):
         from pyspark.sql.functions import udf
 
-        print("the callable has begun")
+        print("the callable was called")
 
         @udf("string")
         def shout(text):
@@ -57,7 +57,7 @@ def pitfalls():
         return spark.range(1).select(udf(lambda key: len(TOO_LARGE), "long")("id")).collect()
 
     @task.spark_connect
-    def silent(spark):
+    def accepted(spark):
         from pyspark.sql.functions import udf
 
         frame = spark.createDataFrame([("ab",)], "text string")
@@ -65,7 +65,7 @@ def pitfalls():
         with LOCK:
             return [row[0] for row in shouted.collect()]
 
-    refused(), missing(), warned(), too_large(), silent()
+    refused(), missing(), warned(), too_large(), accepted()
 
 
 pitfalls()

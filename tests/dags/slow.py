@@ -1,4 +1,4 @@
-"""A task that is stopped while Spark works for it."""
+"""A task that is killed while Spark runs a query for it."""
 
 from airflow.sdk import dag, task
 
@@ -6,7 +6,7 @@ from airflow.sdk import dag, task
 @dag(schedule=None)
 def slow():
     @task.spark_connect
-    def sleeping(spark, params):
+    def query(spark, params):
         from pathlib import Path
 
         from pyspark.sql.functions import udf
@@ -24,7 +24,7 @@ def slow():
 
         return spark.range(1).select(sleep("id")).collect()
 
-    sleeping()
+    query()
 
 
 slow()

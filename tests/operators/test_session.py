@@ -34,14 +34,14 @@ def shared(airflow: LocalAirflow) -> DagRunReport:
 
 def test_tasks_share_a_session_and_its_temporary_views(shared: DagRunReport) -> None:
     opened = shared.xcom["open_spark_session"]["return_value"]
-    assert shared.xcom["leaves"]["return_value"] == "1.15.0"
+    assert shared.xcom["creates_view"]["return_value"] == "1.15.0"
     for number in (1, 2):
-        assert shared.xcom[f"finds[{number - 1}]"]["return_value"] == [number, 3, "1.15.0", opened["id"]]
-        assert "Joined session" in shared.logs[f"finds[{number - 1}]"]
+        assert shared.xcom[f"reads_view[{number - 1}]"]["return_value"] == [number, 3, "1.15.0", opened["id"]]
+        assert "Joined session" in shared.logs[f"reads_view[{number - 1}]"]
 
 
 def test_a_shared_session_is_closed_when_a_task_has_failed(shared: DagRunReport, server: EmbeddedServer) -> None:
-    assert shared.tasks["means_another_environment"] == "failed"
+    assert shared.tasks["names_another_environment"] == "failed"
     assert shared.tasks["close_spark_session"] == "success"
     assert "Closed session" in shared.logs["close_spark_session"]
     opened = SharedSession.from_dict(shared.xcom["open_spark_session"]["return_value"])
@@ -51,16 +51,16 @@ def test_a_shared_session_is_closed_when_a_task_has_failed(shared: DagRunReport,
 
 
 def test_a_task_with_another_environment_is_rejected(shared: DagRunReport) -> None:
-    assert shared.tasks["means_another_environment"] == "failed"
-    assert "one interpreter for all tasks" in shared.logs["means_another_environment"]
+    assert shared.tasks["names_another_environment"] == "failed"
+    assert "one interpreter for all tasks" in shared.logs["names_another_environment"]
 
 
 def test_a_lost_session_is_reopened_with_on_lost_reopen(shared: DagRunReport) -> None:
-    assert shared.tasks["goes_on"] == "success"
-    version, session_id = shared.xcom["goes_on"]["return_value"]
+    assert shared.tasks["continues"] == "success"
+    version, session_id = shared.xcom["continues"]["return_value"]
     assert version == "1.15.0"
     assert session_id != shared.xcom["open_fragile"]["return_value"]["id"]
-    assert "was closed or has expired" in shared.logs["goes_on"]
+    assert "was closed or has expired" in shared.logs["continues"]
     assert shared.tasks["close_fragile"] == "success"
     assert "was closed already" in shared.logs["close_fragile"]
 

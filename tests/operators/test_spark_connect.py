@@ -88,7 +88,7 @@ def failed(airflow: LocalAirflow) -> DagRunReport:
         ("returns_an_object", "returned a Local that can't be pushed to XCom"),
         ("unreachable", "no server is listening there"),
         ("wrong_token", "rejected the bearer token"),
-        ("no_number", "Use an int or a float"),
+        ("not_a_number", "Use an int or a float"),
         ("build", "sparkdeps-no-such-package was not found in the package registry"),
         ("wait", "sparkdeps-no-such-package was not found in the package registry"),
         ("poke", "sparkdeps-no-such-package was not found in the package registry"),
@@ -116,12 +116,12 @@ def test_pitfalls_of_udfs_are_reported_before_the_callable_runs(airflow: LocalAi
     assert "`by_value_helpers` in shout is imported, and executors don't have it" in logs["missing"]
     for task in ("refused", "missing"):
         assert report.tasks[task] == "failed", logs[task]
-        assert "the callable has begun" not in logs[task]
+        assert "the callable was called" not in logs[task]
     assert report.xcom["warned"]["return_value"] == [900_000, 900_001], logs["warned"]
     assert "`TABLE` in lengths adds 4.4 MB to every query that uses it. Write `table = " in logs["warned"]
     assert "function 'lengths' is 4.4 MB pickled, 4.4 MB of it in its variable `TABLE`" in logs["warned"]
     assert report.tasks["too_large"] == "failed"
     assert "is 70.0 MB pickled, 70.0 MB of it in its variable `TOO_LARGE`" in logs["too_large"]
-    assert report.xcom["silent"]["return_value"] == ["AB!"], logs["silent"]
+    assert report.xcom["accepted"]["return_value"] == ["AB!"], logs["accepted"]
     for words in ("travel", "executors"):
-        assert words not in logs["silent"]
+        assert words not in logs["accepted"]
