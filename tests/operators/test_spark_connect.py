@@ -119,9 +119,13 @@ def test_pitfalls_of_udfs_are_reported_before_the_callable_runs(airflow: LocalAi
         assert "the callable was called" not in logs[task]
     assert report.xcom["warned"]["return_value"] == [900_000, 900_001], logs["warned"]
     assert "`TABLE` in lengths adds 4.4 MB to every query that uses it. Write `table = " in logs["warned"]
-    assert "function 'lengths' is 4.4 MB pickled, 4.4 MB of it in its variable `TABLE`" in logs["warned"]
+    assert (
+        "Function 'lengths' adds 4.4 MB to every query that uses it. The largest variable of 'lengths' is `TABLE`"
+        in logs["warned"]
+    )
     assert report.tasks["too_large"] == "failed"
-    assert "is 70.0 MB pickled, 70.0 MB of it in its variable `TOO_LARGE`" in logs["too_large"]
+    assert "too large to send: 70.0 MB pickled is over the limit" in logs["too_large"]
+    assert "is `TOO_LARGE`" in logs["too_large"]
     assert report.xcom["accepted"]["return_value"] == ["AB!"], logs["accepted"]
     for words in ("travel", "executors"):
         assert words not in logs["accepted"]
