@@ -135,7 +135,7 @@ class TestScie:
         verify_prefix(moved, built, deadline=make_context().deadline)
         assert run(moved, "import six; print(six.__version__)", PATH="/nonexistent").stdout == "1.16.0\n"
 
-    def test_its_packages_are_known_even_if_its_pex_lies_deeper_in_it(self, scie: Path, tmp_path: Path) -> None:
+    def test_its_packages_are_known_even_if_its_metadata_cannot_be_read(self, scie: Path, tmp_path: Path) -> None:
         with scie.open("ab") as file:
             file.write(b" " * 100_000)
         assert read_info(scie) == PexInfo(scie=True, constraints=(), wheels=())
