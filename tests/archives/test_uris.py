@@ -25,7 +25,7 @@ SIGNED = (
 pytestmark = pytest.mark.filterwarnings("ignore:UPath 'fakesigned' filesystem")
 
 
-class FakeObjectStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+class FakeObjectStore(MemoryFileSystem):
     """A fake of a file system that signs URLs, as s3fs does, with files in memory."""
 
     protocol = "fakesigned"
