@@ -122,7 +122,7 @@ def test_a_task_that_does_not_match_the_shared_session_is_rejected(fields: dict[
 
 def test_an_invalid_on_lost_is_rejected_at_dag_parse() -> None:
     with pytest.raises(InvalidArgumentError, match="Use one of fail, reopen"):
-        OpenSparkSessionOperator(task_id="open", on_lost="retry")  # type: ignore[arg-type]
+        OpenSparkSessionOperator(task_id="open", on_lost="retry")
 
 
 def test_a_session_with_its_own_server_can_not_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
