@@ -1,4 +1,4 @@
-"""The provider's metadata for Airflow, as plain data: hooks, operators, the connection form, configuration options."""
+"""The metadata of the provider for Airflow: hooks, operators, the connection form and configuration options."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Environment(ABC):
             yield self._make_builder(Path(os.path.realpath(scratch)), context)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data from which `from_dict` makes an equal environment, also in another Python.
+        """Return JSON-compatible data from which `from_dict` makes an equal environment, also in another Python.
 
         Files are named in it as they were written, absolute ones by their last name only.
         """
@@ -184,11 +184,11 @@ class Environment(ABC):
 
     @abstractmethod
     def inputs(self) -> dict[str, Any]:
-        """Return, as plain data, what is installed, with the contents of files instead of their names."""
+        """Return, as JSON-compatible data, what is installed, with the contents of files instead of their names."""
 
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Return, as plain data, the arguments that make an equal environment; never a credential."""
+        """Return, as JSON-compatible data, the arguments that make an equal environment; never a credential."""
 
     @abstractmethod
     def _make_builder(self, scratch: Path, context: BuildContext) -> Builder:

@@ -69,7 +69,7 @@ class UvEnvironment(Environment):
         return ", ".join(map(display_requirement, self.requirements))
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments that make an equal environment, as plain data; files by name."""
+        """Return the arguments that make an equal environment, as JSON-compatible data; files by name."""
         from airflow_provider_sparkdeps.environments.input_files import display_path
         from airflow_provider_sparkdeps.environments.requirements.pep508 import display_requirement
 

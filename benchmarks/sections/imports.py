@@ -14,7 +14,7 @@ _MEASURED = f"{_LOADED}\nstart = time.perf_counter()\n{_IMPORT}\nprint(time.perf
 
 
 def run() -> Outcome:
-    """Measure the import by itself, and whole processes with and without it."""
+    """Measure the import alone, and whole processes with and without it."""
     figures = in_turns(
         {
             "import": lambda: float(_python(_MEASURED)),

@@ -209,7 +209,7 @@ class CondaEnvironment(Environment):
         return (*self.channel_conn_ids, *super().conn_ids)
 
     def inputs(self) -> dict[str, Any]:
-        """Return what is installed, as plain data.
+        """Return what is installed, as JSON-compatible data.
 
         :raises InvalidArgumentError: if a file can't be read, or its contents are invalid.
         """
@@ -221,7 +221,7 @@ class CondaEnvironment(Environment):
         return vars(self._read_packages())
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments that make an equal environment, as plain data; files by name."""
+        """Return the arguments that make an equal environment, as JSON-compatible data; files by name."""
         from airflow_provider_sparkdeps.environments.input_files import display_path
 
         lists = ("dependencies", "channels", "pip", "explicit", "channel_conn_ids")

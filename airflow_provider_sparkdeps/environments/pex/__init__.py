@@ -129,7 +129,7 @@ class PexEnvironment(UvEnvironment):
         return cls(pex=path, base_dir=base_dir, python=python, glibc=glibc)
 
     def inputs(self) -> dict[str, Any]:
-        """Return what is installed, as plain data.
+        """Return what is installed, as JSON-compatible data.
 
         :raises InvalidArgumentError: if a file can't be read, or its contents are invalid.
         """

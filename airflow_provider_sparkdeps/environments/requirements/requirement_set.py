@@ -43,7 +43,7 @@ class RequirementSet:
         )
 
     def inputs(self) -> dict[str, Any]:
-        """Return what the key depends on, as plain data, without empty values."""
+        """Return what the key depends on, as JSON-compatible data, without empty values."""
         projects = [local.inputs() for local in with_path_dependencies(self.local_projects)]
         everything: dict[str, Any] = {
             "requirements": list(self.requirements),

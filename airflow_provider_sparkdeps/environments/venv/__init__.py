@@ -140,7 +140,7 @@ class VenvEnvironment(UvEnvironment):
         return cls(prefix=path, bundle_python=bundle_python, base_dir=base_dir, python=python, glibc=glibc)
 
     def inputs(self) -> dict[str, Any]:
-        """Return what is installed, as plain data.
+        """Return what is installed, as JSON-compatible data.
 
         :raises InvalidArgumentError: if a file can't be read, or its contents are invalid.
         """
@@ -150,7 +150,7 @@ class VenvEnvironment(UvEnvironment):
         return {**common, **self._read_requirements().inputs()}
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments that make an equal environment, as plain data; files by name."""
+        """Return the arguments that make an equal environment, as JSON-compatible data; files by name."""
         return {"bundle_python": self.bundle_python, **super().options()}
 
     @property

@@ -146,7 +146,7 @@ class UpdateCollector:
                 del updates[key]
 
     def _accept(self, pickled: bytes) -> bool:
-        """Collect an update, and return whether it is one of ours."""
+        """Collect an update, and return whether it belongs to one of our accumulators."""
         update = read_update(pickled)
         if update is None:
             return False

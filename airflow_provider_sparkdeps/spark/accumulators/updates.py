@@ -50,7 +50,7 @@ def make_token(accumulator_id: str, nonce: str) -> str:
 
 
 def read_update(pickled: bytes) -> Update | None:
-    """Return an update; None if it is not one of ours, and PySpark's client can read it safely.
+    """Return an update; None if it does not belong to one of our accumulators, and PySpark's client can read it safely.
 
     :raises SessionError: if it can't be read, or reading it is not safe.
     """
