@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .bench/peers
 SCRIPTS := .ci/run $(shell find airflow_provider_sparkdeps -name '*.sh')
-UNIT := tests/utils tests/environments tests/archives tests/spark/closures tests/test_floors.py tests/test_public_names.py
+UNIT := tests/utils tests/environments tests/archives tests/spark/closures tests/test_levels.py tests/test_public_names.py
 # As pip does, trust the machine's certificates; never fetch an interpreter unasked.
 export UV_SYSTEM_CERTS ?= true
 export UV_PYTHON_DOWNLOADS ?= never
