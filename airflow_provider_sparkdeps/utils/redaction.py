@@ -11,15 +11,16 @@ _PORT = re.compile(r":\d{1,5}$")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE)
 # An account that everybody uses, as in git+ssh://git@example.com, and not a token.
 _SHARED_USER = re.compile(r"^(\w+\+)?ssh://[^:@/]+@", re.IGNORECASE)
-_SECRET_NAME = re.compile(r"token|secret|passw|pwd|credential|signature|key(?!word)|^sig$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"token|secret|passw|pwd|credential|signature|key(?!word)|\bsig$", re.IGNORECASE)
 # A quote belongs to a value, unless it ends a quoted URL.
 _PARAMETER = re.compile(r"""(?P<start>[?&#;])(?P<name>[^=&?#\s]+)=(?P<value>(?:[^&\s'"]|['"](?!$|[\s,;:.)\]}]))+)""")
 # conda's way of putting a token into a URL.
 _PATH_TOKEN = re.compile(r"(?<=/t/)[^/\s'\"?#]+")
+_HEADER = re.compile(r"""(?P<start>\bauthorization['"]?\s*[:=]\s*['"]?\w+\s+)[^\s'",;]+""", re.IGNORECASE)
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return the text with `***` for user names, passwords, tokens and signatures of the URLs in it.
+    """Return the text with `***` for user names, passwords, tokens and signatures of URLs and headers in it.
 
     Where a URL is ambiguous, such as a password with a slash, too much is removed rather than too little.
 
@@ -27,7 +28,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = re.sub("".join(map(_any_spelling, secret)), "***", text)
-    text = _PATH_TOKEN.sub("***", _URL.sub(_without_user, text))
+    text = _PATH_TOKEN.sub("***", _URL.sub(_without_user, _HEADER.sub(r"\g<start>***", text)))
     return _PARAMETER.sub(_without_value, text)
 
 

@@ -76,6 +76,9 @@ def test_a_known_secret_is_found_in_mixed_and_double_encoding() -> None:
         ("https://h/a#access_token=secret", "https://h/a#access_token=***"),
         ("https://conda.example.com/t/ab-1234/channel", "https://conda.example.com/t/***/channel"),
         ("https://conda.example.com/t/ab-1234", "https://conda.example.com/t/***"),
+        ("https://h/a?x=1&amp;sig=secret&amp;y=2", "https://h/a?x=1&amp;sig=***&amp;y=2"),
+        ("Authorization: Bearer abc.def, retry", "Authorization: Bearer ***, retry"),
+        ('{"authorization": "Basic bWU6c2VjcmV0"}', '{"authorization": "Basic ***"}'),
     ],
 )
 def test_credentials_are_replaced_and_the_rest_stays(text: str, redacted: str) -> None:
