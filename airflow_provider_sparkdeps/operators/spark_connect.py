@@ -165,7 +165,8 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
             self.log.warning("%s", finding)
         if len(found) > _MAX_FINDINGS:
             self.log.warning(
-                "%d more like these; `sparkdeps closure` shows all of a function", len(found) - _MAX_FINDINGS
+                "%d more findings like these. `sparkdeps closure` lists all findings for a function",
+                len(found) - _MAX_FINDINGS,
             )
 
     def _source_root(self, ti: Any) -> Path:

@@ -259,15 +259,15 @@ class CondaEnvironment(Environment):
         return path, minor
 
     def _read_packages(self) -> CondaPackages:
-        from airflow_provider_sparkdeps.environments.conda import input_files
+        from airflow_provider_sparkdeps.environments.conda import environment_yml, lock_files
         from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages, check_python
 
         found: dict[str, Any] = {"dependencies": self.dependencies, "explicit": self.explicit}
         if self.file:
-            found = input_files.read_environment_yml(self._absolute(self.file))
+            found = environment_yml.read_environment_yml(self._absolute(self.file))
         elif self.lock:
             lock = self._absolute(self.lock)
-            found = input_files.read_lock(lock, platform=self.platform, environment=self.lock_environment)
+            found = lock_files.read_lock(lock, platform=self.platform, environment=self.lock_environment)
         found["pip"] = [*found.get("pip", ()), *self.pip]
         found["channels"] = found.get("channels") or self.channels
         packages = CondaPackages(**found)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TOKEN = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})".encode())
-# Nonces of queries are replaced by numbers, which start like this; a uuid4 never does.
+# The nonces of a query are replaced by numbers with this prefix, which no uuid4 has.
 _NUMBERED = "0" * 16
 _WRITES = ("write_operation", "write_operation_v2", "merge_into_table_command", "checkpoint_command")
 _CACHES = ("persist", "unpersist", "get_storage_level")
@@ -97,8 +97,8 @@ class UpdateCollector:
     def on_response(self, operation_id: str, response: pb2.ExecutePlanResponse) -> None:
         """Remove the updates from a response, and collect them. They may be from other operations.
 
-        :raises SessionError: if our code on executors can't have sent an update, or it is for an accumulator of another
-            session.
+        :raises SessionError: if an update can't have come from this package's code on executors, or is for an
+            accumulator of another session.
         """
         for metrics in response.observed_metrics:
             if metrics.name != ACCUMULATOR_METRIC:

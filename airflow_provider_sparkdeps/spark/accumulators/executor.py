@@ -54,7 +54,7 @@ class ExecutorSum:
             update = json.dumps([*self._location, self.adds, self._encode(self.result())])
             self._check_size(len(update))
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-            # An exception here would kill Spark's worker without a message, so the worker of Airflow raises it.
+            # An exception here would kill Spark's Python worker without a message. The Airflow worker raises it.
             update = json.dumps([*self._location, self.adds, {"kind": "error", "value": str(error)}])
         return update
 
@@ -68,7 +68,7 @@ class ExecutorSum:
         if size > MAX_UPDATE_BYTES:
             raise RuntimeError(
                 f"Accumulator {self._name!r} has more than {MAX_UPDATE_BYTES:,} bytes in one task, which is the limit. "
-                "Add less or coarser values, or write what you collect to a column."
+                "Add fewer or coarser values, or write them to a column instead."
             )
 
 
@@ -232,8 +232,8 @@ def restore(token: str, name: str, kind: Any, *options: Any) -> Any:
 def _position(context: Any) -> str:
     """Return a task's position in the query, for functions that are pickled once for all queries.
 
-    This is the stage or, with adaptive execution, the exchange that the stage belongs to. Before it sorts, an exchange
-    samples its rows in a separate stage with the scope of the plan.
+    This is the stage or, with adaptive execution, the exchange that the stage belongs to. Before a sort, the
+    exchange samples its rows in a separate stage, whose scope is that of the whole plan.
     """
     scope: str = context.getLocalProperty("spark.rdd.scope") or ""
     if '"name":"Exchange"' not in scope:

@@ -50,7 +50,7 @@ def make_token(accumulator_id: str, nonce: str) -> str:
 
 
 def read_update(pickled: bytes) -> Update | None:
-    """Return an update; None if it does not belong to one of our accumulators, and PySpark's client can read it safely.
+    """Return an update of this package; None for another update that PySpark's client can read safely.
 
     :raises SessionError: if it can't be read, or reading it is not safe.
     """
@@ -71,7 +71,7 @@ def read_update(pickled: bytes) -> Update | None:
 
 
 def unreadable(reason: object) -> SessionError:
-    """Return the error for an update that our code on executors can't have sent."""
+    """Return the error for an update that can't have come from this package's code on executors."""
     return SessionError(
         f"Could not read an accumulator update from an executor: {reason}. It was not used. Check what else runs on "
         "this cluster."

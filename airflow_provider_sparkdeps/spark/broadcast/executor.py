@@ -177,7 +177,7 @@ def _fetch(home: Path, session_file: Path, uri: str | None) -> None:
     """Install a file, from the session's own files or from the driver."""
     sha256 = home.name.removeprefix("bc-")
     for old in home.parent.glob(f".{home.name}.part.*"):
-        old.unlink(missing_ok=True)  # A killed worker has left it, because this one holds the lock.
+        old.unlink(missing_ok=True)  # This worker holds the lock, so a worker that was killed left the file.
     part = home.parent / f".{home.name}.part.{os.getpid()}"
     try:
         if session_file.exists():

@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# Bytes. Sending as many to a session takes 0.2 s. With the cache, the first upload takes 0.2 s longer than that, and
-# later sessions need 0.01 s.
+# Bytes. Sending this many to a session takes 0.2 s. The first upload to the cache takes another 0.2 s, and later
+# sessions need 0.01 s.
 CACHE_THRESHOLD = 8_000_000
 
 
@@ -128,7 +128,7 @@ def _send(session: Session, file: ValueFile) -> str | None:
     name = f"bc-{file.sha256}"
     megabytes = file.size / 1e6
     try:
-        # A shared session has to contain what its users need from each other.
+        # In a shared session the value stays with the session, because other tasks may use UDFs that need it.
         if file.size >= CACHE_THRESHOLD and not session.is_shared and (uri := _put_in_cache(session, file, name)):
             return uri
         marker = conf.BROADCAST + file.sha256

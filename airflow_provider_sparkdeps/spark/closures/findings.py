@@ -113,7 +113,7 @@ def _of_value(
     owner = " -> ".join(each.owner)
     whole = isinstance(each.value, ModuleType) and not each.by_reference
     used = facts.facts.attributes.get(each.name, ()) if facts else ()
-    # Only a module has a name: a DataFrame would ask the server whether it is one of its columns.
+    # Read `__name__` of modules only: on a DataFrame, looking up an attribute may ask the server for a column.
     module_name = each.value.__name__ if isinstance(each.value, ModuleType) else each.name
     import_names = f"Write `from {module_name} import {', '.join(used) or '...'}` instead."
     resource = resource_of(each.value)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_sparkdeps.archives import Archive
 
-# Bytes from which a value's size is reused when what holds it is measured.
+# Bytes. The size of larger values is measured once, and reused when their container is measured.
 _REUSED = 4096
 _NARROWEST = 100
 _COLUMNS = ("used by", "name", "kind", "type", "bytes", "pickled", "requires")

@@ -1,4 +1,4 @@
-"""Reads files that conda users write: environment.yml, explicit lists and lock files."""
+"""Reads lock files of conda users: @EXPLICIT lists, pixi.lock and conda-lock.yml."""
 
 from __future__ import annotations
 
@@ -6,29 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_sparkdeps.environments.base import list_of_strings
+from airflow_provider_sparkdeps.environments.conda.environment_yml import load_yaml
 from airflow_provider_sparkdeps.environments.conda.specs import SUBDIRS
 from airflow_provider_sparkdeps.environments.input_files import read_text, strip_comment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
-from airflow_provider_sparkdeps.utils.redaction import redact
-
-
-def read_environment_yml(path: Path) -> dict[str, Any]:
-    """Return the dependencies, channels and pip requirements of an `environment.yml`.
-
-    :raises InvalidArgumentError: if the file can't be read or is not an environment.yml.
-    """
-    data = _load_yaml(read_text(path), path)
-    listed = data.get("dependencies") if isinstance(data, dict) else None
-    if not isinstance(listed, list):
-        raise InvalidArgumentError(f"{path} is not an environment.yml: it has no list of `dependencies`. Add one.")
-    sections = [each["pip"] for each in listed if isinstance(each, dict) and set(each) == {"pip"}]
-    specs = [each for each in listed if not (isinstance(each, dict) and set(each) == {"pip"})]
-    return {
-        "dependencies": list_of_strings(specs, "dependencies", '["pandas <3"]'),
-        "channels": list_of_strings(data.get("channels") or [], "channels", '["conda-forge"]'),
-        "pip": [line for section in sections for line in list_of_strings(section, "pip", '["requests"]')],
-    }
 
 
 def read_lock(path: Path, *, platform: str, environment: str) -> dict[str, Any]:
@@ -43,7 +24,7 @@ def read_lock(path: Path, *, platform: str, environment: str) -> dict[str, Any]:
     if re.search(r"^@EXPLICIT\s*$", text, re.MULTILINE):
         lines = [strip_comment(line) for line in text.splitlines()]
         return {"explicit": [line for line in lines if line and line != "@EXPLICIT"]}
-    data = _load_yaml(text, path)
+    data = load_yaml(text, path)
     subdir = SUBDIRS.get(platform, platform)
     listed = _locked_packages(data, subdir, environment) if isinstance(data, dict) else None
     if listed is None:
@@ -84,12 +65,3 @@ def _url(url: str, hashes: dict[str, Any]) -> str:
     if hashes.get("sha256"):
         return f"{url}#sha256:{hashes['sha256']}"
     return f"{url}#{hashes['md5']}" if hashes.get("md5") else url
-
-
-def _load_yaml(text: str, path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
-    except yaml.YAMLError as error:
-        raise InvalidArgumentError(f"{path} is not YAML: {redact(' '.join(str(error).split()))}. Correct it.") from None
