@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
-import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 _PACKAGE = __name__.partition(".")[0]
-# Files that tools, editors and builds leave in a project, at any depth and in its top directory.
-_LEFTOVERS = {
-    ".git", ".hg", ".svn", ".venv", "venv", ".tox", ".nox", ".eggs", ".idea", ".vscode", ".mypy_cache", ".ruff_cache",
-    ".pytest_cache", "__pycache__", "node_modules", ".DS_Store",
-}  # fmt: skip
-_LEFTOVERS_AT_TOP = {"build", "dist"}
+_CODING = re.compile(rb"#.*?coding[:=][ \t]*([-\w.]+)")
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def callers_directory() -> Path:
     """Return the directory of the file that calls this package (the DAG file); in a notebook, the working directory."""
     frame = sys._getframe(1)
-    while frame.f_back and str(frame.f_globals.get("__name__", "")).partition(".")[0] == _PACKAGE:
+    while frame.f_back and _is_own(str(frame.f_globals.get("__name__", ""))):
         frame = frame.f_back
     file = frame.f_globals.get("__file__")
     return Path(file).absolute().parent if file else Path.cwd()
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] == _PACKAGE and not module.startswith(f"{_PACKAGE}.example_dags")
 
 
 def display_path(path: Path) -> str:
@@ -42,19 +47,34 @@ def strip_comment(line: str) -> str:
 
 
 def read_text(path: Path, *, referenced_by: str = "") -> str:
-    """Return the text of a file that an environment refers to.
+    """Return the text of a file that an environment refers to, in any encoding that pip reads.
+
+    :param referenced_by: the file that refers to it, for the error message.
+    :raises InvalidArgumentError: if it can't be read.
+    """
+    content = read_bytes(path, referenced_by=referenced_by)
+    declared = next((match[1].decode() for line in content.split(b"\n")[:2] if (match := _CODING.match(line))), "utf-8")
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), declared)
+    try:
+        return content.decode(encoding)
+    except (UnicodeDecodeError, LookupError) as error:
+        raise InvalidArgumentError(f"Could not read {path}: {error}. Save the file as UTF-8.") from error
+
+
+def read_bytes(path: Path, *, referenced_by: str = "") -> bytes:
+    """Return the contents of a file that an environment refers to.
 
     :param referenced_by: the file that refers to it, for the error message.
     :raises InvalidArgumentError: if it can't be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         by = f" (referenced by {referenced_by})" if referenced_by else ""
         raise InvalidArgumentError(
-            f"Could not read {path}{by}: {reason}. Write its path relative to the file that refers to it, and make sure"
-            " that it also exists on the worker that builds."
+            f"Could not read {path}{by}: {reason}. Correct the path, and make sure that the file also exists on the"
+            " worker that builds."
         ) from error
 
 
@@ -77,24 +97,6 @@ def sha256_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InvalidArgumentError(f"Could not read {path}: {error.strerror}. Correct its path.") from error
-
-
-def project_files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the relative names and paths of a project's files, sorted, without those that tools and builds create."""
-    seen: set[str] = set()
-    found = []
-    for directory, names, files in os.walk(root, followlinks=True):
-        here = Path(directory)
-        real = os.path.realpath(here)
-        # A link to a parent directory would be followed forever.
-        names[:] = [] if real in seen else [name for name in names if not _is_leftover(name, at_top=here == root)]
-        if real not in seen:
-            found += [here / name for name in files if not _is_leftover(name, at_top=False)]
-        seen.add(real)
-    yield from sorted((path.relative_to(root).as_posix(), path) for path in found)
-
-
-def _is_leftover(name: str, *, at_top: bool) -> bool:
-    return name in _LEFTOVERS or name.endswith((".egg-info", ".pyc")) or (at_top and name in _LEFTOVERS_AT_TOP)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidArgumentError(f"Could not read {path}: {reason}. Correct its path.") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from airflow_provider_sparkdeps.environments.context import BuildContext, Login
 from airflow_provider_sparkdeps.exceptions import BuildError
-from airflow_provider_sparkdeps.utils.processes import run, tool_environ
+from airflow_provider_sparkdeps.utils.processes import CompletedTool, run, tool_environ
 from airflow_provider_sparkdeps.utils.text import shorten_output
 
 # User settings of uv that would change what is installed, or where.
@@ -23,6 +23,7 @@ _OVERRULED = (
 _BUILT_AT = "315619200"
 _INDEX = "SPARKDEPS"
 # uv "prepares" packages that are not in its cache yet.
+_INDEX_OF = re.compile(r"^([\w.-]+)==\S+.*\n(?: .*\n)*? *# from (https?://\S+)$", re.MULTILINE)
 _COUNTED = re.compile(r"(Prepared|Installed) (\d+) packages? in")
 
 
@@ -60,55 +61,96 @@ class Uv:
         self._installed = self._fetched = 0
         self._cross_platform = [*cross_platform, "--only-binary", ":all:"] if cross_platform else []
 
-    def resolve(
+    def compile(
         self,
-        requirements: Sequence[str],
-        *,
+        directory: Path,
+        *arguments: str | Path,
         python: Path,
-        constraints: Sequence[str] = (),
-        options: Sequence[str] = (),
-    ) -> tuple[str, ...]:
-        """Return the exact requirements that satisfy these, sorted.
+        extras: Sequence[str] = (),
+        groups: Sequence[str] = (),
+    ) -> tuple[Path, dict[str, str]]:
+        """Resolve requirements to exact packages.
 
-        :param options: lines of a requirements.txt about indexes.
-        :raises BuildError: if there is no solution; with the resolver's explanation.
+        :param directory: where uv starts, whose settings it reads.
+        :param arguments: files and options of `uv pip compile`.
+        :return: a pylock.toml, and the index of each package, by its name.
+        :raises BuildError: if there is no solution, or if uv ignores a part of a file; with its output.
         """
-        wanted = self._file("requirements.in", [*options, *requirements])
-        limits: list[str | Path] = ["--constraints", self._file("constraints.txt", constraints)] if constraints else []
-        quiet = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
-        stdout = self._uv(
-            "pip", "compile", wanted, "--python", python, *limits, *self._cross_platform, *quiet,
-            what="resolve the requirements",
+        command: list[str | Path] = [
+            "pip", "compile", *arguments, *_selection(extras, groups), "--python", python, *self._cross_platform,
+            "--no-header", "--no-annotate",
+        ]  # fmt: skip
+        output: list[str | Path] = ["--format", "pylock.toml", "--output-file", self._pylock]
+        done = self._uv(*command, *output, what="resolve the requirements", directory=directory)
+        if ignored := re.search(r"Ignoring unsupported option in `(.*?)`: `(.*?)`", done.stderr):
+            raise BuildError(f"uv does not support the option {ignored[2]} in {ignored[1]}. Remove it.")
+        # uv names no index in this pylock.toml, and without it, would download all packages again at each installation.
+        again = [uv_binary(), *command, "--offline", "--emit-index-annotation"]
+        listed = run(again, deadline=self._context.deadline, cwd=directory, environ=self._environ()).stdout
+        return self._pylock, {name: url for name, url in _INDEX_OF.findall(listed) if "@" not in url}
+
+    def export(
+        self,
+        directory: Path,
+        *arguments: str | Path,
+        python: Path,
+        extras: Sequence[str] = (),
+        groups: Sequence[str] = (),
+    ) -> Path:
+        """Return a pylock.toml with the packages of a uv.lock or a script.
+
+        :param directory: of the project, where uv starts.
+        :param arguments: options of `uv export`.
+        :raises BuildError: if it fails, such as for a lock that is older than its project; with uv's output.
+        """
+        self._uv(
+            "export", *arguments, *_selection(extras, groups), "--python", python, "--no-default-groups",
+            "--no-header", "--format", "pylock.toml", "--output-file", self._pylock,
+            what="read the lock", directory=directory,
         )  # fmt: skip
-        return tuple(sorted(line.strip() for line in stdout.splitlines() if line.strip()))
+        return self._pylock
 
-    def install(
-        self, lock: Sequence[str], *, prefix: Path, python: Path, options: Sequence[str] = (), pylock: str = ""
-    ) -> None:
-        """Create a venv with exactly these packages, whose scripts run the interpreter next to them.
+    def create_venv(self, prefix: Path, *, python: Path) -> None:
+        """Create a venv without packages, whose scripts will run the interpreter next to them.
 
-        :param options: lines of a requirements.txt about indexes.
-        :param pylock: contents of a pylock.toml whose packages are installed, too.
         :raises BuildError: if it fails; with uv's output.
         """
         self._uv("venv", "--relocatable", "--quiet", "--python", python, prefix, what="make a venv")
-        self._install(lock, options, pylock, "--python", prefix / "bin" / "python")
 
-    def install_for_platform(
-        self, lock: Sequence[str], *, target: Path, python: Path, options: Sequence[str] = (), pylock: str = ""
+    def install(
+        self,
+        *where: str | Path,
+        pylock: str = "",
+        wheels: Sequence[Path] = (),
+        hashed: tuple[Path, Path] | None = None,
     ) -> None:
-        """Install packages for another platform into a directory, and their scripts into its `bin`.
+        """Install exactly these packages.
 
+        :param where: options of uv that name the interpreter or the directory.
+        :param pylock: contents of a pylock.toml.
+        :param wheels: local ones.
+        :param hashed: instead of both, a requirements.txt whose hashes are checked, and where uv starts.
         :raises BuildError: if it fails; with uv's output.
         """
-        self._install(lock, options, pylock, "--target", target, "--python", python, *self._cross_platform)
-
-    def add(self, lock: Sequence[str], *, python: Path) -> None:
-        """Add exactly these packages to an environment.
-
-        :raises BuildError: if it fails; with uv's output.
-        """
-        self._install(lock, (), "", "--break-system-packages", "--python", python)
+        # The user's settings may ask for symlinks into the cache, which executors do not have.
+        common = ["--link-mode", "hardlink", *where, *self._cross_platform]
+        self._phase = "install"
+        self._installed = self._fetched = 0
+        if hashed:
+            file, directory = hashed
+            self._uv(
+                "pip", "install", "--require-hashes", "--requirements", file, *common,
+                what="install the packages", directory=directory,
+            )  # fmt: skip
+        if pylock and not hashed:
+            locked = self.file("pylock.sparkdeps.toml", pylock.splitlines())
+            self._uv("pip", "install", "--no-deps", "--requirements", locked, *common, what="install the packages")
+        if wheels and not hashed:
+            self._uv("pip", "install", "--no-deps", *common, *wheels, what="install the local packages")
+        if self._installed:
+            self._report(
+                f"{self._installed - self._fetched} packages from uv's cache, {self._fetched} fetched or built"
+            )
 
     def build_wheel(self, source: Path, target: Path, *, python: Path, title: str) -> None:
         """Build a project's wheel.
@@ -120,47 +162,17 @@ class Uv:
         """
         self._uv("build", "--wheel", "--out-dir", target, "--python", python, source, what=f"build a wheel of {title}")
 
-    def export(self, project: Path, *, extras: Sequence[str], groups: Sequence[str], python: Path) -> Path:
-        """Return a pylock.toml with the contents of a project's uv.lock.
-
-        :raises BuildError: if it fails; with uv's output.
-        """
-        target = self.scratch / "pylock.toml"
-        chosen = [part for extra in extras for part in ("--extra", extra)]
-        chosen += [part for group in groups for part in ("--group", group)]
-        # The lock is used as it is: it was compared with its pyproject.toml when it was read.
-        options = ["--frozen", "--no-default-groups", "--no-emit-project", "--no-header", "--format", "pylock.toml"]
-        self._uv(
-            "export", "--project", project, "--python", python, *options, *chosen, "--output-file", target,
-            what=f"export {project.name}/uv.lock",
-        )  # fmt: skip
-        return target
-
-    def _install(self, lock: Sequence[str], options: Sequence[str], pylock: str, *where: str | Path) -> None:
-        # The user's settings may ask for symlinks into the cache, which executors do not have.
-        common = ["--no-deps", "--link-mode", "hardlink", *where]
-        self._phase = "install"
-        self._installed = self._fetched = 0
-        if pylock:
-            file = self.scratch / "pylock.sparkdeps.toml"
-            file.write_text(pylock, encoding="utf-8")
-            self._uv("pip", "install", "--requirements", file, *common, what="install the locked packages")
-        if lock:
-            # As with pip: if one package has a hash, all need one.
-            strict = ["--require-hashes"] if any("--hash=" in line for line in lock) else []
-            file = self._file("requirements.lock", [*options, *lock])
-            self._uv("pip", "install", "--requirements", file, *common, *strict, what="install the packages")
-        if self._installed:
-            self._report(
-                f"{self._installed - self._fetched} packages from uv's cache, {self._fetched} fetched or built"
-            )
-
-    def _file(self, name: str, lines: Sequence[str]) -> Path:
+    def file(self, name: str, lines: Sequence[str]) -> Path:
+        """Write a file for uv to the scratch directory."""
         path = self.scratch / name
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return path
 
-    def _uv(self, *arguments: str | Path, what: str) -> str:
+    @property
+    def _pylock(self) -> Path:
+        return self.scratch / "pylock.toml"
+
+    def _uv(self, *arguments: str | Path, what: str, directory: Path | None = None) -> CompletedTool:
         secrets = [self._login.password] if self._login else []
 
         def on_line(line: str) -> None:
@@ -172,11 +184,13 @@ class Uv:
 
         deadline, environ = self._context.deadline, self._environ()
         command = [uv_binary(), *arguments]
-        done = run(command, deadline=deadline, cwd=self.scratch, environ=environ, on_line=on_line, secrets=secrets)
+        done = run(
+            command, deadline=deadline, cwd=directory or self.scratch, environ=environ, on_line=on_line, secrets=secrets
+        )
         if done.code != 0:
             output = shorten_output(done.stderr or done.stdout, secrets)
             raise BuildError(f"uv could not {what}. Its output:\n\n{output}")
-        return done.stdout
+        return done
 
     def _report(self, line: str) -> None:
         self._context.report(self._phase, line)
@@ -198,3 +212,8 @@ class Uv:
             environ[f"UV_INDEX_{_INDEX}_USERNAME"] = self._login.username or "__token__"
             environ[f"UV_INDEX_{_INDEX}_PASSWORD"] = self._login.password
         return environ
+
+
+def _selection(extras: Sequence[str], groups: Sequence[str]) -> list[str]:
+    chosen = [part for extra in extras for part in ("--extra", extra)]
+    return chosen + [part for group in groups for part in ("--group", group)]

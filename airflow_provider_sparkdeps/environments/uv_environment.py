@@ -12,7 +12,7 @@ from airflow_provider_sparkdeps.environments.base import Environment, list_of_st
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
+    from airflow_provider_sparkdeps.environments.requirements.uv_inputs import UvInputs
 
 
 @dataclass(frozen=True)
@@ -80,30 +80,26 @@ class UvEnvironment(Environment):
         options |= {"extras": list(self.extras), "groups": list(self.groups)}
         return {name: value for name, value in options.items() if value}
 
-    def _read_requirements(self) -> RequirementSet:
-        from airflow_provider_sparkdeps.environments.requirements import lock_files, pep508, pyproject, requirements_txt
+    def _uv_inputs(self) -> UvInputs:
+        from airflow_provider_sparkdeps.environments.requirements import uv_inputs
 
-        if self.file is None:
-            return pep508.split_local(self.requirements, self._absolute("."))
-        path = self._absolute(self.file)
-        if path.name == "uv.lock":
-            path = path.with_name("pyproject.toml")
-        selected = {"extras": self.extras, "groups": self.groups}
+        base, selected = self._absolute("."), {"extras": self.extras, "groups": self.groups}
+        path = self._absolute(self.file) if self.file is not None else base
         try:
-            if path.name == "pyproject.toml":
-                return pyproject.read_project(path, **selected, python=self.python_minor)
+            if self.file is None:
+                return uv_inputs.from_list(self.requirements, base)
+            if path.name in ("pyproject.toml", "uv.lock"):
+                return uv_inputs.from_project(path.with_name("pyproject.toml"), **selected, python=self.python_minor)
             if path.suffix == ".toml":
-                return lock_files.read_pylock(path, **selected)
-        except (AttributeError, KeyError, TypeError) as error:
+                return uv_inputs.from_pylock(path, **selected)
+            if self.extras or self.groups:
+                raise InvalidArgumentError(f"{path.name} has no extras and groups to select from. Leave them out.")
+            read = uv_inputs.from_script if path.suffix == ".py" else uv_inputs.from_requirements_txt
+            return read(path, base)
+        except (AttributeError, KeyError, TypeError, NotImplementedError) as error:
             raise InvalidArgumentError(
-                f"{path} does not have the structure of its file type: {error}. Correct it there."
+                f"{path} or a project that it names does not have the structure of its file type: {error}. Correct it."
             ) from error
-        if self.extras or self.groups:
-            raise InvalidArgumentError(f"{path.name} has no extras and groups to select from. Leave them out.")
-        wanted = requirements_txt.read_requirements(path)
-        if wanted.is_empty:
-            raise InvalidArgumentError(f"{path} has no requirements. Add at least one, such as 'pandas<3'.")
-        return wanted
 
     def _names(self, name: str) -> tuple[str, ...]:
         from packaging.utils import canonicalize_name
@@ -123,4 +119,15 @@ def check_lock_name(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
             f"{name!r} is not the name of a lock file. Pass a uv.lock, a pylock.toml or a pylock.<name>.toml. For other"
             " files, use from_file()."
         )
+    return path
+
+
+def check_script_name(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Return a path if its name is that of a Python file.
+
+    :raises InvalidArgumentError: if it is not.
+    """
+    name = str(path).rpartition("/")[2]
+    if not name.endswith(".py"):
+        raise InvalidArgumentError(f"{name!r} is not the name of a Python file. Pass a script, such as 'job.py'.")
     return path

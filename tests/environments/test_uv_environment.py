@@ -24,7 +24,7 @@ def test_a_missing_file_is_reported_by_the_key_and_by_the_build(name: str, tmp_p
     environment = VenvEnvironment.from_file(tmp_path / name)
     for needs in (lambda: environment.key, lambda: build(environment, tmp_path / "prefix")):
         with pytest.raises(
-            InvalidArgumentError, match=r"Could not read .*: No such file or directory\. Write its path relative"
+            InvalidArgumentError, match=r"Could not read .*: No such file or directory\. Correct the path"
         ):
             needs()
 

@@ -41,14 +41,21 @@ def make_wheel(folder: Path, name: str, version: str, *, requires: tuple[str, ..
 class Index:
     """The wheels of an index (PEP 503), and the requests that it received."""
 
-    def __init__(self, wheels: Path, username: str, password: str) -> None:
+    def __init__(self, wheels: Path, username: str = "", password: str = "") -> None:
         self.wheels = wheels
         self.asked: list[tuple[str, int]] = []
-        self._expected = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+        login = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+        self._expected = login if username else None
         self.url = ""
 
+    def names_asked(self) -> set[str]:
+        """The names of the packages that were asked for since the last call."""
+        names = {path.split("/")[2] for path, _ in self.asked if path.startswith("/simple/")}
+        self.asked.clear()
+        return names
+
     def answer(self, path: str, authorization: str | None) -> tuple[int, bytes]:
-        if authorization != self._expected:
+        if self._expected and authorization != self._expected:
             return 401, b""
         kind, _, name = path.strip("/").partition("/")
         if kind == "files" and (self.wheels / name).is_file():

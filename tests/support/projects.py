@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ def make_library(
     )
     write(root / "src" / name.replace("-", "_") / "__init__.py", f"ANSWER = {answer}\n")
     return root
+
+
+def commit(root: Path) -> None:
+    """Make a directory a git repository, with all its files in one commit."""
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
+    for step in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "-m", "All"]):
+        subprocess.run(["git", *step], cwd=root, check=True)
 
 
 def digests(root: Path) -> dict[str, str]:

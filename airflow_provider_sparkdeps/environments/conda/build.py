@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,9 @@ from airflow_provider_sparkdeps.environments.conda.rattler import Rattler, expli
 from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix, Login
 from airflow_provider_sparkdeps.environments.prefix import site_packages
+from airflow_provider_sparkdeps.environments.pythons import BasePython, inspect_python
+from airflow_provider_sparkdeps.environments.requirements.resolve import Resolution, resolve
+from airflow_provider_sparkdeps.environments.requirements.uv_inputs import from_list
 from airflow_provider_sparkdeps.environments.uv import Uv
 from airflow_provider_sparkdeps.exceptions import BuildError
 
@@ -68,28 +71,40 @@ class CondaBuilder(Builder):
         return prefix
 
     @cached_property
-    def pip_lock(self) -> list[str]:
+    def pip(self) -> Resolution:
         """The exact packages from the Python index. uv needs the installed conda packages to resolve them."""
         if not self.packages.pip:
-            return []
+            return Resolution(())
         # A package of conda that pip overwrites would be broken: keep the versions of conda.
         from_conda = {name: version for name, version in site_packages.installed(self.installed).items() if version}
         self.context.report("resolve", f"pip: {', '.join(self.packages.pip)}")
-        constraints = [f"{name}=={version}" for name, version in from_conda.items()]
-        resolved = self.uv.resolve(self.packages.pip, python=self.installed / "bin/python", constraints=constraints)
-        return [line for line in resolved if line.partition("==")[0].partition("[")[0] not in from_conda]
+        return resolve(
+            from_list(self.packages.pip, Path("/")),
+            uv=self.uv,
+            base=self._base,
+            platform=self.environment.platform,
+            installed=from_conda,
+        )
+
+    @property
+    def _base(self) -> BasePython:
+        python = inspect_python(self.installed / "bin/python", deadline=self.context.deadline)
+        if python is None:
+            raise BuildError("The python of the conda packages does not run on this machine. Build on another one.")
+        return replace(python, executable=self.installed / "bin/python")
 
     @property
     def lock(self) -> tuple[str, ...]:
         """The exact packages, for the manifest."""
-        return tuple(sorted([*map(_lock_line, self.records), *(f"pip:{line}" for line in self.pip_lock)]))
+        return tuple(sorted([*map(_lock_line, self.records), *(f"pip:{line}" for line in self.pip.lock)]))
 
     def install(self, prefix: Path) -> None:
         """Install the packages into the scratch directory, from which `relocate` copies them to the prefix."""
         _ = self.installed
-        if self.pip_lock:
-            self.context.report("install", f"packages of pip: {len(self.pip_lock)}")
-            self.uv.add(self.pip_lock, python=self.installed / "bin/python")
+        if self.pip.lock:
+            self.context.report("install", f"packages of pip: {len(self.pip.lock)}")
+            where: list[str | Path] = ["--break-system-packages", "--python", self.installed / "bin/python"]
+            self.uv.install(*where, pylock=self.pip.pylock)
 
     def relocate(self, prefix: Path) -> BuiltPrefix:
         """Make a relocatable copy of the environment."""

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
-from airflow_provider_sparkdeps.environments.uv_environment import UvEnvironment, check_lock_name
+from airflow_provider_sparkdeps.environments.uv_environment import (
+    UvEnvironment,
+    check_lock_name,
+    check_script_name,
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,33 @@ class PexEnvironment(UvEnvironment):
         )
 
     @classmethod
+    def from_script(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        index_conn_id: str | None = None,
+        base_dir: str | os.PathLike[str] | None = None,
+        python: str | None = None,
+        glibc: str | None = None,
+    ) -> PexEnvironment:
+        """Return the environment that the inline metadata of a script (PEP 723) describes.
+
+        Its key depends on the metadata, and not on the code of the script. If there is a lock of it
+        (`uv lock --script job.py`), the versions in the lock are installed.
+
+        :param path: of the script, such as "job.py".
+        :param index_conn_id: see `PexEnvironment`, as for all other parameters.
+        :raises InvalidArgumentError: if an argument is invalid.
+        """
+        return cls(
+            file=check_script_name(path),
+            index_conn_id=index_conn_id,
+            base_dir=base_dir,
+            python=python,
+            glibc=glibc,
+        )
+
+    @classmethod
     def from_pex(
         cls,
         path: str | os.PathLike[str],
@@ -137,7 +168,7 @@ class PexEnvironment(UvEnvironment):
 
         if self.pex is not None:
             return {"sha256": sha256_of(self._absolute(self.pex))}
-        return self._read_requirements().inputs()
+        return self._uv_inputs().inputs()
 
     def _make_builder(self, scratch: Path, context: BuildContext) -> Builder:
         from airflow_provider_sparkdeps.environments.pex.build import PexBuilder
@@ -145,4 +176,4 @@ class PexEnvironment(UvEnvironment):
 
         if self.pex is not None:
             return ExistingPexBuilder(self._absolute(self.pex), self.python_minor, scratch, context)
-        return PexBuilder(self, self._read_requirements(), scratch, context)
+        return PexBuilder(self, self._uv_inputs(), scratch, context)

@@ -1,153 +1,103 @@
-"""Reads lock files: pylock.toml (PEP 751), and uv.lock, which uv can export as a pylock.toml."""
+"""Reads pylock.toml files (PEP 751), as uv writes them and as users pass them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from airflow_provider_sparkdeps.environments.input_files import read_toml
-from airflow_provider_sparkdeps.environments.requirements.local_projects import LocalProject
-from airflow_provider_sparkdeps.environments.requirements.pep508 import refuse_credentials
-from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
-from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
+from airflow_provider_sparkdeps.exceptions import BuildError
+
+_SOURCES = ("vcs", "directory", "archive", "sdist")
 
 
 @dataclass(frozen=True)
 class SelectedPackages:
-    """The packages of a lock file for one interpreter on one platform.
+    """The packages of a pylock.toml for one interpreter on one platform.
 
-    :param packages: their data in the lock, without local projects.
-    :param local_projects: local projects and wheels.
-    :param lock: one line for each package.
+    :param head: the data of the file, without packages.
+    :param packages: to install from an index, a URL or a repository.
+    :param local: absolute paths of local projects, sdists and wheels.
     """
 
+    head: dict[str, Any]
     packages: tuple[dict[str, Any], ...]
-    local_projects: tuple[LocalProject, ...]
-    lock: tuple[str, ...]
+    local: tuple[Path, ...]
+
+    @property
+    def lock(self) -> tuple[str, ...]:
+        """One line for each package that is not local, sorted."""
+        return tuple(sorted(map(_line, self.packages)))
 
     def to_toml(self) -> str:
         """Return the contents of a pylock.toml with these packages."""
-        head = 'lock-version = "1.0"\ncreated-by = "sparkdeps"\n'
-        return head + "".join(f"\n[[packages]]\n{_toml_lines(package)}" for package in self.packages)
+        return _lines(self.head) + "".join(f"\n[[packages]]\n{_lines(package)}" for package in self.packages)
 
 
-def read_pylock(path: Path, *, extras: Sequence[str], groups: Sequence[str]) -> RequirementSet:
-    """Return the packages of a pylock.toml.
-
-    :raises InvalidArgumentError: if it can't be read, or is invalid.
-    """
-    data = read_toml(path)
-    version = str(data.get("lock-version", ""))
-    if not version.startswith("1.") or not isinstance(data.get("packages"), list):
-        raise InvalidArgumentError(
-            f"{path} is not a pylock.toml of version 1.x (PEP 751). Create one with `uv export --format pylock.toml`."
-        )
-    for what, chosen, there in (("extras", extras, "extras"), ("groups", groups, "dependency-groups")):
-        unknown = sorted(set(chosen) - set(data.get(there, [])))
-        if unknown:
-            raise InvalidArgumentError(
-                f"{path} was locked without the {what} {unknown}, only with {data.get(there, [])}. Lock it again with"
-                " them, or correct the argument."
-            )
-    _refuse_credentials(path, data)
-    projects = tuple(local for package in data["packages"] if (local := _local(package, path.parent)))
-    return RequirementSet(
-        pylock=_with_absolute_paths(data, path.parent),
-        local_projects=projects,
-        extras=tuple(extras),
-        groups=tuple(groups),
-    )
-
-
-def read_uv_lock(
-    path: Path, *, project: dict[str, Any], extras: Sequence[str], groups: Sequence[str]
-) -> RequirementSet:
-    """Return the packages of a uv.lock, which the build exports as a pylock.toml.
-
-    :param project: data of the pyproject.toml next to it.
-    :raises InvalidArgumentError: if it can't be read, or is older than the pyproject.toml.
-    """
-    data = read_toml(path)
-    packages = data.get("package", [])
-    _refuse_credentials(path, data)
-    _check_is_current(path, project, packages)
-    projects = []
-    for package in packages:
-        source = package.get("source", {})
-        place = source.get("editable") or source.get("directory") or source.get("path")
-        if place and place != ".":
-            projects.append(LocalProject((path.parent / place).resolve()))
-    return RequirementSet(
-        uv_lock=data, uv_project=path.parent, local_projects=tuple(projects), extras=tuple(extras), groups=tuple(groups)
-    )
-
-
-def _check_is_current(path: Path, project: dict[str, Any], packages: list[dict[str, Any]]) -> None:
-    from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.specifiers import SpecifierSet
-    from packaging.utils import canonicalize_name
-
-    own = next((each for each in packages if "." in (each.get("source", {}).get(kind) for kind in _OWN)), None)
-    if own is None:
-        return
-    try:
-        wants = {
-            (canonicalize_name(each.name), each.specifier)
-            for each in map(Requirement, project.get("project", {}).get("dependencies", []))
-        }
-    except InvalidRequirement as error:
-        raise InvalidArgumentError(f"{path.with_name('pyproject.toml')}: {error}. Correct the file.") from error
-    locked = {
-        (each["name"], SpecifierSet(each.get("specifier", "")))
-        for each in own.get("metadata", {}).get("requires-dist", [])
-        if "extra ==" not in each.get("marker", "")
-    }
-    if wants != locked:
-        differing = ", ".join(sorted({name for name, _ in wants ^ locked}))
-        raise InvalidArgumentError(
-            f"{path} is older than the pyproject.toml next to it ({differing}). Run `uv lock` in its directory."
-        )
-
-
-_OWN = ("virtual", "editable", "directory")
-_PLACES = ("directory", "archive", "wheels", "sdist")
-
-
-def select_packages(wanted: RequirementSet, *, marker_environment: dict[str, str]) -> SelectedPackages:
+def select_packages(
+    path: Path,
+    *,
+    extras: Collection[str],
+    groups: Collection[str],
+    environment: dict[str, str],
+    without: Collection[str] = (),
+    indexes: Mapping[str, str] | None = None,
+) -> SelectedPackages:
     """Return the packages of a pylock.toml whose markers apply.
 
-    :param wanted: requirements with a `pylock`.
-    :param marker_environment: values of PEP 508's markers for the interpreter and platform.
-    :raises BuildError: if a package has neither a version nor a source.
+    :param path: of the file, to whose directory local paths are relative.
+    :param extras: to install.
+    :param groups: dependency groups to install, besides the default ones of the file.
+    :param environment: values of PEP 508's markers for the interpreter and platform.
+    :param without: names of packages that are left out.
+    :param indexes: the index of packages, where the lock does not name it.
+    :raises BuildError: if the lock is not for this interpreter, or has a package twice or without a source.
     """
     from packaging.markers import Marker
+    from packaging.utils import canonicalize_name
 
-    data = wanted.pylock or {}
-    groups = set(wanted.groups) | set(data.get("default-groups", []))
-    context: dict[str, Any] = {**marker_environment, "extras": set(wanted.extras), "dependency_groups": groups}
-    packages, projects, lock = [], [], []
+    data = read_toml(path)
+    head = {name: value for name, value in data.items() if name in ("lock-version", "created-by", "requires-python")}
+    markers = data.get("environments", [])
+    if markers and not any(Marker(each).evaluate(environment, context="requirement") for each in markers):
+        raise BuildError(
+            f"{path.name} is not for Python {environment['python_full_version']} on {environment['sys_platform']}: it"
+            f" was locked for {' and '.join(map(repr, markers))}. Lock it for this environment, too."
+        )
+    chosen = set(groups) | set(data.get("default-groups", []))
+    context: dict[str, Any] = {**environment, "extras": set(extras), "dependency_groups": chosen}
+    excluded = {canonicalize_name(each) for each in without}
+    selected: dict[str, dict[str, Any]] = {}
+    local = []
     for package in data.get("packages", []):
         marker = package.get("marker")
-        if marker and not Marker(marker).evaluate(context, context="lock_file"):
+        name = canonicalize_name(package["name"])
+        if name in excluded or (marker and not Marker(marker).evaluate(context, context="lock_file")):
             continue
-        local = _local(package, Path())
-        if local is not None:
-            projects.append(local)
-            continue
-        packages.append({name: value for name, value in package.items() if name not in ("marker", "dependencies")})
-        lock.append(_line(package))
-    return SelectedPackages(tuple(packages), tuple(projects), tuple(sorted(lock)))
+        if name in selected:
+            raise BuildError(f"{path.name} selects {name} twice. Lock it again.")
+        selected[name] = {each: value for each, value in package.items() if each not in ("marker", "dependencies")}
+        if indexes and name in indexes:
+            selected[name].setdefault("index", indexes[name])
+        place = _local_path(package)
+        if place is not None:
+            local.append(Path(os.path.normpath(path.parent / place)))
+            del selected[name]
+    return SelectedPackages(head, tuple(selected.values()), tuple(dict.fromkeys(local)))
 
 
 def _line(package: dict[str, Any]) -> str:
-    name = package.get("name", "?")
+    name = package["name"]
     vcs, archive = package.get("vcs"), package.get("archive")
     if vcs:
-        return f"{name} @ {vcs.get('type', 'git')}+{vcs.get('url')}@{vcs.get('commit-id')}"
+        folder = f"#subdirectory={vcs['subdirectory']}" if "subdirectory" in vcs else ""
+        return f"{name} @ {vcs.get('type', 'git')}+{vcs.get('url')}@{vcs.get('commit-id')}{folder}"
     if archive:
         return f"{name} @ {archive.get('url')}"
     if not package.get("version"):
@@ -155,41 +105,19 @@ def _line(package: dict[str, Any]) -> str:
     return f"{name}=={package['version']}"
 
 
-def _local(package: dict[str, Any], base: Path) -> LocalProject | None:
-    """Return a package of a lock as a local project, if it is one."""
-    wheels = [wheel for wheel in package.get("wheels", []) if _is_local(wheel)]
-    sdist = package.get("sdist", {})
-    places = [package.get("directory", {}), package.get("archive", {}), *wheels, sdist]
-    place = next((each["path"] for each in places if _is_local(each)), None)
-    return LocalProject((base / place).resolve()) if place else None
+def _local_path(package: dict[str, Any]) -> str | None:
+    """Return the path of a local project, sdist or wheel."""
+    places = [package[source] for source in _SOURCES if source in package] or package.get("wheels", [])
+    for place in places:
+        url = str(place.get("url", ""))
+        if "path" in place and "://" not in url:
+            return str(place["path"])
+        if url.startswith("file:"):
+            return unquote(urlsplit(url).path)
+    return None
 
 
-def _is_local(place: dict[str, Any]) -> bool:
-    return "path" in place and "://" not in str(place.get("url", ""))
-
-
-def _with_absolute_paths(data: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Return a lock in which local projects have absolute paths, which are not part of the key."""
-    packages = []
-    for package in data["packages"]:
-        local = _local(package, base)
-        plain = {name: value for name, value in package.items() if name not in _PLACES}
-        packages.append({**plain, "directory": {"path": str(local.path)}} if local else package)
-    return {**data, "packages": packages}
-
-
-def _refuse_credentials(path: Path, data: Any) -> None:
-    if isinstance(data, dict):
-        for value in data.values():
-            _refuse_credentials(path, value)
-    elif isinstance(data, list):
-        for value in data:
-            _refuse_credentials(path, value)
-    elif isinstance(data, str) and "://" in data and " " not in data:
-        refuse_credentials(data, f"a package in {path}")
-
-
-def _toml_lines(table: dict[str, Any]) -> str:
+def _lines(table: dict[str, Any]) -> str:
     return "".join(f"{json.dumps(name)} = {_toml(value)}\n" for name, value in table.items())
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from airflow_provider_sparkdeps.environments.base import list_of_strings
 from airflow_provider_sparkdeps.environments.input_files import display_path, strip_comment
-from airflow_provider_sparkdeps.environments.requirements.local_projects import LocalProject
-from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.redaction import has_credentials, redact
 from airflow_provider_sparkdeps.utils.text import first_line
@@ -44,18 +41,6 @@ def normalize_requirements(requirements: object, *, paths: bool = True) -> tuple
             " or leave the environment out to use the packages of the cluster."
         )
     return normalized
-
-
-def split_local(normalized: Iterable[str], base: Path) -> RequirementSet:
-    """Separate normalized requirements into packages and local projects.
-
-    :param base: the directory that relative paths start from.
-    """
-    normalized = tuple(normalized)
-    projects = tuple(_local(line, base) for line in normalized if is_local(line))
-    return RequirementSet(
-        requirements=tuple(line for line in normalized if not is_local(line)), local_projects=projects
-    )
 
 
 def is_local(line: str) -> bool:
@@ -119,11 +104,10 @@ def _normalize_path(line: str) -> str:
     return path + (f"[{extras}]" if extras else "") + (f" ; {marker}" if marker else "")
 
 
-def _local(line: str, base: Path) -> LocalProject:
-    match = _LOCAL.fullmatch(line)
-    assert match  # noqa: S101 - normalized paths match; for mypy
-    extras = f"[{match['extras']}]" if match["extras"] else ""
-    return LocalProject((base / match["path"]).resolve(), extras, match["marker"] or "")
+def split_path(line: str) -> tuple[str, str]:
+    """Return the path of a normalized local requirement, and its extras and marker as they follow it."""
+    path = re.split(r"\s*[\[;]|\s+--", line)[0]
+    return path, line[len(path) :]
 
 
 def _fix(line: str) -> str:

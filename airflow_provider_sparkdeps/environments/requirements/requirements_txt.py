@@ -1,55 +1,120 @@
-"""Reads requirements.txt files, and the files that they include."""
+"""Finds the files that a requirements.txt refers to, and writes it as uv can read it."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from airflow_provider_sparkdeps.environments.input_files import read_text, strip_comment
-from airflow_provider_sparkdeps.environments.requirements.pep508 import (
-    normalize_requirement,
-    refuse_credentials,
-    split_local,
-)
-from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
+from airflow_provider_sparkdeps.environments.requirements.input_tree import refuse_credentials_in
+from airflow_provider_sparkdeps.environments.requirements.pep508 import is_local, split_path
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.redaction import redact
 
-_OPTION = re.compile(r"(?P<name>--?[a-z-]+)(?:\s*=\s*|\s+|$)(?P<value>.*)", re.DOTALL)
-_SHORT = {"-r": "--requirement", "-c": "--constraint", "-i": "--index-url", "-f": "--find-links", "-e": "--editable"}
-# Options that uv reads in a requirements.txt, and options for what uv does anyway.
-_INDEXES = {"--index-url", "--extra-index-url", "--find-links"}
-_CHOICES = {"--no-binary", "--only-binary"}
-_IGNORED = {"--prefer-binary", "--require-hashes"}
-_HASH = re.compile(r"\s--hash(?:=|\s+)(\S+)")
+_OPTION = re.compile(r"(?P<name>-[rceif](?=[^-])|--?[a-z-]+)(?:\s*=\s*|\s*)(?P<value>.*)", re.DOTALL)
+_LONG = {"-r": "--requirement", "-c": "--constraint", "-f": "--find-links", "-e": "--editable"}
+_QUOTED = re.compile(r"""^(["'])(.*)\1$""")
+_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
+_LOCAL_URL = re.compile(r"(^|[\s@+])file:|^[\w.-]+\s*(\[[^\]]*\])?\s*@\s*+(?![\w+.-]+:)")
 
 
-class _LineError(InvalidArgumentError):
-    """An InvalidArgumentError whose message already contains the file and line."""
+class RequirementsFiles:
+    """A requirements.txt and the files that it includes by `-r` and `-c`.
 
-
-def read_requirements(path: Path) -> RequirementSet:
-    """Return the requirements of a requirements.txt, and of the files that it includes by `-r` and `-c`.
-
-    :raises InvalidArgumentError: if a file can't be read, or a line is invalid; with the file and line.
+    uv parses them. This class only finds the local paths in them, and translates what pip reads and uv does not: other
+    encodings, options without a space, and options that uv has on its command line.
     """
-    return _read(path, as_constraints=False, above=())
+
+    def __init__(self) -> None:
+        self.requirements: list[str] = []
+        """Requirements of all files, as they are written."""
+        self.options: list[str | Path] = []
+        """Options of uv that correspond to options in the files."""
+        self._files: dict[Path, list[str]] = {}
+
+    def read(self, path: Path, *, referenced_by: str = "") -> None:
+        """Read a file and the files that it includes.
+
+        :raises InvalidArgumentError: if a file can't be read, or contains credentials or variables.
+        """
+        if path in self._files:
+            return
+        text = read_text(path, referenced_by=referenced_by)
+        lines = self._files[path] = [""] * (len(text.splitlines()) + 1)
+        for number, line in _lines(text):
+            try:
+                lines[number - 1] = self._line(line, path)
+            except InvalidArgumentError as error:
+                located = f"{path}, line {number}: "
+                raise InvalidArgumentError(("" if ", line " in str(error) else located) + str(error)) from None
+
+    def texts(self, directory: Path) -> dict[Path, str]:
+        """Return the texts of the files for uv.
+
+        :param directory: where uv starts, to which local paths are relative.
+        """
+        return {
+            path: "\n".join(for_uv(line, directory) if is_requirement(line) else line for line in lines) + "\n"
+            for path, lines in self._files.items()
+        }
+
+    def _line(self, line: str, path: Path) -> str:
+        if _VARIABLE.search(line):
+            raise InvalidArgumentError(
+                "Environment variables such as ${TOKEN} are not supported, since the key would not depend on their"
+                " values. Write the value. For a private index, use index_conn_id."
+            )
+        refuse_credentials_in(line, path)
+        option = _OPTION.fullmatch(line) if line.startswith("-") else None
+        if option is None:
+            return self._requirement(line)
+        name, value = _LONG.get(option["name"], option["name"]), _QUOTED.sub(r"\2", option["value"].strip())
+        if name == "--editable":
+            return self._requirement(value)
+        if name in ("--requirement", "--constraint"):
+            if "://" in value:
+                raise InvalidArgumentError(
+                    f"{redact(value)} is not a local file. Save a copy next to this file, and write its path."
+                )
+            included = Path(os.path.normpath(path.parent / Path(value).expanduser()))
+            self.read(included, referenced_by=str(path))
+            return f"{name} {os.path.relpath(included, path.parent)}"
+        if name == "--find-links" and "://" not in value:
+            self.options += ["--find-links", Path(os.path.normpath(path.parent / value))]
+        elif name == "--pre":
+            self.options += ["--prerelease", "allow"]
+        elif name == "--trusted-host":
+            self.options += ["--allow-insecure-host", value]
+        elif name == "--require-hashes":
+            self.options += ["--require-hashes"]
+        elif name != "--prefer-binary":  # which uv always does
+            return f"{name} {value}"
+        return ""
+
+    def _requirement(self, line: str) -> str:
+        if _LOCAL_URL.search(line):
+            raise InvalidArgumentError(f"{redact(line)!r} has a local URL. Write only its path, such as './my_lib'.")
+        if " --hash" in line and "--require-hashes" not in self.options:
+            # As with pip: if one package has a hash, all need one.
+            self.options += ["--require-hashes"]
+        self.requirements.append(line)
+        return line
 
 
-def _read(path: Path, *, as_constraints: bool, above: tuple[Path, ...]) -> RequirementSet:
-    if path.resolve() in above:
-        return RequirementSet()
-    text = read_text(path, referenced_by=str(above[-1]) if above else "")
-    wanted = RequirementSet()
-    for number, line in _lines(text):
-        try:
-            wanted += _line(line, path, as_constraints=as_constraints, above=(*above, path.resolve()))
-        except _LineError:
-            raise
-        except InvalidArgumentError as error:
-            raise _LineError(f"{path}, line {number}: {error}") from None
-    return wanted
+def is_requirement(line: str) -> bool:
+    """Whether a line of a requirements.txt is not an option."""
+    return bool(line) and not line.startswith("-")
+
+
+def for_uv(line: str, directory: Path) -> str:
+    """Return a requirement for uv, with a local path relative to the directory where uv starts."""
+    if not is_local(line):
+        return line
+    path, rest = split_path(line)
+    relative = os.path.relpath(directory / Path(path).expanduser(), directory)
+    return f"./{relative}{rest}"
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -67,51 +132,3 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
             parts = []
             if line:
                 yield start, line
-
-
-def _line(line: str, path: Path, *, as_constraints: bool, above: tuple[Path, ...]) -> RequirementSet:
-    if re.search(r"\$\{[A-Z0-9_]+\}", line):
-        raise InvalidArgumentError(
-            "Environment variables such as ${TOKEN} are not supported, since the key would not depend on their values."
-            " Write the value. For a private index, use index_conn_id."
-        )
-    option = _OPTION.fullmatch(line) if line.startswith("-") else None
-    name = _SHORT.get(option["name"], option["name"]) if option else "--editable"
-    if option is None or name == "--editable":
-        return _requirement(line, path, as_constraints=as_constraints)
-    value = option["value"].strip().strip("\"'")
-    if name in ("--requirement", "--constraint"):
-        if "://" in value:
-            raise InvalidArgumentError(
-                f"{redact(value)} is not a local file. Save a copy next to this file, and write its path."
-            )
-        return _read(path.parent / value, as_constraints=as_constraints or name == "--constraint", above=above)
-    if name in _INDEXES:
-        if "://" not in value or value.startswith("file:"):
-            raise InvalidArgumentError(
-                f"{name} {value} is not a URL. Write the paths of local wheels: './wheels/x.whl'."
-            )
-        refuse_credentials(value, name)
-        return RequirementSet(options=(f"{name} {value}",))
-    if name in _CHOICES or (name == "--no-index" and not value):
-        return RequirementSet(options=(f"{name} {value}".strip(),))
-    if name in _IGNORED:
-        return RequirementSet()
-    raise InvalidArgumentError(
-        f"Option {option['name']} is not supported. Remove it, or set it in the configuration of uv."
-    )
-
-
-def _requirement(line: str, path: Path, *, as_constraints: bool) -> RequirementSet:
-    hashes = sorted(set(_HASH.findall(line)))
-    normalized = normalize_requirement(_HASH.sub("", line).strip())
-    wanted = split_local([normalized], path.parent)
-    if wanted.local_projects:
-        if as_constraints:
-            raise InvalidArgumentError(
-                "A constraint must be a name with versions, not a path. Move the path to a requirements file."
-            )
-        # Its hash is not needed: its contents are part of the key.
-        return wanted
-    line = " ".join([normalized, *(f"--hash={each}" for each in hashes)])
-    return RequirementSet(constraints=(line,)) if as_constraints else RequirementSet(requirements=(line,))

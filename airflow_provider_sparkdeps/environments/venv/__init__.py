@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
-from airflow_provider_sparkdeps.environments.uv_environment import UvEnvironment, check_lock_name
+from airflow_provider_sparkdeps.environments.uv_environment import (
+    UvEnvironment,
+    check_lock_name,
+    check_script_name,
+)
 from airflow_provider_sparkdeps.utils.platforms import current_platform
 
 if TYPE_CHECKING:
@@ -121,6 +125,37 @@ class VenvEnvironment(UvEnvironment):
         )
 
     @classmethod
+    def from_script(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        bundle_python: bool = True,
+        index_conn_id: str | None = None,
+        base_dir: str | os.PathLike[str] | None = None,
+        python: str | None = None,
+        platform: str | None = None,
+        glibc: str | None = None,
+    ) -> VenvEnvironment:
+        """Return the environment that the inline metadata of a script (PEP 723) describes.
+
+        Its key depends on the metadata, and not on the code of the script. If there is a lock of it
+        (`uv lock --script job.py`), the versions in the lock are installed.
+
+        :param path: of the script, such as "job.py".
+        :param index_conn_id: see `VenvEnvironment`, as for all other parameters.
+        :raises InvalidArgumentError: if an argument is invalid.
+        """
+        return cls(
+            file=check_script_name(path),
+            bundle_python=bundle_python,
+            index_conn_id=index_conn_id,
+            base_dir=base_dir,
+            python=python,
+            platform=platform or current_platform(),
+            glibc=glibc,
+        )
+
+    @classmethod
     def from_prefix(
         cls,
         path: str | os.PathLike[str],
@@ -147,7 +182,7 @@ class VenvEnvironment(UvEnvironment):
         common = {"bundle_python": self.bundle_python}
         if self.prefix is not None:
             return {**common, "prefix": self._virtualenv().inputs()}
-        return {**common, **self._read_requirements().inputs()}
+        return {**common, **self._uv_inputs().inputs()}
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that make an equal environment, as JSON-compatible data; files by name."""
@@ -169,7 +204,7 @@ class VenvEnvironment(UvEnvironment):
 
         if self.prefix is not None:
             return VirtualenvBuilder(self._virtualenv(), scratch, context, self.bundle_python)
-        return VenvBuilder(self, self._read_requirements(), scratch, context, self.bundle_python)
+        return VenvBuilder(self, self._uv_inputs(), scratch, context, self.bundle_python)
 
     def _virtualenv(self) -> Virtualenv:
         from airflow_provider_sparkdeps.environments.venv.existing import Virtualenv

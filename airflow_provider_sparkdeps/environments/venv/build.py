@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from airflow_provider_sparkdeps.environments import input_files
 from airflow_provider_sparkdeps.environments.base import Environment
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix
 from airflow_provider_sparkdeps.environments.prefix import site_packages
 from airflow_provider_sparkdeps.environments.prefix.bundle_python import bundle_interpreter, remove_venv_files
 from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script
 from airflow_provider_sparkdeps.environments.pythons import BasePython, find_python
-from airflow_provider_sparkdeps.environments.requirements.local_projects import (
-    Wheel,
-    build_wheels,
-    with_path_dependencies,
-)
-from airflow_provider_sparkdeps.environments.requirements.lock_files import read_pylock, select_packages
-from airflow_provider_sparkdeps.environments.requirements.requirement_set import RequirementSet
+from airflow_provider_sparkdeps.environments.requirements.resolve import Resolution, resolve
+from airflow_provider_sparkdeps.environments.requirements.uv_inputs import UvInputs
 from airflow_provider_sparkdeps.environments.uv import Uv, uv_binary
 from airflow_provider_sparkdeps.environments.venv.existing import Virtualenv
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.platforms import current_platform
+from airflow_provider_sparkdeps.utils.text import join_limited
 
 # uv's names of the platforms for which it can select wheels.
 _UV_PLATFORMS = {
@@ -35,24 +28,6 @@ _UV_PLATFORMS = {
     "darwin-arm64": "aarch64-apple-darwin",
     "darwin-x86_64": "x86_64-apple-darwin",
 }
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """The exact packages that requirements were resolved to.
-
-    :param lock: for the manifest: one line for each package, sorted, without paths.
-    :param lines: for uv: the packages that do not come from a lock file.
-    :param options: about indexes.
-    :param pylock: contents of a pylock.toml with the packages that come from a lock file.
-    :param wheels: of this machine.
-    """
-
-    lock: tuple[str, ...]
-    lines: tuple[str, ...]
-    options: tuple[str, ...] = ()
-    pylock: str = ""
-    wheels: tuple[Wheel, ...] = ()
 
 
 @dataclass(eq=False)
@@ -66,7 +41,7 @@ class UvBuilder(Builder):
     """
 
     environment: Environment
-    wanted: RequirementSet
+    wanted: UvInputs
     scratch: Path
     context: BuildContext
 
@@ -90,7 +65,7 @@ class UvBuilder(Builder):
         self.context.report("resolve", f"{self.environment.title}, on {self.base.executable}")
         resolution = resolve(self.wanted, uv=uv, base=self.base, platform=platform)
         if not resolution.lock:
-            named = ", ".join(self.wanted.requirements) or "the locked packages"
+            named = ", ".join(self.wanted.requirements) or f"the packages of {self.wanted.file}"
             raise BuildError(
                 f"None of {named} applies to Python {self.base.minor} on {platform}: their markers exclude it."
                 " Correct the markers, python or platform."
@@ -106,14 +81,20 @@ class UvBuilder(Builder):
         """Install the resolved packages."""
         resolution = self.resolution
         self.context.report("install", f"packages: {len(resolution.lock)}")
-        what: dict[str, Any] = {"options": resolution.options, "pylock": resolution.pylock}
-        if self.environment.platform != current_platform():
+        python = self.base.executable
+        is_foreign = self.environment.platform != current_platform()
+        if is_foreign:
             target = prefix / "lib" / f"python{self.base.minor}" / "site-packages"
             target.mkdir(parents=True)
-            self.uv.install_for_platform(resolution.lines, target=target, python=self.base.executable, **what)
-            _move_scripts(target, prefix / "bin")
+            where: list[str | Path] = ["--target", target, "--python", python]
         else:
-            self.uv.install(resolution.lines, prefix=prefix, python=self.base.executable, **what)
+            self.uv.create_venv(prefix, python=python)
+            where = ["--python", prefix / "bin" / "python"]
+        wheels = [wheel.path for wheel in resolution.wheels]
+        self.uv.install(*where, *resolution.options, pylock=resolution.pylock, wheels=wheels, hashed=resolution.hashed)
+        if is_foreign:
+            _move_scripts(target, prefix / "bin")
+        _compare(site_packages.installed(prefix).keys(), resolution)
         site_packages.remove_install_metadata(prefix, [wheel.name for wheel in resolution.wheels])
 
 
@@ -157,6 +138,15 @@ class VirtualenvBuilder(Builder):
         return _relocate(self, prefix)
 
 
+def _compare(installed: Collection[str], resolution: Resolution) -> None:
+    locked = {line.partition(" @ ")[0].partition("==")[0] for line in resolution.lock}
+    if different := sorted(locked ^ {*installed}):
+        raise BuildError(
+            f"{join_limited(different)} should not differ between what was resolved and what uv has installed. If you"
+            " can build it again with the same result, report it with your requirements."
+        )
+
+
 def _relocate(builder: VenvBuilder | VirtualenvBuilder, prefix: Path) -> BuiltPrefix:
     base, interpreter = builder.base, None
     remove_venv_files(prefix)
@@ -179,58 +169,6 @@ def _cross_platform_options(environment: Environment) -> list[str]:
     return ["--python-platform", _UV_PLATFORMS[platform], "--python-version", environment.python_minor]
 
 
-def resolve(wanted: RequirementSet, *, uv: Uv, base: BasePython, platform: str) -> Resolution:
-    """Resolve requirements to exact packages; local projects are built as wheels first.
-
-    :return: without packages if no marker applies.
-    :raises BuildError: if there is no solution, or a project can't be built; with the output of the tool.
-    """
-    pylock = ""
-    lock: tuple[str, ...] = ()
-    projects = wanted.local_projects
-    if wanted.uv_project:
-        exported = uv.export(wanted.uv_project, extras=wanted.extras, groups=wanted.groups, python=base.executable)
-        wanted = read_pylock(exported, extras=(), groups=())
-    if wanted.pylock:
-        chosen = select_packages(wanted, marker_environment=marker_environment(base, platform))
-        pylock, lock, projects = chosen.to_toml() if chosen.packages else "", chosen.lock, chosen.local_projects
-    wheels = build_wheels(with_path_dependencies(projects), uv=uv, scratch=uv.scratch, python=base.executable)
-    if pylock or wanted.pylock:
-        lines = tuple(wheel.requirement for wheel in wheels)
-    else:
-        asked = [*wanted.requirements, *(wheel.requirement for wheel in wheels)]
-        lines = uv.resolve(asked, python=base.executable, constraints=wanted.constraints, options=wanted.options)
-        lines = _with_hashes(lines, wanted, wheels)
-    by_url = {wheel.path.as_uri(): wheel for wheel in wheels}
-    used = []
-    for line in lines:
-        wheel = by_url.get(_url(line))
-        used += [wheel] if wheel else []
-        lock = (*lock, wheel.lock_line if wheel else line)
-    return Resolution(tuple(sorted(lock)), lines, wanted.options, pylock, tuple(used))
-
-
-def _url(line: str) -> str:
-    return re.split(r"\s", line.partition(" @ ")[2].strip())[0]
-
-
-def _with_hashes(lines: Sequence[str], wanted: RequirementSet, wheels: Sequence[Wheel]) -> tuple[str, ...]:
-    """Return resolved lines with the hashes that the requirements have: then every package needs one."""
-    hashed = [line.split(" --hash=") for line in (*wanted.requirements, *wanted.constraints) if " --hash=" in line]
-    if not hashed:
-        return tuple(lines)
-    known: dict[str, list[str]] = {}
-    for head, *hashes in hashed:
-        name = re.sub(r"\[.*?\]", "", head.split(";")[0]).strip()
-        known.setdefault(name, []).extend(hashes)
-    for wheel in wheels:
-        known[wheel.requirement.split(";")[0].strip()] = [f"sha256:{input_files.sha256_of(wheel.path)}"]
-    return tuple(
-        " ".join([line, *(f"--hash={each}" for each in sorted(set(known.get(line.split(";")[0].strip(), []))))])
-        for line in lines
-    )
-
-
 def _move_scripts(target: Path, bin_: Path) -> None:
     bin_.mkdir()
     (target / ".lock").unlink(missing_ok=True)
@@ -243,21 +181,3 @@ def _move_scripts(target: Path, bin_: Path) -> None:
     for script in (target / "bin").iterdir():
         script.unlink()
     (target / "bin").rmdir()
-
-
-def marker_environment(base: BasePython, platform: str) -> dict[str, str]:
-    """Return the values of PEP 508's markers for an interpreter on a platform."""
-    from packaging.markers import default_environment
-
-    system, _, machine = platform.partition("-")
-    return {
-        **{name: str(value) for name, value in default_environment().items()},
-        "python_version": base.minor,
-        "python_full_version": base.version,
-        "implementation_version": base.version,
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-        "sys_platform": system,
-        "platform_system": system.capitalize(),
-        "platform_machine": machine,
-    }

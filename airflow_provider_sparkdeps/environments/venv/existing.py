@@ -16,11 +16,8 @@ from airflow_provider_sparkdeps.environments import input_files
 from airflow_provider_sparkdeps.environments.prefix import site_packages
 from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script
 from airflow_provider_sparkdeps.environments.pythons import BasePython, inspect_python
-from airflow_provider_sparkdeps.environments.requirements.local_projects import (
-    LocalProject,
-    build_wheels,
-    with_path_dependencies,
-)
+from airflow_provider_sparkdeps.environments.requirements.input_tree import InputTree, copy_of, walk
+from airflow_provider_sparkdeps.environments.requirements.resolve import build_wheels
 from airflow_provider_sparkdeps.environments.uv import Uv
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
@@ -106,7 +103,7 @@ class Virtualenv:
         shared = {
             f"{folder}/{name}": input_files.sha256_of(path)
             for folder in _SHARED
-            for name, path in input_files.project_files(self.prefix / folder)
+            for name, path in _named(self.prefix / folder)
         }
         return {
             "distributions": list(self.lock()),
@@ -120,7 +117,7 @@ class Virtualenv:
         for each in self._distributions():
             line = f"{each.name}=={each.version}"
             local = each.editable
-            lines.append(f"{line} (sha256 {LocalProject(self._project(each, local)).digest})" if local else line)
+            lines.append(f"{line} (sha256 {self._tree(each).digest()})" if local else line)
         return tuple(sorted(lines))
 
     def base(self, deadline: Deadline) -> BasePython:
@@ -144,7 +141,7 @@ class Virtualenv:
         editable = [each for each in self._distributions() if each.editable]
         excluded = {row[0] for each in editable for row in site_packages.read_record(each.info)}
         self._check_is_closed(excluded)
-        uv.install((), prefix=prefix, python=base.executable)
+        uv.create_venv(prefix, python=base.executable)
         site = prefix / "lib" / f"python{self.minor}" / "site-packages"
         # An installer's record of where a package came from may contain a path or a token.
         excluded |= {
@@ -162,26 +159,33 @@ class Virtualenv:
             if script.is_file() and not _OWN.fullmatch(script.name) and str(script) not in scripts:
                 relocate_script(script, prefix / "bin" / script.name)
         for folder in _SHARED:
-            for name, path in input_files.project_files(self.prefix / folder):
+            for name, path in _named(self.prefix / folder):
                 (prefix / folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, prefix / folder / name)
         for info in site.glob("*.dist-info"):
             # Scripts were rewritten; bytecode and install metadata were not copied.
             site_packages.remove_from_record(info, _is_stale)
-        projects = [LocalProject(self._project(each, each.editable)) for each in editable if each.editable]
-        wheels = build_wheels(with_path_dependencies(projects), uv=uv, scratch=uv.scratch, python=base.executable)
-        wanted = [wheel for wheel in wheels if wheel.name in {each.name for each in editable}]
-        if wanted:
-            uv.add([wheel.requirement for wheel in wanted], python=prefix / "bin" / "python")
-            site_packages.remove_install_metadata(prefix, [wheel.name for wheel in wanted])
+        projects = []
+        for each in editable:
+            tree = self._tree(each)
+            tree.copy_to(uv.scratch / "files")
+            projects.append(copy_of(tree.origin, uv.scratch / "files"))
+        wheels = [wheel.path for wheel in build_wheels(projects, uv=uv, python=base.executable)]
+        if wheels:
+            uv.install("--break-system-packages", "--python", prefix / "bin" / "python", wheels=wheels)
+            site_packages.remove_install_metadata(prefix, [each.name for each in editable])
 
-    def _project(self, each: _Distribution, directory: Path | None) -> Path:
+    def _tree(self, each: _Distribution) -> InputTree:
+        """Return the files of an editable project."""
+        directory = each.editable
         if directory is None or not directory.is_dir():
             raise InvalidArgumentError(
                 f"{each.name} is installed editable in {self.prefix}, but its project is not in {directory}. Install"
                 " it again, without --editable."
             )
-        return directory
+        tree = InputTree(directory)
+        tree.add_local(directory)
+        return tree
 
     def _distributions(self) -> list[_Distribution]:
         from packaging.utils import canonicalize_name
@@ -223,6 +227,11 @@ class Virtualenv:
                 f"{self.prefix} refers to directories outside of it, which would not be packed: {join_limited(named)}."
                 " Install their contents as packages (`pip install /path`, not --editable), and remove these files."
             )
+
+
+def _named(root: Path) -> Iterator[tuple[str, Path]]:
+    for path in walk(root):
+        yield path.relative_to(root).as_posix(), path
 
 
 def _is_install_metadata(name: str) -> bool:

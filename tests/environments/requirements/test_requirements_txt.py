@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 
 from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps.environments.requirements.requirements_txt import RequirementsFiles
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
-from ...support.projects import SIX_HASH, key_of, write
-
-OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
+from ...support.projects import SIX_HASH, key_of, make_library, write
 
 
-def test_order_whitespace_comments_and_includes_do_not_change_the_key(tmp_path: Path) -> None:
-    one = write(tmp_path / "one.txt", "pandas>=2,<3\nsix==1.17.0\n-c limits.txt\n")
-    write(tmp_path / "limits.txt", "numpy<3\n")
+def test_comments_whitespace_and_the_place_do_not_change_the_key(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.txt", "pandas>=2,<3\nsix==1.17.0\n-c nested/limits.txt\n")
+    write(tmp_path / "nested" / "limits.txt", "numpy<3\n")
     other = write(
         tmp_path / "else" / "where" / "requirements.txt",
-        "# ours\n-r nested/base.txt\n\n  Pandas < 3, >= 2   # old\n--constraint=nested/limits.txt\n",
+        "# ours\n\n  pandas>=2,<3   # old\nsix==1.17.0\n--constraint=nested/limits.txt\n",
     )
-    write(other.parent / "nested" / "base.txt", "six == \\\n    1.17.0\n")
-    write(other.parent / "nested" / "limits.txt", "numpy <3  # the API\n")
-    assert key_of(one) == key_of(other)
+    write(other.parent / "nested" / "limits.txt", "numpy<3  # the API\n")
+    shutil.copy(other, one.with_name("requirements.txt"))
+    assert key_of(one.with_name("requirements.txt")) == key_of(other)
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "nested/base.txt", "nested/limits.txt"])
@@ -52,31 +51,37 @@ def test_hashes_and_indexes_are_part_of_the_key(tmp_path: Path) -> None:
         f"six==1.17.0 \\\n  --hash={SIX_HASH} \\\n  --hash=sha256:{'0' * 64}",
         "six==1.17.0\n--extra-index-url https://a.example.com/simple",
         "six==1.17.0\n--only-binary :all:",
+        "six==1.17.0\n--pre",
+        "six==1.17.0\n--require-hashes",
+        "six==1.17.0\n--trusted-host example.com",
     ]
     keys = [key_of(write(tmp_path / "requirements.txt", text)) for text in texts]
     assert len(set(keys)) == len(texts)
-    turned = f"six==1.17.0 --hash=sha256:{'0' * 64} --hash={SIX_HASH}"
-    assert key_of(write(tmp_path / "requirements.txt", turned)) == keys[2]
 
 
-def test_files_that_name_each_other_are_read_once(tmp_path: Path) -> None:
+def test_files_that_name_each_other_are_read_once_and_are_not_the_same(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "six\n-r b.txt\n")
     write(tmp_path / "b.txt", "tabulate\n-r a.txt\n")
-    assert key_of(tmp_path / "a.txt") == key_of(tmp_path / "b.txt")
+    assert key_of(tmp_path / "a.txt") != key_of(tmp_path / "b.txt")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("six\n-r lost.txt\n", r"Could not read .*lost\.txt \(referenced by .*requirements\.txt\): No such file"),
-        ("six\n\npandas => 2\n", r"requirements\.txt, line 3: 'pandas => 2' is not a requirement"),
-        ("six\n--trusted-host x\n", r"line 2: Option --trusted-host is not supported"),
-        ("-i https://me:hunter2@example.com/simple\nsix", "line 1: The URL of --index-url contains credentials"),
+        ("six\n-rlost.txt\n", r"Could not read .*lost\.txt"),
+        ("-i https://me:hunter2@example.com/simple\nsix", r"line 1: The URL of .* contains credentials"),
+        ("x @ https://h/x.whl?sig=hunter2", r"line 1: The URL of .* contains credentials"),
         ("-i https://${USER}:${TOKEN}@example.com/simple", r"variables such as \$\{TOKEN\} are not supported"),
-        ("-f /wheels\nsix", "--find-links /wheels is not a URL"),
         ("-r https://example.com/requirements.txt", "is not a local file"),
+        ("-chttps://example.com/limits.txt", "is not a local file"),
         ("# nothing\n", r"requirements\.txt has no requirements"),
         ("./lost", r"lost can't be built: it has no pyproject|lost is not a project directory, an sdist or a wheel"),
+        ("x @ file:///opt/x", "has a local URL"),
+        ("file:///opt/x.whl", "has a local URL"),
+        ("x @ ./x", "has a local URL"),
+        ("x@/opt/x.whl", "has a local URL"),
+        ("x @ git+file:///opt/x", "has a local URL"),
     ],
 )
 def test_an_invalid_line_is_reported_with_its_file_when_the_key_is_asked_for(
@@ -87,3 +92,62 @@ def test_an_invalid_line_is_reported_with_its_file_when_the_key_is_asked_for(
         _ = environment.key
     assert "hunter2" not in str(caught.value)
     assert str(caught.value).count(", line ") <= 1
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_files_are_read_in_every_encoding_that_pip_reads(encoding: str, tmp_path: Path) -> None:
+    text = f"# -*- coding: {encoding} -*-\n" if encoding == "latin-1" else ""
+    (tmp_path / "requirements.txt").write_bytes(f"{text}six==1.17.0  # caf\u00e9\n".encode(encoding))
+    (tmp_path / "plain.txt").write_text("six==1.17.0\n")
+    assert texts(tmp_path / "requirements.txt").strip() == texts(tmp_path / "plain.txt").strip() == "six==1.17.0"
+
+
+def texts(path: Path) -> str:
+    """The text that uv is given to read."""
+    files = RequirementsFiles()
+    files.read(path)
+    return files.texts(path.parent)[path]
+
+
+@pytest.mark.parametrize(
+    ("text", "for_uv"),
+    [
+        ("-rbase.txt", "--requirement base.txt"),
+        ("-cbase.txt", "--constraint base.txt"),
+        ("--requirement=base.txt", "--requirement base.txt"),
+        ("-r ../{here}/base.txt", "--requirement base.txt"),
+        ("-r 'base.txt'", "--requirement base.txt"),
+        ("-e.", "./."),
+        ("-e ./lib[x] ; python_version>'3'", "./lib[x] ; python_version>'3'"),
+        ("--editable=lib/", "./lib"),
+        ("{root}/lib", "./lib"),
+        ("six \\\n  == \\\n 1.17.0", "six    ==   1.17.0"),
+        ("https://example.com/a/six-1.17.0-py2.py3-none-any.whl", None),
+        ("git+https://example.com/lib.git@v1#egg=lib", None),
+        ("six==1.17.0 --hash=sha256:0", None),
+        ("--pre\n--prefer-binary\n--require-hashes\n--trusted-host x", ""),
+        ("-i https://example.com/simple", "-i https://example.com/simple"),
+        ("--no-binary :all:", None),
+    ],
+)
+def test_uv_is_given_what_the_file_says(text: str, for_uv: str | None, tmp_path: Path) -> None:
+    write(tmp_path / "base.txt", "six\n")
+    filled = text.format(here=tmp_path.name, root=tmp_path) if "{" in text else text
+    given = texts(write(tmp_path / "requirements.txt", filled))
+    assert given.strip() == (text if for_uv is None else for_uv)
+
+
+def test_local_paths_start_from_the_environment_or_from_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "envs" / "requirements.txt", "-e .\n")
+    environment = VenvEnvironment.from_file("envs/requirements.txt", base_dir=tmp_path)
+    make_library(tmp_path)
+    from_start = environment.key
+    make_library(tmp_path / "envs", answer=43)
+    with pytest.raises(InvalidArgumentError, match=r"names '\.', which exists relative to .* and to .*envs\."):
+        _ = environment.key
+    (tmp_path / "pyproject.toml").unlink()
+    assert environment.key != from_start
+    assert environment.key == VenvEnvironment.from_file(file).key

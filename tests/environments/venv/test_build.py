@@ -66,8 +66,9 @@ def without_base(base: BasePython, command: list[str | Path]) -> list[str]:
 def test_a_prefix_of_any_python_runs_elsewhere_with_its_base_hidden(base: BasePython, tmp_path: Path) -> None:
     prefix = tmp_path / "built"
     uv = Uv(tmp_path, make_context())
-    lock = uv.resolve(["six", "markupsafe"], python=base.executable)
-    uv.install(lock, prefix=prefix, python=base.executable)
+    lock, _ = uv.compile(tmp_path, uv.file("requirements.in", ["six", "markupsafe"]), python=base.executable)
+    uv.create_venv(prefix, python=base.executable)
+    uv.install("--python", prefix / "bin" / "python", pylock=lock.read_text())
     remove_venv_files(prefix)
     interpreter = bundle_interpreter(prefix, base)
     moved = prefix.rename(tmp_path / "moved")

@@ -17,7 +17,7 @@ from airflow_provider_sparkdeps.exceptions import BuildError
 
 from ...support.build_contexts import build, make_context, run_python
 from ...support.package_index import make_wheel
-from ...support.projects import SIX_HASH, digests, make_library, write
+from ...support.projects import digests, make_library, write
 
 
 def test_constraints_apply_but_are_not_installed(tmp_path: Path) -> None:
@@ -25,21 +25,6 @@ def test_constraints_apply_but_are_not_installed(tmp_path: Path) -> None:
     write(tmp_path / "limits.txt", "six==1.16.0\ntabulate==0.9.0\n")
     environment = VenvEnvironment.from_file(tmp_path / "requirements.txt", bundle_python=False)
     assert build(environment, tmp_path / "prefix").lock == ("six==1.16.0",)
-
-
-def test_hashes_are_kept_in_the_lock_and_must_match(tmp_path: Path) -> None:
-    path = write(tmp_path / "requirements.txt", f"six==1.17.0 --hash={SIX_HASH}\n")
-    environment = VenvEnvironment.from_file(path, bundle_python=False)
-    assert build(environment, tmp_path / "prefix").lock == (f"six==1.17.0 --hash={SIX_HASH}",)
-    write(path, f"six==1.17.0 --hash=sha256:{'0' * 64}\n")
-    with pytest.raises(BuildError, match=r"[Hh]ash mismatch"):
-        build(environment, tmp_path / "other")
-
-
-def test_with_one_hash_all_packages_need_one(tmp_path: Path) -> None:
-    path = write(tmp_path / "requirements.txt", f"six==1.17.0 --hash={SIX_HASH}\ntabulate\n")
-    with pytest.raises(BuildError, match="tabulate"):
-        build(VenvEnvironment.from_file(path, bundle_python=False), tmp_path / "prefix")
 
 
 def test_the_exact_packages_of_a_uv_lock_are_installed(tmp_path: Path) -> None:

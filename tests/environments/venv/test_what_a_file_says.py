@@ -1,0 +1,382 @@
+"""What a file says is what is installed, or it is refused by name; what is local in it is never asked of an index."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_sparkdeps.environments import PexEnvironment, VenvEnvironment
+from airflow_provider_sparkdeps.environments.uv import uv_binary
+from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
+
+from ...support.build_contexts import build, make_context
+from ...support.package_index import Index
+from ...support.projects import commit, make_library, write
+
+LOCAL = {"app", "lib", "sib", "root"}
+APP = '[project]\nname = "app"\nversion = "1"\n'
+
+
+def resolve(path: Path, **options: Any) -> tuple[str, ...]:
+    """Return the lock of what a file describes, without digests of local projects."""
+    environment = VenvEnvironment.from_file(path, bundle_python=False, **options)
+    return tuple(line.split(" ")[0] for line in environment.resolve_lock(make_context()))
+
+
+def packages(path: Path, prefix: Path, **options: Any) -> dict[str, str]:
+    """Return what is installed for a file."""
+    return dict(build(VenvEnvironment.from_file(path, bundle_python=False, **options), prefix).packages)
+
+
+def uv(*arguments: str, cwd: Path) -> None:
+    subprocess.run([uv_binary(), *arguments, "--quiet", "--python", sys.executable], cwd=cwd, check=True)
+
+
+def sha256(index: Index, name: str) -> str:
+    return hashlib.sha256((index.wheels / f"{name}-py3-none-any.whl").read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def lib(tmp_path: Path) -> Path:
+    return make_library(tmp_path / "lib", name="lib", more='dependencies = ["bee"]')
+
+
+# requirements.txt
+
+
+@pytest.mark.parametrize("spec", ["ant==1", "ant==1.0", "ant===1.0"])
+@pytest.mark.parametrize("kind", [VenvEnvironment, PexEnvironment])
+def test_hashes_are_checked_however_the_version_is_spelled(
+    spec: str, kind: type[VenvEnvironment | PexEnvironment], strangers: Index, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "requirements.txt", f"{spec} --hash=sha256:{sha256(strangers, 'ant-1.0')}\n")
+    options: dict[str, Any] = {"bundle_python": False} if kind is VenvEnvironment else {}
+    assert build(kind.from_file(path, **options), tmp_path / "right").packages == {"ant": "1.0"}
+    write(path, f"{spec} --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(BuildError, match=r"Hash mismatch for `ant==1\.0`"):
+        build(kind.from_file(path, **options), tmp_path / "wrong")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ant --hash=sha256:{0}", "all requirements must have their versions pinned with `==`, but found: ant"),
+        ("ant>=1 --hash=sha256:{0}", "versions pinned with `==`"),
+        ("--require-hashes\nant==1.0", "all requirements must have a hash, but none were provided for: ant==1.0"),
+        ("ant==1.0 --hash=sha256:{0}\nbee==1.0", "none were provided for: bee==1.0"),
+        ("ant==1.0 --hash=sha256:{0}\n./lib", "hash"),
+        ("dog==1.0 --hash=sha256:{1}", "bee"),
+        ("ant==1.0\n--use-feature fast-deps", "does not support the option --use-feature in"),
+        ("ant==1.0\n--global-option x", "Unexpected"),
+        ("ant==1.0 --config-settings a=b", "config-settings"),
+        ("ant => 1", "requirements.txt"),
+        ("lost==1", "there is no version of lost==1"),
+    ],
+)
+def test_what_uv_refuses_or_ignores_is_an_error(
+    text: str, message: str, strangers: Index, tmp_path: Path, lib: Path
+) -> None:
+    filled = text.format(sha256(strangers, "ant-1.0"), sha256(strangers, "dog-1.0"))
+    with pytest.raises(BuildError, match=message):
+        packages(write(tmp_path / "requirements.txt", filled), tmp_path / "prefix")
+
+
+@pytest.mark.parametrize(
+    ("text", "lock"),
+    [
+        ("ant", ("ant==2.0",)),
+        ("--pre\nant", ("ant==3.0a1",)),
+        ("--trusted-host 127.0.0.1\nant", ("ant==2.0",)),
+        ("--prefer-binary\nant", ("ant==2.0",)),
+        ("-rbase.txt\n-climits.txt", ("ant==1.5",)),
+        ("--requirement='base.txt' # x\n--constraint limits.txt", ("ant==1.5",)),
+        ("{url}files/ant-1.0-py3-none-any.whl", ("ant",)),
+        ("ant @ {url}files/ant-1.0-py3-none-any.whl", ("ant",)),
+        ("--no-index\n-f wheels\nant", ("ant==1.0",)),
+        ("-e./lib", ("bee==2.0", "lib==1.0")),
+        ("./lib\nlib", ("bee==2.0", "lib==1.0")),
+        ("dog ; python_version > '3'\ncow ; python_version < '3'", ("bee==2.0", "dog==2.0")),
+    ],
+)
+def test_what_pip_reads_is_read(text: str, lock: tuple[str, ...], strangers: Index, tmp_path: Path, lib: Path) -> None:
+    write(tmp_path / "base.txt", "ant\n")
+    write(tmp_path / "limits.txt", "ant<2\ncow==1.0\n")
+    shutil.copytree(strangers.wheels, tmp_path / "wheels", ignore=lambda *_: [])
+    for wheel in (tmp_path / "wheels").glob("ant-[123].[05a]*"):
+        if "1.0" not in wheel.name:
+            wheel.unlink()
+    url = strangers.url.removesuffix("simple/")
+    assert resolve(write(tmp_path / "requirements.txt", text.format(url=url))) == lock
+    assert not strangers.names_asked() & LOCAL
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "latin-1"])
+def test_files_in_other_encodings_are_read(encoding: str, strangers: Index, tmp_path: Path) -> None:
+    head = f"# -*- coding: {encoding} -*-\n" if encoding == "latin-1" else ""
+    (tmp_path / "requirements.txt").write_bytes(f"{head}ant<2  # caf\u00e9\n".encode(encoding))
+    assert resolve(tmp_path / "requirements.txt") == ("ant==1.5",)
+
+
+def test_a_project_is_found_from_where_the_build_starts(strangers: Index, tmp_path: Path) -> None:
+    make_library(tmp_path, name="app", more='dependencies = ["ant"]')
+    write(tmp_path / "requirements" / "dev.txt", "-e .\n-r base.txt\n")
+    write(tmp_path / "requirements" / "base.txt", "bee\n")
+    assert resolve(Path("requirements/dev.txt"), base_dir=tmp_path) == ("ant==2.0", "app==1.0", "bee==2.0")
+    assert "app" not in strangers.names_asked()
+
+
+# pyproject.toml
+
+
+def test_an_extra_of_its_own_in_a_group_is_the_projects_and_not_a_strangers(strangers: Index, tmp_path: Path) -> None:
+    text = (
+        f'{APP}dependencies = []\n[project.optional-dependencies]\nx = ["ant<2", "app[y]"]\ny = ["cow"]\n'
+        '[dependency-groups]\nt = ["App[x]", "bee"]\nu = [{ include-group = "t" }]\n'
+    )
+    path = write(tmp_path / "pyproject.toml", text)
+    expected = {"ant": "1.5", "bee": "2.0", "cow": "2.0"}
+    assert packages(path, tmp_path / "t", groups=["t"]) == expected
+    assert packages(path, tmp_path / "u", groups=["u"]) == expected
+    assert packages(path, tmp_path / "x", extras=["x"]) == {"ant": "1.5", "cow": "2.0"}
+    uv("lock", cwd=tmp_path)
+    assert packages(path, tmp_path / "locked", groups=["u"]) == expected
+    assert "app" not in strangers.names_asked()
+
+
+SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+DYNAMIC = (
+    f'{APP}dynamic = ["dependencies"]\n[project.optional-dependencies]\nx = ["bee"]\n[dependency-groups]\nt = ["cow"]\n'
+    f'[tool.setuptools]\npackages = []\n[tool.setuptools.dynamic]\ndependencies = {{ file = ["in.txt"] }}\n{SETUPTOOLS}'
+)
+POETRY = (
+    '[tool.poetry]\nname = "app"\nversion = "1"\ndescription = ""\nauthors = []\npackage-mode = true\n'
+    '[tool.poetry.dependencies]\npython = ">=3.9"\nant = "^1.0"\nbee = { version = "*", optional = true }\n'
+    '[tool.poetry.extras]\nx = ["bee"]\n[dependency-groups]\nt = ["cow"]\n'
+    '[build-system]\nrequires = ["poetry-core"]\nbuild-backend = "poetry.core.masonry.api"\n'
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [DYNAMIC, POETRY], ids=["setuptools", "poetry"])
+def test_dependencies_that_only_the_build_backend_knows_are_installed(
+    text: str, strangers: Index, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "pyproject.toml", text)
+    write(tmp_path / "in.txt", "ant<2\n")
+    write(tmp_path / "app" / "__init__.py", "")
+    before = set(tmp_path.rglob("*"))
+    assert resolve(path) == ("ant==1.5",)
+    assert resolve(path, extras=["x"]) == ("ant==1.5", "bee==2.0")
+    assert resolve(path, groups=["t"], extras=["x"]) == ("ant==1.5", "bee==2.0", "cow==2.0")
+    assert set(tmp_path.rglob("*")) == before, "something was written into the project"
+    assert "app" not in strangers.names_asked()
+
+
+def test_settings_of_uv_are_obeyed(strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_INDEX")
+    text = f'{APP}dependencies = ["ant"]\n[tool.uv]\nindex-url = "{strangers.url}"\n'
+    path = write(tmp_path / "pyproject.toml", text)
+    assert resolve(path) == ("ant==2.0",)
+    assert resolve(write(path, f'{text}constraint-dependencies = ["ant<2"]\n')) == ("ant==1.5",)
+    assert resolve(write(path, f'{text}override-dependencies = ["ant==1.0"]\n')) == ("ant==1.0",)
+    assert resolve(write(path, f'{text}prerelease = "allow"\n')) == ("ant==3.0a1",)
+    old = f'{APP}dependencies = ["six"]\n[tool.uv]\nexclude-newer = "2021-01-01T00:00:00Z"\n'
+    assert resolve(write(path, old)) == ("six==1.15.0",)
+    write(tmp_path / "uv.toml", f'index-url = "{strangers.url}"\nprerelease = "allow"\n')
+    assert resolve(write(path, f'{APP}dependencies = ["ant"]\n')) == ("ant==3.0a1",)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"extras": ["lost"]}, "lost"), ({"groups": ["lost"]}, "lost")])
+def test_an_extra_or_group_that_does_not_exist_is_an_error(
+    options: dict[str, list[str]], message: str, strangers: Index, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "pyproject.toml", f'{APP}dependencies = ["ant"]\n')
+    with pytest.raises(BuildError, match=message):
+        resolve(path, **options)
+
+
+def test_a_patch_release_that_the_project_excludes_is_refused(strangers: Index, tmp_path: Path) -> None:
+    own = ".".join(map(str, sys.version_info[:3]))
+    path = write(tmp_path / "pyproject.toml", f'{APP}requires-python = "!={own}"\ndependencies = ["ant"]\n')
+    with pytest.raises(InvalidArgumentError, match=f"requires Python !={own}, which excludes {own}"):
+        resolve(path)
+
+
+def test_groups_without_a_project_are_installed(strangers: Index, tmp_path: Path) -> None:
+    assert resolve(write(tmp_path / "pyproject.toml", '[dependency-groups]\nt = ["ant"]\n'), groups=["t"]) == (
+        "ant==2.0",
+    )
+
+
+# Workspaces and locks
+
+
+def workspace(root: Path, *, source: bool = True) -> Path:
+    """A workspace whose member app needs the member sib; sources and constraints stand at the root."""
+    sources = "[tool.uv.sources]\nsib = { workspace = true }\n" if source else ""
+    write(
+        root / "pyproject.toml",
+        f'[tool.uv.workspace]\nmembers = ["libs/*"]\n{sources}[tool.uv]\nconstraint-dependencies = ["ant<2"]\n',
+    )
+    make_library(root / "libs" / "sib", name="sib", more='dependencies = ["bee"]')
+    return make_library(root / "libs" / "app", name="app", more='dependencies = ["sib", "ant"]')
+
+
+def test_members_of_a_workspace_are_local(strangers: Index, tmp_path: Path) -> None:
+    member = workspace(tmp_path)
+    expected = {"ant": "1.5", "bee": "2.0", "sib": "1.0"}
+    assert packages(member / "pyproject.toml", tmp_path / "unlocked") == expected
+    listed = VenvEnvironment(["./libs/app"], base_dir=tmp_path, bundle_python=False)
+    assert build(listed, tmp_path / "listed").packages == {**expected, "app": "1.0"}
+    uv("lock", cwd=tmp_path)
+    assert packages(member / "pyproject.toml", tmp_path / "locked") == expected
+    assert not strangers.names_asked() & LOCAL
+
+
+def test_a_member_that_no_source_names_is_refused_and_not_asked_of_an_index(strangers: Index, tmp_path: Path) -> None:
+    member = workspace(tmp_path, source=False)
+    listed = VenvEnvironment(["./libs/app"], base_dir=tmp_path)
+    for environment in (VenvEnvironment.from_file(member / "pyproject.toml"), listed):
+        with pytest.raises(BuildError, match=r"missing an entry in `tool\.uv\.sources`"):
+            environment.resolve_lock(make_context())
+    assert not strangers.names_asked() & LOCAL
+
+
+def test_the_lock_at_the_root_is_used_for_a_member(strangers: Index, tmp_path: Path) -> None:
+    member = workspace(tmp_path)
+    uv("lock", "--upgrade-package", "ant==1.0", cwd=tmp_path)
+    assert "1.0" in packages(member / "pyproject.toml", tmp_path / "prefix")["ant"]
+
+
+def test_a_lock_is_compared_with_its_project_by_uv(strangers: Index, tmp_path: Path) -> None:
+    path = write(tmp_path / "pyproject.toml", f'{APP}dependencies = ["ant<2"]\n')
+    uv("lock", cwd=tmp_path)
+    assert resolve(path) == ("ant==1.5",)
+    write(path, f'{APP}description = "x"\ndependencies = ["ant < 2"]\n')
+    assert resolve(path) == ("ant==1.5",)
+    write(path, f'{APP}dependencies = ["ant<1.5"]\n')
+    with pytest.raises(BuildError, match=r"lockfile .* needs to be updated"):
+        resolve(path)
+
+
+@pytest.mark.slow
+def test_a_lock_of_a_project_with_dynamic_dependencies_is_installed(strangers: Index, tmp_path: Path) -> None:
+    path = write(tmp_path / "pyproject.toml", DYNAMIC)
+    write(tmp_path / "in.txt", "ant<2\n")
+    uv("lock", cwd=tmp_path)
+    assert resolve(path) == ("ant==1.5",)
+    assert resolve(path, extras=["x"], groups=["t"]) == ("ant==1.5", "bee==2.0", "cow==2.0")
+    write(tmp_path / "in.txt", "ant<1.5\n")
+    with pytest.raises(BuildError, match=r"lockfile .* needs to be updated"):
+        resolve(path)
+
+
+PYLOCK = 'lock-version = "1.0"\ncreated-by = "x"\n{}\n[[packages]]\nname = "ant"\nversion = "1.0"\n{}\n'
+
+
+@pytest.mark.parametrize(
+    ("head", "package", "message"),
+    [
+        ('requires-python = "<3.9"', "", "3.9"),
+        ("environments = [\"python_version < '3.9'\"]", "", r"pylock\.toml is not for Python"),
+        ("environments = [\"sys_platform == 'win32'\"]", "", r"pylock\.toml is not for Python"),
+        ("", 'requires-python = "<3.9"', "3.9"),
+        ("", '[[packages]]\nname = "ant"\nversion = "2.0"', "selects ant twice"),
+    ],
+)
+def test_a_pylock_for_something_else_is_refused(
+    head: str, package: str, message: str, strangers: Index, tmp_path: Path
+) -> None:
+    wheel = f'wheels = [{{ url = "{strangers.url}x", hashes = {{ sha256 = "{"0" * 64}" }} }}]'
+    path = write(tmp_path / "pylock.toml", PYLOCK.format(head, f"{wheel}\n{package}" if "[[" in package else package))
+    with pytest.raises(BuildError, match=message):
+        packages(path, tmp_path / "prefix")
+
+
+# Local projects
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.slow
+def test_a_version_that_comes_from_git_is_built(strangers: Index, tmp_path: Path) -> None:
+    root = tmp_path / "repo"
+    text = (
+        '[project]\nname = "lib"\ndynamic = ["version"]\n[tool.setuptools_scm]\nroot = ".."\n'
+        '[build-system]\nrequires = ["setuptools", "setuptools_scm"]\nbuild-backend = "setuptools.build_meta"\n'
+    )
+    write(root / "lib" / "pyproject.toml", text)
+    write(root / "lib" / "src" / "lib" / "__init__.py", "")
+    write(root / "other.txt", "")
+    commit(root)
+    subprocess.run(["git", "tag", "v7.1"], cwd=root, check=True)
+    listed = VenvEnvironment(["./repo/lib"], base_dir=tmp_path, bundle_python=False)
+    assert build(listed, tmp_path / "prefix").packages == {"lib": "7.1"}
+    assert not subprocess.run(["git", "status", "--short", "lib"], cwd=root, capture_output=True, check=True).stdout
+    write(
+        root / "app" / "pyproject.toml",
+        f'{APP}dependencies = ["lib"]\n[tool.uv.sources]\nlib = {{ path = "../lib" }}\n',
+    )
+    uv("lock", cwd=root / "app")
+    assert packages(root / "app" / "uv.lock", tmp_path / "locked") == {"lib": "7.1"}
+    assert not strangers.names_asked() & LOCAL
+
+
+def test_packages_with_the_names_of_leftovers_are_built(strangers: Index, tmp_path: Path) -> None:
+    names = ("venv", "build", "dist", "node_modules")
+    lib = make_library(tmp_path / "lib", name="lib")
+    for name in names:
+        write(lib / "src" / "lib" / name / "__init__.py", "")
+        write(lib / name / "__init__.py", "")
+    included = ", ".join(f'"{name}"' for name in ("src/lib", *names))
+    text = (lib / "pyproject.toml").read_text() + f"[tool.hatch.build.targets.wheel]\npackages = [{included}]\n"
+    write(lib / "pyproject.toml", text)
+    build(VenvEnvironment(["./lib"], base_dir=tmp_path, bundle_python=False), tmp_path / "prefix")
+    (site,) = (tmp_path / "prefix").glob("lib/python3.*/site-packages")
+    found = {path.parent.relative_to(site).as_posix() for path in site.rglob("__init__.py")}
+    # hatchling leaves out a `dist` at the top.
+    assert found == {"lib", *(f"lib/{name}" for name in names), *names} - {"dist"}
+
+
+def test_a_local_path_outside_of_what_the_key_depends_on_is_refused(
+    strangers: Index, tmp_path: Path, lib: Path
+) -> None:
+    make_library(tmp_path / "app", name="app", more='dependencies = ["sib"]\n')
+    sib = make_library(tmp_path / "sib", name="sib")
+    path = tmp_path / "app" / "pyproject.toml"
+    write(
+        path,
+        path.read_text().replace('"sib"', f'"sib @ {sib.as_uri()}"')
+        + "[tool.hatch.metadata]\nallow-direct-references = true\n",
+    )
+    with pytest.raises(BuildError, match="is not a file that the key depends on"):
+        resolve(path)
+
+
+# Inline metadata
+
+
+def test_inline_metadata_is_installed(strangers: Index, tmp_path: Path, lib: Path) -> None:
+    text = '# /// script\n# dependencies = ["ant<2", "lib"]\n# [tool.uv.sources]\n# lib = { path = "lib" }\n# ///\n'
+    script = write(tmp_path / "job.py", f"{text}raise SystemExit\n")
+    expected = {"ant": "1.5", "bee": "2.0", "lib": "1.0"}
+    for number, environment in enumerate(
+        (VenvEnvironment.from_script(script, bundle_python=False), PexEnvironment.from_script(script))
+    ):
+        assert build(environment, tmp_path / str(number)).packages == expected
+    assert not strangers.names_asked() & LOCAL
+    uv("lock", "--script", "job.py", cwd=tmp_path)
+    write(script, text.replace("<2", "<1.5"))
+    with pytest.raises(BuildError, match="needs to be updated"):
+        resolve(script)
+
+
+def test_inline_metadata_for_another_python_is_refused(strangers: Index, tmp_path: Path) -> None:
+    path = write(tmp_path / "job.py", '# /// script\n# requires-python = ">=3.99"\n# dependencies = ["ant"]\n# ///\n')
+    with pytest.raises(InvalidArgumentError, match=r"requires Python >=3\.99"):
+        resolve(path)
