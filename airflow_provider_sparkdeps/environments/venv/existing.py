@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from airflow_provider_sparkdeps.environments import input_files
 from airflow_provider_sparkdeps.environments.prefix import site_packages
-from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script
+from airflow_provider_sparkdeps.environments.prefix.bundle_python import VENV_FILES
+from airflow_provider_sparkdeps.environments.prefix.shebangs import relocated
 from airflow_provider_sparkdeps.environments.pythons import BasePython, inspect_python
 from airflow_provider_sparkdeps.environments.requirements.local_projects import (
     LocalProject,
@@ -26,10 +28,8 @@ from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentErr
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.text import join_limited
 
-# Files that each venv has, and files that installers write again at each installation.
-_OWN = re.compile(r"(python|pythonw|activate|deactivate|pydoc)(\d|\.|$).*|.*\.bat|_virtualenv\.(py|pth)")
+# Files that installers write again at each installation.
 _UNHASHED = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
-_SHARED = ("share", "etc")
 
 
 @dataclass(frozen=True)
@@ -93,26 +93,22 @@ class Virtualenv:
         """Return what the key depends on: installed distributions, by their RECORD files, and all other files."""
         recorded: dict[str, str] = {}
         for each in self._distributions():
-            local = each.editable
-            for path, digest, *rest in site_packages.read_record(each.info):
-                if local and not path.startswith(".."):
-                    recorded[path] = ""  # a placeholder for the project, whose own files are hashed
-                elif digest and rest and _size(self._site / path) == rest[0]:
-                    recorded[path] = digest
+            for row, digest, *rest in site_packages.read_record(each.info):
+                if each.editable:
+                    recorded[self._name(row)] = ""  # a placeholder for the project, whose own files are hashed
+                elif digest and rest and _size(self._site / row) == rest[0]:
+                    recorded[self._name(row)] = digest
         contents = {}
-        for name, file in self._members():
-            if not _is_install_metadata(name):
-                contents[name] = recorded[name] if name in recorded else input_files.sha256_of(file)
-        shared = {
-            f"{folder}/{name}": input_files.sha256_of(path)
-            for folder in _SHARED
-            for name, path in input_files.project_files(self.prefix / folder)
-        }
-        return {
-            "distributions": list(self.lock()),
-            "files": {name: digest for name, digest in sorted(contents.items()) if digest},
-            "shared": shared,
-        }
+        for name, path, link in self._members():
+            if link:
+                contents[name] = f"link to {link}"
+            elif not _is_install_metadata(name) and recorded.get(name) != "":
+                # Scripts as they will be: installers write the path of the prefix into them.
+                script = relocated(path) if name.startswith("bin/") else None
+                contents[name] = (
+                    hashlib.sha256(script).hexdigest() if script else recorded.get(name) or input_files.sha256_of(path)
+                )
+        return {"distributions": list(self.lock()), "files": contents}
 
     def lock(self) -> tuple[str, ...]:
         """Return the installed distributions, sorted; editable projects with a hash of their files."""
@@ -142,32 +138,22 @@ class Virtualenv:
         :raises InvalidArgumentError: if it refers to packages outside of it.
         """
         editable = [each for each in self._distributions() if each.editable]
-        excluded = {row[0] for each in editable for row in site_packages.read_record(each.info)}
+        excluded = {self._name(row[0]) for each in editable for row in site_packages.read_record(each.info)}
         self._check_is_closed(excluded)
         uv.install((), prefix=prefix, python=base.executable)
-        site = prefix / "lib" / f"python{self.minor}" / "site-packages"
-        # An installer's record of where a package came from may contain a path or a token.
-        excluded |= {
-            name
-            for name, _ in self._members()
-            if _is_install_metadata(name) and name.endswith(site_packages.INSTALL_METADATA)
-        }
-        members = [(name, path) for name, path in self._members() if name not in excluded]
-        for name, path in members:
-            target = site / name
+        for name, path, link in self._members():
+            # An installer's record of where a package came from may contain a path or a token.
+            is_origin = _is_install_metadata(name) and name.endswith(site_packages.INSTALL_METADATA)
+            if name in excluded or is_origin:
+                continue
+            target = prefix / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(path, target, within=self._site)
-        scripts = {os.path.normpath(self._site / name) for name in excluded if name.startswith("..")}
-        for script in sorted((self.prefix / "bin").iterdir()):
-            if script.is_file() and not _OWN.fullmatch(script.name) and str(script) not in scripts:
-                relocate_script(script, prefix / "bin" / script.name)
-        for folder in _SHARED:
-            for name, path in input_files.project_files(self.prefix / folder):
-                (prefix / folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, prefix / folder / name)
-        for info in site.glob("*.dist-info"):
-            # Scripts were rewritten; bytecode and install metadata were not copied.
-            site_packages.remove_from_record(info, _is_stale)
+            if link:
+                target.symlink_to(link)
+            else:
+                shutil.copy2(path, target)
+        for info in prefix.glob("lib/python3.*/site-packages/*.dist-info"):
+            site_packages.remove_from_record(info, _is_not_copied)
         projects = [LocalProject(self._project(each, each.editable)) for each in editable if each.editable]
         wheels = build_wheels(with_path_dependencies(projects), uv=uv, scratch=uv.scratch, python=base.executable)
         wanted = [wheel for wheel in wheels if wheel.name in {each.name for each in editable}]
@@ -184,31 +170,30 @@ class Virtualenv:
         return directory
 
     def _distributions(self) -> list[_Distribution]:
-        from packaging.utils import canonicalize_name
-
         found = []
-        for info in sorted(self._site.glob("*.dist-info")):
-            name, _, version = info.name.removesuffix(".dist-info").partition("-")
+        for name, version, info in site_packages.distributions(self._site):
             try:
                 origin = json.loads((info / "direct_url.json").read_bytes())
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 origin = {}
-            found.append(_Distribution(canonicalize_name(name), version, info, origin))
+            found.append(_Distribution(name, version, info, origin))
         return found
 
-    def _members(self) -> Iterator[tuple[str, Path]]:
-        for directory, names, entries in os.walk(self._site, followlinks=True):
-            names[:] = sorted(name for name in names if name != "__pycache__")
-            for entry in sorted(entries):
-                path = Path(directory) / entry
-                name = path.relative_to(self._site).as_posix()
-                if not entry.endswith(".pyc") and not _OWN.fullmatch(name):
-                    yield name, path
+    def _name(self, recorded: str) -> str:
+        """Return the path in the prefix of a path in a RECORD."""
+        return os.path.relpath(self._site / recorded, self.prefix)
+
+    def _members(self) -> Iterator[tuple[str, Path, str]]:
+        """Yield the name and path of each file that a venv does not have by itself, and where it links to.
+
+        :raises InvalidArgumentError: if something can't be copied.
+        """
+        return _members(Path(os.path.realpath(self.prefix)), "", ())
 
     def _check_is_closed(self, excluded: set[str]) -> None:
         outside = []
         for path in sorted(self._site.glob("*.pth")):
-            if path.name in excluded:
+            if self._name(path.name) in excluded:
                 continue
             for line in input_files.read_text(path).splitlines():
                 entry = line.strip()
@@ -230,8 +215,8 @@ def _is_install_metadata(name: str) -> bool:
     return folder.endswith(".dist-info") and last in _UNHASHED
 
 
-def _is_stale(path: str) -> bool:
-    return path.startswith("../") or path.endswith(".pyc") or path.endswith(site_packages.INSTALL_METADATA)
+def _is_not_copied(recorded: str) -> bool:
+    return "__pycache__/" in recorded or recorded.endswith(site_packages.INSTALL_METADATA)
 
 
 def _size(path: Path) -> str | None:
@@ -241,13 +226,40 @@ def _size(path: Path) -> str | None:
         return None
 
 
-def _copy(path: Path, target: Path, *, within: Path) -> None:
+def _members(directory: Path, below: str, within: tuple[Path, ...]) -> Iterator[tuple[str, Path, str]]:
+    """Yield name, path and link target of each file, sorted. Links out of the prefix are followed.
+
+    :param directory: without links in its path.
+    :param below: its name in the prefix, with a slash.
+    :param within: the prefix, and the directories outside of it that links have led to.
+    """
+    within = within or (directory,)
     try:
-        link = path.readlink() if path.is_symlink() else None
-        stays = link and not link.is_absolute() and Path(os.path.normpath(path.parent / link)).is_relative_to(within)
-        if link and stays:
-            target.symlink_to(link)
+        paths = sorted(directory.iterdir())
+    except OSError as error:
+        raise InvalidArgumentError(f"Could not read {directory}: {error.strerror}. Correct its permissions.") from error
+    for path in paths:
+        name = below + path.name
+        is_venvs = VENV_FILES.fullmatch(name) or (name == "lib64" and path.is_symlink())
+        if path.name == "__pycache__" or is_venvs:
+            continue
+        real = path
+        if path.is_symlink():
+            written = directory / path.readlink()
+            target = Path(os.path.normpath(Path(os.path.realpath(written.parent), written.name)))
+            if target.is_relative_to(within[-1]):
+                yield name, path, os.path.relpath(target, directory)
+                continue
+            real = Path(os.path.realpath(path))
+            if any(each.is_relative_to(real) for each in within):
+                raise InvalidArgumentError(
+                    f"{within[0]}/{name} is a link to {real}, which contains the link itself. Remove it, or replace it"
+                    " by a copy of what is needed."
+                )
+        if real.is_dir():
+            yield from _members(real, f"{name}/", within if real is path else (*within, real))
+        elif real.is_file():
+            yield name, real, ""
         else:
-            shutil.copy2(path, target)
-    except FileNotFoundError as error:
-        raise BuildError(f"{path} is a broken link. Install its package again.") from error
+            what = f"a broken link to {real}" if real is not path else "neither a file nor a directory nor a link"
+            raise InvalidArgumentError(f"{within[0]}/{name} is {what}. Remove it, or install its package again.")
