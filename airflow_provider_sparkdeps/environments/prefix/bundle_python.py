@@ -22,7 +22,7 @@ VENV_FILES = re.compile(
 
 # Other packages than those of the venv, and settings of the host.
 _HOSTS = {"site-packages", "dist-packages", "EXTERNALLY-MANAGED", "sitecustomize.py", "usercustomize.py"}
-# Below the standard library. Its own tests are three times as large as the rest, and nothing else imports them.
+# Its own tests, half as large as the rest, and static libraries. docs/environments.md has the sizes.
 _NEVER = shutil.ignore_patterns(
     "__pycache__", "*.a", "*.o", "libpython*", "test", "tests", "idle_test",
     "_test*.so", "_ctypes_test*.so", "_xxtestfuzz*.so", "xxlimited*.so",
