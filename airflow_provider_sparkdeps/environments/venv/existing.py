@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -92,12 +93,13 @@ class Virtualenv:
     def inputs(self) -> dict[str, Any]:
         """Return what the key depends on: installed distributions, by their RECORD files, and all other files."""
         recorded: dict[str, str] = {}
-        for each in self._distributions():
+        for each in self._distributions:
             for row, digest, *rest in site_packages.read_record(each.info):
+                name = self._name(row)
                 if each.editable:
-                    recorded[self._name(row)] = ""  # a placeholder for the project, whose own files are hashed
-                elif digest and rest and _size(self._site / row) == rest[0]:
-                    recorded[self._name(row)] = digest
+                    recorded[name] = ""  # a placeholder for the project, whose own files are hashed
+                elif digest and rest and _size(f"{self.prefix}/{name}") == rest[0]:
+                    recorded[name] = digest
         contents = {}
         for name, path, link in self._members():
             if link:
@@ -113,7 +115,7 @@ class Virtualenv:
     def lock(self) -> tuple[str, ...]:
         """Return the installed distributions, sorted; editable projects with a hash of their files."""
         lines = []
-        for each in self._distributions():
+        for each in self._distributions:
             line = f"{each.name}=={each.version}"
             local = each.editable
             lines.append(f"{line} (sha256 {LocalProject(self._project(each, local)).digest})" if local else line)
@@ -137,7 +139,7 @@ class Virtualenv:
 
         :raises InvalidArgumentError: if it refers to packages outside of it.
         """
-        editable = [each for each in self._distributions() if each.editable]
+        editable = [each for each in self._distributions if each.editable]
         excluded = {self._name(row[0]) for each in editable for row in site_packages.read_record(each.info)}
         self._check_is_closed(excluded)
         uv.install((), prefix=prefix, python=base.executable)
@@ -169,6 +171,7 @@ class Virtualenv:
             )
         return directory
 
+    @cached_property
     def _distributions(self) -> list[_Distribution]:
         found = []
         for name, version, info in site_packages.distributions(self._site):
@@ -181,7 +184,7 @@ class Virtualenv:
 
     def _name(self, recorded: str) -> str:
         """Return the path in the prefix of a path in a RECORD."""
-        return os.path.relpath(self._site / recorded, self.prefix)
+        return os.path.normpath(f"lib/python{self.minor}/site-packages/{recorded}")
 
     def _members(self) -> Iterator[tuple[str, Path, str]]:
         """Yield the name and path of each file that a venv does not have by itself, and where it links to.
@@ -219,9 +222,9 @@ def _is_not_copied(recorded: str) -> bool:
     return "__pycache__/" in recorded or recorded.endswith(site_packages.INSTALL_METADATA)
 
 
-def _size(path: Path) -> str | None:
+def _size(path: str) -> str | None:
     try:
-        return str(path.stat().st_size)
+        return str(os.stat(path).st_size)  # noqa: PTH116 - a Path for each file takes longer than the rest
     except OSError:
         return None
 
@@ -235,31 +238,33 @@ def _members(directory: Path, below: str, within: tuple[Path, ...]) -> Iterator[
     """
     within = within or (directory,)
     try:
-        paths = sorted(directory.iterdir())
+        with os.scandir(directory) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise InvalidArgumentError(f"Could not read {directory}: {error.strerror}. Correct its permissions.") from error
-    for path in paths:
-        name = below + path.name
-        is_venvs = VENV_FILES.fullmatch(name) or (name == "lib64" and path.is_symlink())
-        if path.name == "__pycache__" or is_venvs:
+    for entry in found:
+        name, path = below + entry.name, Path(entry)
+        is_venvs = VENV_FILES.fullmatch(name) or (name == "lib64" and entry.is_symlink())
+        if entry.name == "__pycache__" or is_venvs:
             continue
-        real = path
-        if path.is_symlink():
+        inside = within
+        if entry.is_symlink():
             written = directory / path.readlink()
             target = Path(os.path.normpath(Path(os.path.realpath(written.parent), written.name)))
             if target.is_relative_to(within[-1]):
                 yield name, path, os.path.relpath(target, directory)
                 continue
-            real = Path(os.path.realpath(path))
-            if any(each.is_relative_to(real) for each in within):
+            path = Path(os.path.realpath(path))
+            if any(each.is_relative_to(path) for each in within):
                 raise InvalidArgumentError(
-                    f"{within[0]}/{name} is a link to {real}, which contains the link itself. Remove it, or replace it"
+                    f"{within[0]}/{name} is a link to {path}, which contains the link itself. Remove it, or replace it"
                     " by a copy of what is needed."
                 )
-        if real.is_dir():
-            yield from _members(real, f"{name}/", within if real is path else (*within, real))
-        elif real.is_file():
-            yield name, real, ""
+            inside = (*within, path)
+        if entry.is_dir():
+            yield from _members(path, f"{name}/", inside)
+        elif entry.is_file():
+            yield name, path, ""
         else:
-            what = f"a broken link to {real}" if real is not path else "neither a file nor a directory nor a link"
+            what = f"a broken link to {path}" if entry.is_symlink() else "neither a file nor a directory nor a link"
             raise InvalidArgumentError(f"{within[0]}/{name} is {what}. Remove it, or install its package again.")
