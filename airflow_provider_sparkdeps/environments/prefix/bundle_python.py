@@ -16,7 +16,8 @@ from airflow_provider_sparkdeps.utils.text import first_line, join_limited
 
 VENV_FILES = re.compile(
     r"pyvenv\.cfg|\.gitignore|CACHEDIR\.TAG|\.lock|lib/python3\.\d+/site-packages/_virtualenv\.(py|pth)"
-    r"|bin/(python|python3|python3\.\d+|𝜋thon|activate(\.\w+)?|Activate\.ps1|activate_this\.py|(deactivate|pydoc)\.bat)"
+    r"|bin/(python|python3|python3\.\d+|𝜋thon|activate(\.(bat|csh|fish|nu|ps1|xsh))?|Activate\.ps1|activate_this\.py"
+    r"|(deactivate|pydoc)\.bat)"
 )
 """Files that a venv itself has, by their path in it."""
 
@@ -86,10 +87,16 @@ def _copy_development_files(prefix: Path, base: BasePython) -> None:
     include = Path("include", f"python{base.minor}")
     folders = [base.prefix / include]
     if base.prefix not in _SYSTEM_PREFIXES:
-        folders += base.prefix.glob("lib/t[ck]*[0-9]")
+        folders += [*base.prefix.glob("lib/tcl[0-9]*"), *base.prefix.glob("lib/tk[0-9]*")]
+
+    def ignore(directory: str, names: list[str]) -> set[str]:
+        # Packages of the base may have headers there, too.
+        is_include = Path(directory) == folders[0]
+        return {name for name in names if is_include and not name.endswith(".h")} - {"cpython", "internal"}
+
     for folder in filter(Path.is_dir, folders):
         target = prefix / folder.relative_to(base.prefix)
-        shutil.copytree(folder, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        shutil.copytree(folder, target, ignore=ignore, dirs_exist_ok=True, ignore_dangling_symlinks=True)
     # Debian's own pyconfig.h includes this one, which is in the directory of an architecture, by its path in /usr.
     config = base.prefix / "include" / base.libraries[-1].name / include.name / "pyconfig.h"
     if config.is_file() and (prefix / include).is_dir():
@@ -113,6 +120,8 @@ def _copy_libraries(prefix: Path, binary: Path, dynload: Path, base: BasePython)
         for name in bundled:
             if name not in taken and (source := _find_library(name, base)):
                 taken[name] = prefix / "lib" / name
+                # A package's library of that name may be a hard link to uv's cache.
+                taken[name].unlink(missing_ok=True)
                 shutil.copy2(source, taken[name])
                 queue.append(taken[name])
         search = dynamic.search if dynamic else _run_patchelf(patchelf, "--print-rpath", path).split(":")

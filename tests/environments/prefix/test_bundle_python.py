@@ -154,8 +154,30 @@ def test_broken_files_of_the_base_do_not_fail_the_build(bundled_base: Path, tmp_
     write(library / "lib-dynload" / "_broken.so", "not a library")
     (library / "lib-dynload" / "_empty.so").touch()
     (library / "dangling.py").symlink_to("/nonexistent")
+    (bundled_base / "include" / library.name).mkdir(parents=True, exist_ok=True)
+    (bundled_base / "include" / library.name / "dangling.h").symlink_to("/nonexistent")
     moved = bundle(inspect(bundled_base / "bin" / "python"), tmp_path / "prefix")
     assert run_python(moved, "import json, ctypes; print(json.dumps(1))") == "1"
+
+
+def test_headers_of_packages_of_the_base_are_not_copied(bundled_base: Path, tmp_path: Path) -> None:
+    include = Path("include", next(bundled_base.glob("lib/python3.*")).name)
+    for name in ("Python.h", "internal/pycore_gc.h", "greenlet/greenlet.h"):
+        write(bundled_base / include / name, "")
+    moved = bundle(inspect(bundled_base / "bin" / "python"), tmp_path / "prefix")
+    assert (moved / include / "internal" / "pycore_gc.h").is_file()
+    assert not (moved / include / "greenlet").exists()
+
+
+def test_a_library_of_a_package_is_not_written_to(whole: Path, tmp_path: Path) -> None:
+    library = next((whole / "lib").glob("libpython3.*.so.1.0"), None)
+    if library is None:
+        pytest.skip("this Python has no shared library")
+    prefix, cached = tmp_path / "prefix", write(tmp_path / "cached", "x")
+    (prefix / "lib").mkdir(parents=True)
+    (prefix / "lib" / library.name).hardlink_to(cached)
+    bundle(inspect(whole / "bin" / "python"), prefix)
+    assert cached.read_text() == "x"
 
 
 def test_packages_named_like_parts_of_the_standard_library_are_kept(tmp_path: Path) -> None:
