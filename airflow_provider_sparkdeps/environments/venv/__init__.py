@@ -14,6 +14,7 @@ from airflow_provider_sparkdeps.environments.uv_environment import (
     check_lock_name,
     check_script_name,
 )
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.platforms import current_platform
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class VenvEnvironment(UvEnvironment):
         comments make no difference. UDFs that use Arrow need pyarrow (and pandas) here, but not pyspark, which Spark's
         workers provide.
     :param bundle_python: False leaves the interpreter out, for executors that have the same `pythonX.Y` on PATH.
+    :param slim_python: True leaves out of the bundled interpreter what Spark jobs rarely need: `tkinter`, `turtle`,
+        `turtledemo`, `idlelib`, `lib2to3`, `ensurepip` and the files that compilers need. It saves
+        about 7 MB of 54, and 4 MB of a packed 24.
     :param file: instead of requirements: a file of them, see `from_file` and `from_lock`.
     :param extras: of the project or lock in the file.
     :param groups: dependency groups of the project or lock in the file.
@@ -49,10 +53,21 @@ class VenvEnvironment(UvEnvironment):
     """
 
     bundle_python: bool = field(default=True, kw_only=True)
+    slim_python: bool = field(default=False, kw_only=True)
     prefix: str | os.PathLike[str] | None = field(default=None, kw_only=True)
 
     kind: ClassVar[str] = "venv"
     _existing: ClassVar[str] = "prefix"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in self._python_options.items():
+            if not isinstance(value, bool):
+                raise InvalidArgumentError(f"{name}={value!r} is not a bool. Write {name}=True or {name}=False.")
+        if self.slim_python and not self.bundle_python:
+            raise InvalidArgumentError(
+                "slim_python=True needs a bundled interpreter, but bundle_python is False. Leave one of them out."
+            )
 
     @classmethod
     def from_file(
@@ -62,6 +77,7 @@ class VenvEnvironment(UvEnvironment):
         extras: Sequence[str] = (),
         groups: Sequence[str] = (),
         bundle_python: bool = True,
+        slim_python: bool = False,
         index_conn_id: str | None = None,
         base_dir: str | os.PathLike[str] | None = None,
         python: str | None = None,
@@ -83,6 +99,7 @@ class VenvEnvironment(UvEnvironment):
             extras=extras,
             groups=groups,
             bundle_python=bundle_python,
+            slim_python=slim_python,
             index_conn_id=index_conn_id,
             base_dir=base_dir,
             python=python,
@@ -98,6 +115,7 @@ class VenvEnvironment(UvEnvironment):
         extras: Sequence[str] = (),
         groups: Sequence[str] = (),
         bundle_python: bool = True,
+        slim_python: bool = False,
         index_conn_id: str | None = None,
         base_dir: str | os.PathLike[str] | None = None,
         python: str | None = None,
@@ -117,6 +135,7 @@ class VenvEnvironment(UvEnvironment):
             extras=extras,
             groups=groups,
             bundle_python=bundle_python,
+            slim_python=slim_python,
             index_conn_id=index_conn_id,
             base_dir=base_dir,
             python=python,
@@ -130,6 +149,7 @@ class VenvEnvironment(UvEnvironment):
         path: str | os.PathLike[str],
         *,
         bundle_python: bool = True,
+        slim_python: bool = False,
         index_conn_id: str | None = None,
         base_dir: str | os.PathLike[str] | None = None,
         python: str | None = None,
@@ -148,6 +168,7 @@ class VenvEnvironment(UvEnvironment):
         return cls(
             file=check_script_name(path),
             bundle_python=bundle_python,
+            slim_python=slim_python,
             index_conn_id=index_conn_id,
             base_dir=base_dir,
             python=python,
@@ -161,6 +182,7 @@ class VenvEnvironment(UvEnvironment):
         path: str | os.PathLike[str],
         *,
         bundle_python: bool = True,
+        slim_python: bool = False,
         base_dir: str | os.PathLike[str] | None = None,
         python: str | None = None,
         glibc: str | None = None,
@@ -172,21 +194,36 @@ class VenvEnvironment(UvEnvironment):
         :param bundle_python: see `VenvEnvironment`, as for all other parameters.
         :raises InvalidArgumentError: if an argument is invalid.
         """
-        return cls(prefix=path, bundle_python=bundle_python, base_dir=base_dir, python=python, glibc=glibc)
+        return cls(
+            prefix=path,
+            bundle_python=bundle_python,
+            slim_python=slim_python,
+            base_dir=base_dir,
+            python=python,
+            glibc=glibc,
+        )
 
     def inputs(self) -> dict[str, Any]:
         """Return what is installed, as JSON-compatible data.
 
         :raises InvalidArgumentError: if a file can't be read, or its contents are invalid.
         """
-        common = {"bundle_python": self.bundle_python}
         if self.prefix is not None:
-            return {**common, "prefix": self._virtualenv().inputs()}
-        return {**common, **self._uv_inputs().inputs()}
+            return {**self._python_options, "prefix": self._virtualenv().inputs()}
+        return {**self._python_options, **self._uv_inputs().inputs()}
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that make an equal environment, as JSON-compatible data; files by name."""
-        return {"bundle_python": self.bundle_python, **super().options()}
+        return {**self._python_options, **super().options()}
+
+    @property
+    def _python_options(self) -> dict[str, bool]:
+        return {"bundle_python": self.bundle_python, "slim_python": self.slim_python}
+
+    @property
+    def _summary(self) -> str:
+        # The last component of "." is empty.
+        return super()._summary if self.prefix is None else self._absolute(self.prefix).name
 
     @property
     def _is_cross_platform(self) -> bool:
@@ -203,8 +240,8 @@ class VenvEnvironment(UvEnvironment):
         from airflow_provider_sparkdeps.environments.venv.build import VenvBuilder, VirtualenvBuilder
 
         if self.prefix is not None:
-            return VirtualenvBuilder(self._virtualenv(), scratch, context, self.bundle_python)
-        return VenvBuilder(self, self._uv_inputs(), scratch, context, self.bundle_python)
+            return VirtualenvBuilder(self._virtualenv(), scratch, context, **self._python_options)
+        return VenvBuilder(self, self._uv_inputs(), scratch, context, **self._python_options)
 
     def _virtualenv(self) -> Virtualenv:
         from airflow_provider_sparkdeps.environments.venv.existing import Virtualenv

@@ -11,7 +11,7 @@ from airflow_provider_sparkdeps.environments.base import Environment
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix
 from airflow_provider_sparkdeps.environments.prefix import site_packages
 from airflow_provider_sparkdeps.environments.prefix.bundle_python import bundle_interpreter, remove_venv_files
-from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script
+from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script, relocate_scripts
 from airflow_provider_sparkdeps.environments.pythons import BasePython, find_python
 from airflow_provider_sparkdeps.environments.requirements.resolve import Resolution, resolve
 from airflow_provider_sparkdeps.environments.requirements.uv_inputs import UvInputs
@@ -103,6 +103,7 @@ class VenvBuilder(UvBuilder):
     """Builds a venv from requirements or a lock file."""
 
     bundle_python: bool
+    slim_python: bool
 
     def relocate(self, prefix: Path) -> BuiltPrefix:
         """Remove what ties the venv to this machine, and add the interpreter."""
@@ -117,6 +118,7 @@ class VirtualenvBuilder(Builder):
     scratch: Path
     context: BuildContext
     bundle_python: bool
+    slim_python: bool
 
     @cached_property
     def base(self) -> BasePython:
@@ -150,9 +152,10 @@ def _compare(installed: Collection[str], resolution: Resolution) -> None:
 def _relocate(builder: VenvBuilder | VirtualenvBuilder, prefix: Path) -> BuiltPrefix:
     base, interpreter = builder.base, None
     remove_venv_files(prefix)
+    relocate_scripts(prefix)
     if builder.bundle_python:
         builder.context.report("relocate", f"Python {base.version} of {base.prefix}")
-        interpreter = bundle_interpreter(prefix, base)
+        interpreter = bundle_interpreter(prefix, base, slim=builder.slim_python)
     packages = site_packages.installed(prefix)
     return BuiltPrefix(python=base.version, interpreter=interpreter, packages=packages, lock=builder.lock)
 

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_sparkdeps.environments import input_files
 from airflow_provider_sparkdeps.environments.prefix import site_packages
-from airflow_provider_sparkdeps.environments.prefix.shebangs import relocate_script
+from airflow_provider_sparkdeps.environments.prefix.bundle_python import VENV_FILES
+from airflow_provider_sparkdeps.environments.prefix.shebangs import relocated
 from airflow_provider_sparkdeps.environments.pythons import BasePython, inspect_python
-from airflow_provider_sparkdeps.environments.requirements.input_tree import InputTree, copy_of, walk
+from airflow_provider_sparkdeps.environments.requirements.input_tree import InputTree, copy_of
 from airflow_provider_sparkdeps.environments.requirements.resolve import build_wheels
 from airflow_provider_sparkdeps.environments.uv import Uv
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.text import join_limited
 
-# Files that each venv has, and files that installers write again at each installation.
-_OWN = re.compile(r"(python|pythonw|activate|deactivate|pydoc)(\d|\.|$).*|.*\.bat|_virtualenv\.(py|pth)")
+# Files that installers write again at each installation.
 _UNHASHED = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
-_SHARED = ("share", "etc")
 
 
 @dataclass(frozen=True)
@@ -89,32 +90,29 @@ class Virtualenv:
     def inputs(self) -> dict[str, Any]:
         """Return what the key depends on: installed distributions, by their RECORD files, and all other files."""
         recorded: dict[str, str] = {}
-        for each in self._distributions():
-            local = each.editable
-            for path, digest, *rest in site_packages.read_record(each.info):
-                if local and not path.startswith(".."):
-                    recorded[path] = ""  # a placeholder for the project, whose own files are hashed
-                elif digest and rest and _size(self._site / path) == rest[0]:
-                    recorded[path] = digest
+        for each in self._distributions:
+            for row, digest, *rest in site_packages.read_record(each.info):
+                name = self._name(row)
+                if each.editable:
+                    recorded[name] = ""  # a placeholder for the project, whose own files are hashed
+                elif digest and rest and _size(f"{self.prefix}/{name}") == rest[0]:
+                    recorded[name] = digest
         contents = {}
-        for name, file in self._members():
-            if not _is_install_metadata(name):
-                contents[name] = recorded[name] if name in recorded else input_files.sha256_of(file)
-        shared = {
-            f"{folder}/{name}": input_files.sha256_of(path)
-            for folder in _SHARED
-            for name, path in _named(self.prefix / folder)
-        }
-        return {
-            "distributions": list(self.lock()),
-            "files": {name: digest for name, digest in sorted(contents.items()) if digest},
-            "shared": shared,
-        }
+        for name, path, link in self._members():
+            if link:
+                contents[name] = f"link to {link}"
+            elif not _is_install_metadata(name) and recorded.get(name) != "":
+                # Scripts as they will be: installers write the path of the prefix into them.
+                script = relocated(path) if name.startswith("bin/") else None
+                contents[name] = (
+                    hashlib.sha256(script).hexdigest() if script else recorded.get(name) or input_files.sha256_of(path)
+                )
+        return {"distributions": list(self.lock()), "files": contents}
 
     def lock(self) -> tuple[str, ...]:
         """Return the installed distributions, sorted; editable projects with a hash of their files."""
         lines = []
-        for each in self._distributions():
+        for each in self._distributions:
             line = f"{each.name}=={each.version}"
             local = each.editable
             lines.append(f"{line} (sha256 {self._tree(each).digest()})" if local else line)
@@ -138,33 +136,23 @@ class Virtualenv:
 
         :raises InvalidArgumentError: if it refers to packages outside of it.
         """
-        editable = [each for each in self._distributions() if each.editable]
-        excluded = {row[0] for each in editable for row in site_packages.read_record(each.info)}
+        editable = [each for each in self._distributions if each.editable]
+        excluded = {self._name(row[0]) for each in editable for row in site_packages.read_record(each.info)}
         self._check_is_closed(excluded)
         uv.create_venv(prefix, python=base.executable)
-        site = prefix / "lib" / f"python{self.minor}" / "site-packages"
-        # An installer's record of where a package came from may contain a path or a token.
-        excluded |= {
-            name
-            for name, _ in self._members()
-            if _is_install_metadata(name) and name.endswith(site_packages.INSTALL_METADATA)
-        }
-        members = [(name, path) for name, path in self._members() if name not in excluded]
-        for name, path in members:
-            target = site / name
+        for name, path, link in self._members():
+            # An installer's record of where a package came from may contain a path or a token.
+            is_origin = _is_install_metadata(name) and name.endswith(site_packages.INSTALL_METADATA)
+            if name in excluded or is_origin:
+                continue
+            target = prefix / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(path, target, within=self._site)
-        scripts = {os.path.normpath(self._site / name) for name in excluded if name.startswith("..")}
-        for script in sorted((self.prefix / "bin").iterdir()):
-            if script.is_file() and not _OWN.fullmatch(script.name) and str(script) not in scripts:
-                relocate_script(script, prefix / "bin" / script.name)
-        for folder in _SHARED:
-            for name, path in _named(self.prefix / folder):
-                (prefix / folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, prefix / folder / name)
-        for info in site.glob("*.dist-info"):
-            # Scripts were rewritten; bytecode and install metadata were not copied.
-            site_packages.remove_from_record(info, _is_stale)
+            if link:
+                target.symlink_to(link)
+            else:
+                shutil.copy2(path, target)
+        for info in prefix.glob("lib/python3.*/site-packages/*.dist-info"):
+            site_packages.remove_from_record(info, _is_not_copied)
         projects = []
         for each in editable:
             tree = self._tree(each)
@@ -187,32 +175,32 @@ class Virtualenv:
         tree.add_local(directory)
         return tree
 
+    @cached_property
     def _distributions(self) -> list[_Distribution]:
-        from packaging.utils import canonicalize_name
-
         found = []
-        for info in sorted(self._site.glob("*.dist-info")):
-            name, _, version = info.name.removesuffix(".dist-info").partition("-")
+        for name, version, info in site_packages.distributions(self._site):
             try:
                 origin = json.loads((info / "direct_url.json").read_bytes())
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 origin = {}
-            found.append(_Distribution(canonicalize_name(name), version, info, origin))
+            found.append(_Distribution(name, version, info, origin))
         return found
 
-    def _members(self) -> Iterator[tuple[str, Path]]:
-        for directory, names, entries in os.walk(self._site, followlinks=True):
-            names[:] = sorted(name for name in names if name != "__pycache__")
-            for entry in sorted(entries):
-                path = Path(directory) / entry
-                name = path.relative_to(self._site).as_posix()
-                if not entry.endswith(".pyc") and not _OWN.fullmatch(name):
-                    yield name, path
+    def _name(self, recorded: str) -> str:
+        """Return the path in the prefix of a path in a RECORD."""
+        return os.path.normpath(f"lib/python{self.minor}/site-packages/{recorded}")
+
+    def _members(self) -> Iterator[tuple[str, Path, str]]:
+        """Yield the name and path of each file that a venv does not have by itself, and where it links to.
+
+        :raises InvalidArgumentError: if something can't be copied.
+        """
+        return _members(Path(os.path.realpath(self.prefix)), "", ())
 
     def _check_is_closed(self, excluded: set[str]) -> None:
         outside = []
         for path in sorted(self._site.glob("*.pth")):
-            if path.name in excluded:
+            if self._name(path.name) in excluded:
                 continue
             for line in input_files.read_text(path).splitlines():
                 entry = line.strip()
@@ -229,34 +217,58 @@ class Virtualenv:
             )
 
 
-def _named(root: Path) -> Iterator[tuple[str, Path]]:
-    for path in walk(root):
-        yield path.relative_to(root).as_posix(), path
-
-
 def _is_install_metadata(name: str) -> bool:
     folder, _, last = name.rpartition("/")
     return folder.endswith(".dist-info") and last in _UNHASHED
 
 
-def _is_stale(path: str) -> bool:
-    return path.startswith("../") or path.endswith(".pyc") or path.endswith(site_packages.INSTALL_METADATA)
+def _is_not_copied(recorded: str) -> bool:
+    return "__pycache__/" in recorded or recorded.endswith(site_packages.INSTALL_METADATA)
 
 
-def _size(path: Path) -> str | None:
+def _size(path: str) -> str | None:
     try:
-        return str(path.stat().st_size)
+        return str(os.stat(path).st_size)  # noqa: PTH116 - a Path for each file takes longer than the rest
     except OSError:
         return None
 
 
-def _copy(path: Path, target: Path, *, within: Path) -> None:
+def _members(directory: Path, below: str, within: tuple[Path, ...]) -> Iterator[tuple[str, Path, str]]:
+    """Yield name, path and link target of each file, sorted. Links out of the prefix are followed.
+
+    :param directory: without links in its path.
+    :param below: its name in the prefix, with a slash.
+    :param within: the prefix, and the directories outside of it that links have led to.
+    """
+    within = within or (directory,)
     try:
-        link = path.readlink() if path.is_symlink() else None
-        stays = link and not link.is_absolute() and Path(os.path.normpath(path.parent / link)).is_relative_to(within)
-        if link and stays:
-            target.symlink_to(link)
+        with os.scandir(directory) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InvalidArgumentError(f"Could not read {directory}: {error.strerror}. Correct its permissions.") from error
+    for entry in found:
+        name, path = below + entry.name, Path(entry)
+        is_venvs = VENV_FILES.fullmatch(name) or (name == "lib64" and entry.is_symlink())
+        if entry.name == "__pycache__" or is_venvs:
+            continue
+        inside = within
+        if entry.is_symlink():
+            written = directory / path.readlink()
+            target = Path(os.path.normpath(Path(os.path.realpath(written.parent), written.name)))
+            if target.is_relative_to(within[-1]):
+                yield name, path, os.path.relpath(target, directory)
+                continue
+            path = Path(os.path.realpath(path))
+            if any(each.is_relative_to(path) for each in within):
+                raise InvalidArgumentError(
+                    f"{within[0]}/{name} is a link to {path}, which contains the link itself. Remove it, or replace it"
+                    " by a copy of what is needed."
+                )
+            inside = (*within, path)
+        if entry.is_dir():
+            yield from _members(path, f"{name}/", inside)
+        elif entry.is_file():
+            yield name, path, ""
         else:
-            shutil.copy2(path, target)
-    except FileNotFoundError as error:
-        raise BuildError(f"{path} is a broken link. Install its package again.") from error
+            what = f"a broken link to {path}" if entry.is_symlink() else "neither a file nor a directory nor a link"
+            raise InvalidArgumentError(f"{within[0]}/{name} is {what}. Remove it, or install its package again.")
