@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_sparkdeps.environments.base import Environment
-from airflow_provider_sparkdeps.environments.conda import conda_pack, existing
+from airflow_provider_sparkdeps.environments.conda import activation, conda_pack, existing
 from airflow_provider_sparkdeps.environments.conda.rattler import Rattler, explicit_records
 from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix, Login
@@ -146,6 +146,8 @@ def _relocate(
 ) -> BuiltPrefix:
     version = existing.python_version(environment)
     context.report("relocate", f"Python {version}")
+    # Before the copy, in whose files the path is a placeholder.
+    env_vars = activation.env_vars(environment, {}, context)
     script = conda_pack.relocate_prefix(
         environment,
         prefix,
@@ -158,4 +160,5 @@ def _relocate(
         packages=site_packages.installed(prefix),
         lock=lock,
         post_unpack_script=script,
+        env_vars=env_vars,
     )

@@ -122,6 +122,11 @@ def refuse_credentials(url: str, what: str) -> None:
         )
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Whether the name or the value of an environment variable looks like that of a credential."""
+    return has_credentials(f"?{name}={value}")
+
+
 def check_python(specs: Iterable[str], minor: str) -> None:
     """Raise InvalidArgumentError if no release of a minor version of Python meets the specs.
 
