@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packaging.utils import canonicalize_name
+
 from airflow_provider_sparkdeps.environments.base import Environment
 from airflow_provider_sparkdeps.environments.conda import activation, conda_pack, existing
-from airflow_provider_sparkdeps.environments.conda.rattler import Rattler, explicit_records
+from airflow_provider_sparkdeps.environments.conda.lock_files import LockedPackages
+from airflow_provider_sparkdeps.environments.conda.rattler import Rattler
 from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix, Login
 from airflow_provider_sparkdeps.environments.prefix import site_packages
@@ -27,6 +30,7 @@ class CondaBuilder(Builder):
 
     :param environment: whose Python, platform and index are used.
     :param packages: to install.
+    :param locked: the exact conda packages, if they are known, and packages of pip.
     :param channel_logins: logins of private channels.
     :param scratch: a directory for intermediate files.
     :param context: of the build.
@@ -34,6 +38,7 @@ class CondaBuilder(Builder):
 
     environment: Environment
     packages: CondaPackages
+    locked: LockedPackages | None
     channel_logins: Sequence[Login]
     scratch: Path
     context: BuildContext
@@ -52,10 +57,9 @@ class CondaBuilder(Builder):
     @cached_property
     def records(self) -> list[RepoDataRecord]:
         """The exact conda packages."""
-        if self.packages.explicit:
-            found = explicit_records(self.packages.explicit)
-            _check_python(found, self.environment.python_minor)
-            return found
+        if self.locked:
+            _check_python(self.locked.conda, self.environment.python_minor)
+            return list(self.locked.conda)
         self.context.report("resolve", f"{self.environment.title}, from {', '.join(self.packages.channels)}")
         specs = [*self.packages.dependencies, f"python {self.environment.python_minor}.*"]
         return self.rattler.solve(specs, self.packages.channels)
@@ -69,14 +73,23 @@ class CondaBuilder(Builder):
 
     @cached_property
     def pip_lock(self) -> list[str]:
-        """The exact packages from the Python index. uv needs the installed conda packages to resolve them."""
-        if not self.packages.pip:
+        """The exact packages of pip. uv needs the installed conda packages to resolve them."""
+        locked = self.locked.pip if self.locked else {}
+        if not self.packages.pip and not locked:
             return []
         # A package of conda that pip overwrites would be broken: keep the versions of conda.
         from_conda = {name: version for name, version in site_packages.installed(self.installed).items() if version}
+        if twice := sorted({canonicalize_name(name) for name in locked} & from_conda.keys()):
+            raise BuildError(
+                f"The lock has {', '.join(twice)} both as a conda package and as a package of pip. One would"
+                " overwrite the other. Remove one of them, and lock again."
+            )
+        if not self.packages.pip:
+            return sorted(locked.values())
         self.context.report("resolve", f"pip: {', '.join(self.packages.pip)}")
         constraints = [f"{name}=={version}" for name, version in from_conda.items()]
-        resolved = self.uv.resolve(self.packages.pip, python=self.installed / "bin/python", constraints=constraints)
+        wanted = [*self.packages.pip, *locked.values()]
+        resolved = self.uv.resolve(wanted, python=self.installed / "bin/python", constraints=constraints)
         return [line for line in resolved if line.partition("==")[0].partition("[")[0] not in from_conda]
 
     @property
@@ -93,7 +106,7 @@ class CondaBuilder(Builder):
 
     def relocate(self, prefix: Path) -> BuiltPrefix:
         """Make a relocatable copy of the environment."""
-        return _relocate(self.installed, prefix, self.lock, self.context)
+        return _relocate(self.installed, prefix, self.lock, self.context, self.packages.variables)
 
 
 @dataclass(eq=False)
@@ -114,7 +127,7 @@ class InstalledBuilder(Builder):
 
     def relocate(self, prefix: Path) -> BuiltPrefix:
         """Make a relocatable copy of the environment."""
-        return _relocate(self.environment, prefix, self.lock, self.context, self.ignore_missing_files)
+        return _relocate(self.environment, prefix, self.lock, self.context, {}, self.ignore_missing_files)
 
 
 def _check_python(records: Sequence[RepoDataRecord], minor: str) -> None:
@@ -124,9 +137,9 @@ def _check_python(records: Sequence[RepoDataRecord], minor: str) -> None:
     found = ".".join(version.split(".")[:2])
     if found != minor:
         raise BuildError(
-            f"The lock has Python {version}, not {minor} (python=..., by default the worker's version). UDFs need the"
-            f' Python that pickles them. Set python="{found}" and run the task on it, or create a lock with Python'
-            f" {minor}."
+            f"The lock has Python {version}, not {minor} (python=..., by default the worker's version). Executors must"
+            " run the same minor version as the worker that pickles the UDFs. Set"
+            f' python="{found}" and run the task on a worker with it, or create a lock with Python {minor}.'
         )
 
 
@@ -142,12 +155,13 @@ def _relocate(
     prefix: Path,
     lock: tuple[str, ...],
     context: BuildContext,
+    variables: Mapping[str, str],
     ignore_missing_files: bool = False,
 ) -> BuiltPrefix:
     version = existing.python_version(environment)
     context.report("relocate", f"Python {version}")
     # Before the copy, in whose files the path is a placeholder.
-    env_vars = activation.env_vars(environment, {}, context)
+    env_vars = activation.env_vars(environment, variables, context)
     script = conda_pack.relocate_prefix(
         environment,
         prefix,
