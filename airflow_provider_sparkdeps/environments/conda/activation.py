@@ -60,11 +60,11 @@ def env_vars(prefix: Path, variables: Mapping[str, str], context: BuildContext) 
     for name, value in sorted(named.items()):
         try:
             check_env_vars({name: value}, "The activation of the environment")
-        except InvalidArgumentError as error:
-            context.report("relocate", f"{error} It was left out.")
+        except InvalidArgumentError:
+            context.report("relocate", f"variable {name} of the activation left out: Python workers can't have it")
             continue
         if is_secret(name, value):
-            context.report("relocate", f"The variable {name} looks like a credential and was left out.")
+            context.report("relocate", f"variable {name} of the activation left out: it looks like a credential")
         else:
             kept[name] = re.sub(rf"(?:{paths})(?![\w.-])", PREFIX_TOKEN, value)
     return {**kept, **variables}

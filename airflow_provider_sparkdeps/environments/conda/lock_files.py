@@ -59,9 +59,12 @@ def read_lock(path: Path, *, platform: str, environment: str) -> LockedPackages:
     text = _read(path)
     subdir = SUBDIRS.get(platform, platform)
     if not _EXPLICIT.search(text):
+        from rattler import PypiLockedPackage
+
         packages = _select(_parse(text, path), environment, subdir, path)
-        pip = {each.name: _requirement(each, path) for each in packages if not hasattr(each, "package_record")}
-        return LockedPackages([_record(each, path) for each in packages if hasattr(each, "package_record")], pip)
+        pip = {each.name: _requirement(each, path) for each in packages if isinstance(each, PypiLockedPackage)}
+        conda = [_record(each, path) for each in packages if not isinstance(each, PypiLockedPackage)]
+        return LockedPackages(conda, pip)
     if environment != "default":
         raise InvalidArgumentError(f"{path} is an @EXPLICIT list and has no environment {environment!r}. Leave it out.")
     return _read_explicit(text, subdir, path)

@@ -30,8 +30,9 @@ _VERSION = r"([<>]=?|[!=]=) ?\d[\d.]*"
 # Specs that need not be read when a DAG is parsed, as rattler takes long to import.
 _PLAIN = re.compile(rf"[A-Za-z0-9_][\w.-]*( ?={{1,2}}\d[\d.]*(\.\*)?| ?{_VERSION}(, ?{_VERSION})*)?", re.ASCII)
 _PYTHON = re.compile(r"(?:.*::)?python(?:[\s=<>!~\[].*)?", re.IGNORECASE)
-_HASH = re.compile(r"[0-9a-f]{32}|sha256:[0-9a-f]{64}")
-_ARCHIVE = (".conda", ".tar.bz2")
+_PACKAGE_URL = re.compile(
+    r"\w[\w+.-]*://\S+/[^\s/#]+(?:-[^\s/#-]+){2}\.(?:conda|tar\.bz2)(?:#(?:[0-9a-f]{32}|sha256:[0-9a-f]{64}))?"
+)
 _MINORS = [f"3.{minor}" for minor in range(9, 15)]
 
 
@@ -99,7 +100,7 @@ def read_spec(line: str) -> MatchSpec:
     if re.search(r"[\s=;,]", spec.build or ""):
         raise _not_a_spec(line, f"its build would be {spec.build!r}")
     if re.search(r">\s*\d[\w.]*\.\*", line):
-        raise _not_a_spec(line, "`>` and `.*` exclude each other; write `>1.17` or `>=1.18`")
+        raise _not_a_spec(line, "`>` and `.*` exclude each other")
     return spec
 
 
@@ -188,16 +189,11 @@ def normalize_urls(explicit: object) -> tuple[str, ...]:
     """
     found = set()
     for each in list_of_strings(explicit, "explicit", '["https://.../six-1.17.0-pyhe01879c_1.conda#sha256:..."]'):
-        url, _, digest = each.strip().partition("#")
-        refuse_credentials(url, "A package")
-        if not url.endswith(_ARCHIVE) or "://" not in url or (digest and not _HASH.fullmatch(digest)):
+        refuse_credentials(each, "A package")
+        if not _PACKAGE_URL.fullmatch(each.strip()):
             raise InvalidArgumentError(
-                f"{each!r} is not the URL of a conda package. Write a URL that ends in `.conda` or `.tar.bz2`, and"
-                " then `#<md5>` or `#sha256:<sha256>`."
-            )
-        if url.rpartition("/")[2].count("-") < 2:
-            raise InvalidArgumentError(
-                f"{each!r} is not the URL of a conda package: its file name is not name-version-build. Correct it."
+                f"{each!r} is not the URL of a conda package. Write a URL that ends in `/name-version-build.conda` or"
+                " `.tar.bz2`, and then `#<md5>` or `#sha256:<sha256>`."
             )
         found.add(each.strip())
     return tuple(sorted(found))
