@@ -29,7 +29,8 @@ def read_environment_yml(path: Path) -> dict[str, Any]:
 
     :raises InvalidArgumentError: if the file can't be read, or contains what can't be installed.
     """
-    data = load_yaml(read_text(path), path)
+    text = read_text(path)
+    data = load_yaml(text, path)
     listed = data.get("dependencies") if isinstance(data, dict) else None
     if not isinstance(listed, list):
         raise InvalidArgumentError(f"{path} is not an environment.yml: it has no list of `dependencies`. Add one.")
@@ -38,6 +39,8 @@ def read_environment_yml(path: Path) -> dict[str, Any]:
             f"{path} has `{'`, `'.join(unknown)}`, which conda does not know and would ignore. Remove that. Indexes for"
             " pip are passed as index_conn_id=..., and the platform as platform=...."
         )
+    if twice := _first_duplicate(text):
+        raise InvalidArgumentError(f"{path} has the key `{twice}` more than once. Remove all but one.")
     pip: list[str] = []
     for section in (each for each in listed if isinstance(each, dict)):
         if set(section) != {"pip"}:
@@ -59,6 +62,18 @@ def read_environment_yml(path: Path) -> dict[str, Any]:
         "pip": pip,
         "variables": _variables(data.get("variables") or {}, path),
     }
+
+
+def _first_duplicate(text: str) -> str | None:
+    """Return a key that is twice in a mapping of a YAML file, of which PyYAML drops one and conda refuses both."""
+    import yaml
+
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    for mapping in (root, *(value for _, value in root.value)):
+        names = [key.value for key, _ in mapping.value] if isinstance(mapping, yaml.MappingNode) else []
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            return str(twice)
+    return None
 
 
 def _variables(variables: object, path: Path) -> dict[str, str]:

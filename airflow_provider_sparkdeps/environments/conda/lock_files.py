@@ -142,17 +142,15 @@ def _select(lock: LockFile, environment: str, subdir: str, path: Path) -> list[L
             f"{path} has no environment {environment!r}, but {', '.join(sorted(environments)) or 'none'}. Pass one of"
             " them as environment=..., or lock again."
         )
-    platforms = {each.name: each for each in environments[environment].platforms()}
-    # A platform of pixi may have another name.
-    names = [name for name, each in platforms.items() if str(each.subdir) == subdir]
-    chosen = subdir if subdir in names else names[0] if len(names) == 1 else None
-    packages = environments[environment].packages(platforms[chosen]) if chosen else None
-    if not packages:
+    packages = {each: listed for each, listed in environments[environment].packages_by_platform().items() if listed}
+    # A platform of pixi may have another name than conda's.
+    found = {each.name: listed for each, listed in packages.items() if str(each.subdir) == subdir}
+    if subdir not in found and len(found) != 1:
+        named = ", ".join(sorted(each.name for each in packages)) or "no platform"
         raise InvalidArgumentError(
-            f"{path} has no packages for {subdir} in its environment {environment!r}, but for"
-            f" {', '.join(sorted(platforms)) or 'no platform'}. Lock for {subdir}."
+            f"The environment {environment!r} in {path} has packages for {named}, and not for {subdir}. Lock for it."
         )
-    return packages
+    return found.get(subdir) or next(iter(found.values()))
 
 
 def _record(package: LockedPackage, path: Path) -> RepoDataRecord:

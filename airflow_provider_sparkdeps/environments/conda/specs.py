@@ -170,8 +170,8 @@ def check_python(specs: Iterable[str], minor: str) -> None:
         return
     allowed = [each for each in _MINORS if fits(each)]
     raise InvalidArgumentError(
-        f"{' and '.join(map(repr, pins))} in the dependencies contradicts Python {minor} (python=..., by default the"
-        " worker's version). Executors must run the same minor version as the worker that pickles the UDFs. "
+        f"The dependency {', '.join(map(repr, pins))} contradicts Python {minor} (python=..., by default the worker's"
+        " version). Executors must run the same minor version as the worker that pickles the UDFs. "
         + (
             f'It allows {", ".join(allowed)}: set python="{allowed[-1]}" and run the task on a worker with that Python,'
             f" or allow {minor} in the dependency."

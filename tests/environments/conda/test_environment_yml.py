@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from ...support.conda_builds import Builder
 from .test_activation import GLOBE
 from .test_specs import ANY, SIX
+
+VERSION = ".".join(map(str, sys.version_info[:3]))
 
 
 def write(path: Path, text: str) -> Path:
@@ -162,6 +165,34 @@ def test_an_option_of_pip_is_rejected_by_name(tmp_path: Path, line: str, advice:
     message = f"has the option '{line.replace('me:hunter2', '[*]{3}')}' in its `pip:` section.*{advice}"
     with pytest.raises(InvalidArgumentError, match=message):
         _ = environment.key
+
+
+@pytest.mark.parametrize("more", ["dependencies: [numpy]", "variables: {A: x, B: y, A: z}"])
+def test_a_key_that_is_there_twice_is_rejected(tmp_path: Path, more: str) -> None:
+    text = f"channels: [{ANY}]\ndependencies: [six]\n{more}"
+    environment = CondaEnvironment.from_file(write(tmp_path / "environment.yml", text))
+    with pytest.raises(InvalidArgumentError, match=r"has the key `(dependencies|A)` more than once"):
+        _ = environment.key
+
+
+def test_what_conda_env_export_writes_is_built(build: Builder, channel: str, tmp_path: Path) -> None:
+    text = f"""
+name: tasting
+channels:
+  - {channel}
+  - nodefaults
+dependencies:
+  - python={VERSION}=h0_0
+  - cheese=1.0=py_0
+  - pip:
+      - tabulate==0.9.0
+variables:
+  KIND: brie
+prefix: /opt/conda/envs/tasting
+"""
+    path = write(tmp_path / "environment.yml", text)
+    _, built = build(environment=CondaEnvironment.from_file(path))
+    assert (built.python, built.packages) == (VERSION, {"cheese": "1.0", "tabulate": "0.9.0"})
 
 
 def test_a_section_that_conda_does_not_know_is_rejected_by_name(tmp_path: Path) -> None:

@@ -187,9 +187,22 @@ def test_environments_and_platforms_of_a_lock_are_named_if_the_wanted_one_is_mis
     path = write(tmp_path / "pixi.lock", pixi({"conda": other}, platform="osx-64", environment="test"))
     with pytest.raises(InvalidArgumentError, match=r"pixi\.lock has no environment 'default', but test\. Pass one"):
         locked(path)
-    message = r"pixi\.lock has no packages for linux-64 in its environment 'test', but for osx-64, win-64\. Lock"
+    message = r"'test' in .*pixi\.lock has packages for osx-64, and not for linux-64\. Lock for it"
     with pytest.raises(InvalidArgumentError, match=message):
         locked(path, "test")
+
+
+def test_two_platforms_of_pixi_that_could_be_meant_are_rejected(tmp_path: Path) -> None:
+    """Pixi has names of its own for platforms, one of which may be conda's."""
+    content = pixi({"conda": SIX, "sha256": HEX}, platform="cpu")
+    packages = content["environments"]["default"]["packages"]
+    packages["gpu"] = packages["cpu"]
+    platforms = [{"name": name, "subdir": "linux-64"} for name in ("cpu", "gpu", "linux-64")]
+    content |= {"version": 7, "platforms": [*platforms, {"name": "win-64"}]}
+    with pytest.raises(InvalidArgumentError, match=r"has packages for cpu, gpu, and not for linux-64"):
+        locked(write(tmp_path / "pixi.lock", content))
+    packages["linux-64"] = packages["cpu"]
+    assert locked(write(tmp_path / "pixi.lock", content))[0] == [f"{SIX}#{HEX}"]
 
 
 @pytest.mark.parametrize(
