@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from airflow_provider_sparkdeps.archives.manifest import Contents
+from airflow_provider_sparkdeps.environments.prefix.site_packages import distributions
 from airflow_provider_sparkdeps.exceptions import ArchiveError
 from airflow_provider_sparkdeps.utils.elf import MAGIC, read_dynamic
 from airflow_provider_sparkdeps.utils.text import join_limited
@@ -125,18 +126,14 @@ def _modules(prefix: Path) -> tuple[str, ...] | None:
 
 
 def _module_name(path: Path) -> str | None:
-    name = path.name.partition(".")[0] if path.suffix in {".py", ".so"} and path.is_file() else path.name
-    return name if name.isidentifier() and (path.is_dir() or path.suffix in {".py", ".so"}) else None
+    name = path.name.partition(".")[0] if path.suffix in {".py", ".pyc", ".so"} and path.is_file() else path.name
+    return name if name.isidentifier() and (path.is_dir() or path.suffix in {".py", ".pyc", ".so"}) else None
 
 
 def _package_sizes(prefix: Path) -> dict[str, int]:
-    from packaging.utils import canonicalize_name
-
     sizes: dict[str, int] = {}
-    roots = [str(path) for path in sorted(prefix.glob("lib/python3.*/site-packages"))]
-    for distribution in metadata.distributions(path=roots):
-        located = (Path(str(file.locate())) for file in distribution.files or ())
-        name = canonicalize_name(distribution.name)
+    for name, _, info in (each for site in prefix.glob("lib/python3.*/site-packages") for each in distributions(site)):
+        located = (Path(str(file.locate())) for file in metadata.Distribution.at(info).files or ())
         sizes[name] = sum(path.lstat().st_size for path in located if path.is_file() and path.suffix != ".pyc")
     for record in prefix.glob("conda-meta/*.json"):
         facts = json.loads(record.read_text(encoding="utf-8"))

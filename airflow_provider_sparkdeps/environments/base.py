@@ -258,3 +258,17 @@ def list_of_strings(value: object, field: str, example: str) -> list[str]:
     if wrong is not None:
         raise InvalidArgumentError(f"{field} contains {wrong!r}, which is not a string. Write {field}={example}.")
     return listed
+
+
+_REFUSED_VARIABLES = re.compile(r"PYTHONPATH|PYTHONHASHSEED|PYTHONHOME|PATH|LD_LIBRARY_PATH|(SPARK|PYSPARK)_.*")
+
+
+def check_env_vars(mapping: Mapping[str, str], what: str) -> None:
+    """Check the names of environment variables for Python workers.
+
+    :param what: where they are written, for the error message.
+    :raises InvalidArgumentError: if one can't be set.
+    """
+    for name in mapping:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name) or _REFUSED_VARIABLES.fullmatch(name):
+            raise InvalidArgumentError(f"{what} sets {name}, which can't be set for Python workers. Remove it.")

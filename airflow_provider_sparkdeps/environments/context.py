@@ -69,6 +69,7 @@ class BuiltPrefix:
         with the path of the unpacked environment as its argument.
     :param host_path: the PATH on which an interpreter that is a script finds the Python that it runs; None if the
         interpreter is a Python that is completely in the prefix.
+    :param env_vars: variables that Python workers need; `@sparkdeps-prefix@` stands for the prefix.
     """
 
     python: str
@@ -77,6 +78,7 @@ class BuiltPrefix:
     lock: tuple[str, ...]
     post_unpack_script: str | None = None
     host_path: str | None = None
+    env_vars: Mapping[str, str] = field(default_factory=dict)
 
 
 class Builder(ABC):

@@ -122,30 +122,29 @@ class Uv:
         *where: str | Path,
         pylock: str = "",
         wheels: Sequence[Path] = (),
-        hashed: tuple[Path, Path] | None = None,
+        as_written: tuple[Path, Path] | None = None,
     ) -> None:
         """Install exactly these packages.
 
-        :param where: options of uv that name the interpreter or the directory.
+        :param where: options of uv, such as those that name the interpreter or the directory.
         :param pylock: contents of a pylock.toml.
         :param wheels: local ones.
-        :param hashed: instead of both, a requirements.txt whose hashes are checked, and where uv starts.
+        :param as_written: instead of both, a requirements.txt, and where uv starts.
         :raises BuildError: if it fails; with uv's output.
         """
         # The user's settings may ask for symlinks into the cache, which executors do not have.
         common = ["--link-mode", "hardlink", *where, *self._cross_platform]
         self._phase = "install"
         self._installed = self._fetched = 0
-        if hashed:
-            file, directory = hashed
+        if as_written:
+            file, directory = as_written
             self._uv(
-                "pip", "install", "--require-hashes", "--requirements", file, *common,
-                what="install the packages", directory=directory,
-            )  # fmt: skip
-        if pylock and not hashed:
+                "pip", "install", "--requirements", file, *common, what="install the packages", directory=directory
+            )
+        elif pylock:
             locked = self.file("pylock.sparkdeps.toml", pylock.splitlines())
             self._uv("pip", "install", "--no-deps", "--requirements", locked, *common, what="install the packages")
-        if wheels and not hashed:
+        if wheels and not as_written:
             self._uv("pip", "install", "--no-deps", *common, *wheels, what="install the local packages")
         if self._installed:
             self._report(
@@ -199,7 +198,7 @@ class Uv:
         # A missing interpreter is reported as an error, unless the user allows uv to download it.
         downloads = os.environ.get("UV_PYTHON_DOWNLOADS", "never")
         environ = tool_environ(
-            UV_PYTHON_DOWNLOADS=downloads, UV_NO_PROGRESS="1", NO_COLOR="1", SOURCE_DATE_EPOCH=_BUILT_AT
+            UV_PYTHON_DOWNLOADS=downloads, UV_NO_PROGRESS="1", NO_COLOR="1", COLUMNS="9999", SOURCE_DATE_EPOCH=_BUILT_AT
         )
         for name in _OVERRULED:
             environ.pop(name, None)

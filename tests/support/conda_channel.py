@@ -141,6 +141,7 @@ def make_channel(channel: Path) -> str:
     - `cheese` 1.0 and 2.0: noarch, with the metadata of a distribution and the entry point `cheese`.
     - `cracker`: needs cheese below 2.
     - `cellar`: a script, a text file and a binary file that contain the prefix; no distribution.
+    - `globe`: a script and a JSON file with environment variables for its activation.
     """
     with tempfile.TemporaryDirectory() as directory:
         write_package(channel, _python(Path(directory) / "prefix"))
@@ -148,6 +149,7 @@ def make_channel(channel: Path) -> str:
         write_package(channel, pure("cheese", version))
     write_package(channel, pure("cracker", "1.0", depends=("cheese <2",)))
     write_package(channel, _cellar())
+    write_package(channel, _globe())
     return index(channel)
 
 
@@ -174,6 +176,25 @@ def _cellar() -> Package:
     }
     prefixed = {"bin/cellar": "text", "share/cellar/where.txt": "text", "lib/cellar.bin": "binary"}
     return Package("cellar", "1.0", files, (f"python {MINOR}.*",), prefixed=prefixed, executables=("bin/cellar",))
+
+
+def _globe() -> Package:
+    script = f"""
+        # As in the packages of GDAL and PROJ.
+        if [ -d "$CONDA_PREFIX/share/globe" ]; then
+            export GLOBE_DATA="$CONDA_PREFIX/share/globe:/usr/share/globe"
+        fi
+        export GLOBE_HOME={PLACEHOLDER}/share/globe GLOBE_SEEN="$GLOBE_SCALE" GLOBE_USER="${{USER:-nobody}}"
+        export _GLOBE_OLD=1 CONDA_GLOBE=1 PATH="$CONDA_PREFIX/globe:$PATH" PYTHONPATH=/globe GLOBE_TOKEN=hunter2
+        echo "The earth is round."
+        [ -d /nowhere ] && export GLOBE_NOWHERE=1
+    """
+    files: dict[str, bytes | Path] = {
+        "share/globe/earth.txt": b"round\n",
+        "etc/conda/activate.d/globe.sh": script.encode(),
+        "etc/conda/env_vars.d/globe.json": b'{"GLOBE_SCALE": "1:50", "GLOBE_UNIT": "km"}',
+    }
+    return Package("globe", "1.0", files, prefixed={"etc/conda/activate.d/globe.sh": "text"})
 
 
 def _python(prefix: Path) -> Package:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_sparkdeps.environments.base import Environment, list_of_strings
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
-from airflow_provider_sparkdeps.utils.platforms import current_platform
+from airflow_provider_sparkdeps.utils.platforms import current_platform, current_python
 
 if TYPE_CHECKING:
+    from airflow_provider_sparkdeps.environments.conda.lock_files import LockedPackages
     from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages
 
 
@@ -28,11 +29,12 @@ class CondaEnvironment(Environment):
         existing = CondaEnvironment.from_prefix("/opt/conda/envs/maps")
 
     The builder needs `airflow-provider-sparkdeps[conda]`, but no conda. Scripts that conda runs after linking packages
-    or when it activates an environment are never run.
+    are never run. Those that it runs when it activates an environment are run once, by the build.
 
     :param dependencies: conda specs. Order, whitespace and comments make no difference. Python is always included. UDFs
         that use Arrow need pyarrow (and pandas) here, but not pyspark, which Spark's workers provide.
-    :param channels: names, URLs and absolute paths, in order of priority; no other channels are used.
+    :param channels: names, URLs and absolute paths, in order of priority; no other channels are used, but those of
+        specs such as `conda-forge::gdal`. `defaults` is repo.anaconda.com.
     :param pip: PEP 508 strings. uv installs them without changing the conda packages.
     :param explicit: instead of dependencies: URLs of packages, each with an optional `#<md5>` or `#sha256:<sha256>`.
     :param file: instead of dependencies: an environment.yml, see `from_file`.
@@ -72,8 +74,8 @@ class CondaEnvironment(Environment):
 
         super().__post_init__()
         packages = CondaPackages(self.dependencies, self.channels, self.pip, self.explicit)
-        for name, value in vars(packages).items():
-            object.__setattr__(self, name, value)
+        for name in ("dependencies", "channels", "pip", "explicit"):
+            object.__setattr__(self, name, getattr(packages, name))
         conn_ids = list_of_strings(self.channel_conn_ids, "channel_conn_ids", '["conda"]')
         object.__setattr__(self, "channel_conn_ids", tuple(conn_ids))
         sources = ("dependencies", "explicit", "file", "lock", "prefix", "name")
@@ -82,9 +84,9 @@ class CondaEnvironment(Environment):
                 f"CondaEnvironment needs exactly one of {', '.join(sources)}. Write for example"
                 ' CondaEnvironment(["pandas <3"], channels=["conda-forge"]) or CondaEnvironment.from_file("...").'
             )
-        if self.dependencies:
-            packages.check_channels()
-            check_python(self.dependencies, self.python_minor)
+        if self.dependencies and not self.channels:
+            raise InvalidArgumentError('channels is empty. Write for example channels=["conda-forge"].')
+        check_python(self.dependencies, self.python or current_python())
         if self._is_installed and self.pip:
             raise InvalidArgumentError(
                 "pip can't be combined with an installed environment. Install the packages there instead."
@@ -110,8 +112,8 @@ class CondaEnvironment(Environment):
     ) -> CondaEnvironment:
         """Return the environment that an `environment.yml` describes.
 
-        The file is read when the key is asked for, and by the build. Its channels, dependencies and `pip:` section are
-        used; its name makes no difference.
+        The file is read when the key is asked for, and by the build. Its channels, dependencies, `pip:` section and
+        variables are used; its name makes no difference.
 
         :param path: of the file.
         :param channels: channels to use if the file has none.
@@ -148,7 +150,7 @@ class CondaEnvironment(Environment):
         """Return the environment that a lock file describes. It is read when the key is asked for, and by the build.
 
         :param path: of an `@EXPLICIT` list (`conda list --explicit --sha256`), a pixi.lock or a conda-lock.yml. Of the
-            latter two, the packages for one platform are used; those from a Python index by name and version.
+            latter two, the packages for one platform are used, and of conda-lock's categories only `main`.
         :param environment: environment of a pixi.lock.
         :param pip: PEP 508 strings, in addition to those of the lock.
         :param channel_conn_ids: see `CondaEnvironment`, as for all other parameters.
@@ -213,11 +215,14 @@ class CondaEnvironment(Environment):
 
         :raises InvalidArgumentError: if a file can't be read, or its contents are invalid.
         """
-        from airflow_provider_sparkdeps.environments.conda import existing
+        from airflow_provider_sparkdeps.environments.conda import existing, lock_files
 
         if self._is_installed:
             digest = existing.digest(self._find_installed()[0])
             return {"installed": digest, "ignore_missing_files": self.ignore_missing_files}
+        if self.lock:
+            digest = lock_files.digest(self._absolute(self.lock))
+            return {"lock": digest, "environment": self.lock_environment, "pip": self.pip}
         return vars(self._read_packages())
 
     def options(self) -> dict[str, Any]:
@@ -259,21 +264,41 @@ class CondaEnvironment(Environment):
         return path, minor
 
     def _read_packages(self) -> CondaPackages:
-        from airflow_provider_sparkdeps.environments.conda import environment_yml, lock_files
-        from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages, check_python
+        from airflow_provider_sparkdeps.environments.conda import environment_yml
+        from airflow_provider_sparkdeps.environments.conda.specs import (
+            CondaPackages,
+            check_python,
+            normalize_channels,
+        )
 
-        found: dict[str, Any] = {"dependencies": self.dependencies, "explicit": self.explicit}
-        if self.file:
-            found = environment_yml.read_environment_yml(self._absolute(self.file))
-        elif self.lock:
-            lock = self._absolute(self.lock)
-            found = lock_files.read_lock(lock, platform=self.platform, environment=self.lock_environment)
-        found["pip"] = [*found.get("pip", ()), *self.pip]
-        found["channels"] = found.get("channels") or self.channels
-        packages = CondaPackages(**found)
-        packages.check_channels()
+        if not self.file:
+            return CondaPackages(self.dependencies, self.channels, self.pip, self.explicit)
+        path = self._absolute(self.file)
+        found = environment_yml.read_environment_yml(path)
+        packages = CondaPackages(
+            found["dependencies"],
+            normalize_channels(found["channels"]) or self.channels,
+            [*found["pip"], *self.pip],
+            variables=found["variables"],
+        )
+        if not packages.channels:
+            raise InvalidArgumentError(
+                f"{path} names no channels, so that conda would use those of its configuration. Add `channels:` to it,"
+                ' or pass channels=[...]: channels=["defaults"] is what conda uses by default.'
+            )
         check_python(packages.dependencies, self.python_minor)
         return packages
+
+    def _read_locked(self) -> LockedPackages | None:
+        from airflow_provider_sparkdeps.environments.conda import lock_files
+        from airflow_provider_sparkdeps.environments.conda.rattler import explicit_records
+
+        if self.explicit:
+            return lock_files.LockedPackages(explicit_records(self.explicit))
+        if not self.lock:
+            return None
+        path = self._absolute(self.lock)
+        return lock_files.read_lock(path, platform=self.platform, environment=self.lock_environment)
 
     def _make_builder(self, scratch: Path, context: BuildContext) -> Builder:
         try:
@@ -290,4 +315,4 @@ class CondaEnvironment(Environment):
             return InstalledBuilder(self._find_installed()[0], context, self.ignore_missing_files)
         # All logins, so that a missing one is reported before anything is downloaded.
         logins = [context.login(conn_id) for conn_id in self.conn_ids][: len(self.channel_conn_ids)]
-        return CondaBuilder(self, self._read_packages(), logins, scratch, context)
+        return CondaBuilder(self, self._read_packages(), self._read_locked(), logins, scratch, context)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packaging.utils import canonicalize_name
+
 from airflow_provider_sparkdeps.environments.base import Environment
-from airflow_provider_sparkdeps.environments.conda import conda_pack, existing
-from airflow_provider_sparkdeps.environments.conda.rattler import Rattler, explicit_records
+from airflow_provider_sparkdeps.environments.conda import activation, conda_pack, existing
+from airflow_provider_sparkdeps.environments.conda.lock_files import LockedPackages
+from airflow_provider_sparkdeps.environments.conda.rattler import Rattler
 from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix, Login
 from airflow_provider_sparkdeps.environments.prefix import site_packages
-from airflow_provider_sparkdeps.environments.pythons import BasePython, inspect_python
+from airflow_provider_sparkdeps.environments.pythons import inspect_python
 from airflow_provider_sparkdeps.environments.requirements.resolve import Resolution, resolve
 from airflow_provider_sparkdeps.environments.requirements.uv_inputs import from_list
 from airflow_provider_sparkdeps.environments.uv import Uv
@@ -30,6 +33,7 @@ class CondaBuilder(Builder):
 
     :param environment: whose Python, platform and index are used.
     :param packages: to install.
+    :param locked: the exact conda packages, if they are known, and packages of pip.
     :param channel_logins: logins of private channels.
     :param scratch: a directory for intermediate files.
     :param context: of the build.
@@ -37,6 +41,7 @@ class CondaBuilder(Builder):
 
     environment: Environment
     packages: CondaPackages
+    locked: LockedPackages | None
     channel_logins: Sequence[Login]
     scratch: Path
     context: BuildContext
@@ -55,60 +60,69 @@ class CondaBuilder(Builder):
     @cached_property
     def records(self) -> list[RepoDataRecord]:
         """The exact conda packages."""
-        if self.packages.explicit:
-            found = explicit_records(self.packages.explicit)
-            _check_python(found, self.environment.python_minor)
-            return found
+        if self.locked:
+            _check_python(self.locked.conda, self.environment.python_minor)
+            return list(self.locked.conda)
         self.context.report("resolve", f"{self.environment.title}, from {', '.join(self.packages.channels)}")
         specs = [*self.packages.dependencies, f"python {self.environment.python_minor}.*"]
         return self.rattler.solve(specs, self.packages.channels)
 
     @cached_property
     def installed(self) -> Path:
-        """A prefix in which rattler has installed the conda packages."""
+        """A prefix in which the conda packages are installed, and what a lock has of pip's."""
         prefix = self.scratch / "environment"
         self.rattler.install(self.records, prefix)
+        if not self.locked_pip:
+            return prefix
+        if twice := sorted(set(map(canonicalize_name, self.locked_pip)) & site_packages.installed(prefix).keys()):
+            raise BuildError(
+                f"The lock has {', '.join(twice)} both as a conda package and as a package of pip. One would"
+                " overwrite the other. Remove one of them, and lock again."
+            )
+        self.context.report("install", f"locked packages of pip: {len(self.locked_pip)}")
+        file = self.uv.file("requirements.txt", list(self.locked_pip.values()))
+        self.uv.install(*_into(prefix), "--no-deps", as_written=(file, self.scratch))
         return prefix
+
+    @property
+    def locked_pip(self) -> Mapping[str, str]:
+        """A requirement with a URL for each package of pip in a lock, by name."""
+        return self.locked.pip if self.locked else {}
 
     @cached_property
     def pip(self) -> Resolution:
-        """The exact packages from the Python index. uv needs the installed conda packages to resolve them."""
+        """The exact packages from the Python index. uv needs the installed packages to resolve them."""
         if not self.packages.pip:
             return Resolution(())
-        # A package of conda that pip overwrites would be broken: keep the versions of conda.
-        from_conda = {name: version for name, version in site_packages.installed(self.installed).items() if version}
         self.context.report("resolve", f"pip: {', '.join(self.packages.pip)}")
-        return resolve(
-            from_list(self.packages.pip, Path("/")),
-            uv=self.uv,
-            base=self._base,
-            platform=self.environment.platform,
-            installed=from_conda,
-        )
-
-    @property
-    def _base(self) -> BasePython:
         python = inspect_python(self.installed / "bin/python", deadline=self.context.deadline)
         if python is None:
             raise BuildError("The python of the conda packages does not run on this machine. Build on another one.")
-        return replace(python, executable=self.installed / "bin/python")
+        return resolve(
+            from_list(self.packages.pip, Path("/")),
+            uv=self.uv,
+            base=replace(python, executable=self.installed / "bin/python"),
+            platform=self.environment.platform,
+            # A package of conda that pip overwrites would be broken: keep the versions of conda.
+            installed=site_packages.installed(self.installed),
+        )
 
     @property
     def lock(self) -> tuple[str, ...]:
         """The exact packages, for the manifest."""
-        return tuple(sorted([*map(_lock_line, self.records), *(f"pip:{line}" for line in self.pip.lock)]))
+        from_pip = [*self.locked_pip.values(), *self.pip.lock]
+        return tuple(sorted([*map(_lock_line, self.records), *(f"pip:{line}" for line in from_pip)]))
 
     def install(self, prefix: Path) -> None:
         """Install the packages into the scratch directory, from which `relocate` copies them to the prefix."""
         _ = self.installed
         if self.pip.lock:
             self.context.report("install", f"packages of pip: {len(self.pip.lock)}")
-            where: list[str | Path] = ["--break-system-packages", "--python", self.installed / "bin/python"]
-            self.uv.install(*where, pylock=self.pip.pylock)
+            self.uv.install(*_into(self.installed), pylock=self.pip.pylock)
 
     def relocate(self, prefix: Path) -> BuiltPrefix:
         """Make a relocatable copy of the environment."""
-        return _relocate(self.installed, prefix, self.lock, self.context)
+        return _relocate(self.installed, prefix, self.lock, self.context, self.packages.variables)
 
 
 @dataclass(eq=False)
@@ -129,7 +143,11 @@ class InstalledBuilder(Builder):
 
     def relocate(self, prefix: Path) -> BuiltPrefix:
         """Make a relocatable copy of the environment."""
-        return _relocate(self.environment, prefix, self.lock, self.context, self.ignore_missing_files)
+        return _relocate(self.environment, prefix, self.lock, self.context, {}, self.ignore_missing_files)
+
+
+def _into(prefix: Path) -> tuple[str | Path, ...]:
+    return ("--break-system-packages", "--python", prefix / "bin" / "python")
 
 
 def _check_python(records: Sequence[RepoDataRecord], minor: str) -> None:
@@ -139,9 +157,9 @@ def _check_python(records: Sequence[RepoDataRecord], minor: str) -> None:
     found = ".".join(version.split(".")[:2])
     if found != minor:
         raise BuildError(
-            f"The lock has Python {version}, not {minor} (python=..., by default the worker's version). UDFs need the"
-            f' Python that pickles them. Set python="{found}" and run the task on it, or create a lock with Python'
-            f" {minor}."
+            f"The lock has Python {version}, not {minor} (python=..., by default the worker's version). Executors must"
+            " run the same minor version as the worker that pickles the UDFs. Set"
+            f' python="{found}" and run the task on a worker with it, or create a lock with Python {minor}.'
         )
 
 
@@ -157,10 +175,13 @@ def _relocate(
     prefix: Path,
     lock: tuple[str, ...],
     context: BuildContext,
+    variables: Mapping[str, str],
     ignore_missing_files: bool = False,
 ) -> BuiltPrefix:
     version = existing.python_version(environment)
     context.report("relocate", f"Python {version}")
+    # Before the copy, in whose files the path is a placeholder.
+    env_vars = activation.env_vars(environment, variables, context)
     script = conda_pack.relocate_prefix(
         environment,
         prefix,
@@ -173,4 +194,5 @@ def _relocate(
         packages=site_packages.installed(prefix),
         lock=lock,
         post_unpack_script=script,
+        env_vars=env_vars,
     )

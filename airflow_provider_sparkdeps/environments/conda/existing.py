@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from airflow_provider_sparkdeps.environments.conda import activation
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 _PYTHON = re.compile(r"python-(3\.\d+\.\d+\w*)-[^-]+\.json")
@@ -27,15 +28,17 @@ def python_version(prefix: Path) -> str:
 
 
 def digest(prefix: Path) -> str:
-    """Return a digest of the packages that conda and pip have installed in an environment.
+    """Return a digest of the packages that conda and pip have installed in an environment, and of its variables.
 
     :raises InvalidArgumentError: if it is not a conda environment.
     """
     found = hashlib.sha256("\n".join(_package_files(prefix)).encode())
     # Packages of pip: names, versions and the hashes of all files.
-    for record in sorted(prefix.glob("lib/python3.*/site-packages/*.dist-info/RECORD")):
+    records = sorted(prefix.glob("lib/python3.*/site-packages/*.dist-info/RECORD"))
+    for path in [*records, *activation.input_files(prefix)]:
         with contextlib.suppress(OSError):
-            found.update(f"\n{record.parent.name}\n".encode() + record.read_bytes())
+            name = path.parent.name if path in records else path.name
+            found.update(f"\n{name}\n".encode() + path.read_bytes())
     return found.hexdigest()
 
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import threading
 import time
@@ -15,19 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from airflow_provider_sparkdeps.environments.conda.specs import SUBDIRS
+from airflow_provider_sparkdeps.environments.conda.specs import SUBDIRS, read_spec
 from airflow_provider_sparkdeps.environments.context import BuildContext, Login
 from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.text import shorten_output
 
 if TYPE_CHECKING:
-    from rattler import RepoDataRecord
+    from rattler import Channel, MatchSpec, MultiSource, RepoDataRecord
 
 T = TypeVar("T")
 
 CONDA_TOKEN = "conda-token"  # noqa: S105 - a user name
 """As the login name of a connection: its password is a token that is part of the URL, as in `/t/<token>/`."""
 
+# What conda's channel `defaults` is on Linux and macOS, and its names for the parts.
+DEFAULTS = {name: f"https://repo.anaconda.com/{name}" for name in ("pkgs/main", "pkgs/r")}
 _SECONDS_TO_STOP = 3.0
 _first_used_by: dict[str, int] = {}
 
@@ -54,10 +57,13 @@ class Rattler:
         :param specs: conda specs.
         :param channels: names and URLs, in order of priority.
         :raises BuildError: if there is no solution, with the explanation of the solver, or if a channel can't be read.
+        :raises InvalidArgumentError: if rattler can't read a spec.
         """
         from datetime import timedelta
 
         import rattler
+
+        wanted = [read_spec(_with_full_channel(spec)) for spec in specs]
 
         doing = "reading the channels and solving"
         started = time.monotonic()
@@ -65,8 +71,8 @@ class Rattler:
         async def run() -> list[RepoDataRecord]:
             with auth_config(self._logins) as config:
                 return await rattler.solve(
-                    sources=list(channels),
-                    specs=[rattler.MatchSpec(spec, strict=True) for spec in specs],
+                    sources=_sources(channels, wanted),
+                    specs=wanted,
                     gateway=rattler.Gateway.from_config(config, client=rattler.Client.from_config(config)),
                     platforms=[rattler.Subdir(self._subdir), rattler.Subdir("noarch")],
                     virtual_packages=rattler.VirtualPackage.detect(),
@@ -169,6 +175,26 @@ class Rattler:
             deadline.left(doing)
         output = shorten_output(str(failure) or type(failure).__name__, [login.password for login in self._logins])
         raise BuildError(f"rattler could not {what}:\n\n{output}") from None
+
+
+def _with_full_channel(spec: str) -> str:
+    name = re.match(r"[^:]*?(?=::|/(?:linux|osx|noarch))", spec)
+    return spec.replace(name[0], DEFAULTS.get(name[0], name[0]), 1) if name else spec
+
+
+def _sources(channels: Sequence[str], specs: Sequence[MatchSpec]) -> list[Channel | MultiSource]:
+    """Return the channels and, as in conda, those that only the specs name."""
+    import rattler
+
+    found = {name: rattler.Channel(DEFAULTS.get(name, name)) for name in channels}
+    urls = {channel.base_url for channel in found.values()}
+    if "defaults" in channels:
+        urls |= {rattler.Channel(url).base_url for url in DEFAULTS.values()}
+    named = [spec.channel for spec in specs if spec.channel]
+    found |= {str(channel.name): channel for channel in named if channel.base_url not in urls}
+    # Their packages have the same priority.
+    defaults = rattler.MultiSource("defaults", list(DEFAULTS.values()))
+    return [defaults if name == "defaults" else channel for name, channel in found.items()]
 
 
 def explicit_records(explicit: Sequence[str]) -> list[RepoDataRecord]:

@@ -38,14 +38,14 @@ class Resolution:
     :param lock: for the manifest: one line for each package, sorted, without paths.
     :param pylock: contents of a pylock.toml with the packages that are not local; empty if there are none.
     :param wheels: of local projects.
-    :param hashed: a requirements.txt whose hashes are checked, and where uv starts to read it.
+    :param as_written: a requirements.txt whose hashes uv checks when it installs it, and where uv starts.
     :param options: of uv, for the installation.
     """
 
     lock: tuple[str, ...]
     pylock: str = ""
     wheels: tuple[Wheel, ...] = ()
-    hashed: tuple[Path, Path] | None = None
+    as_written: tuple[Path, Path] | None = None
     options: tuple[str | Path, ...] = ()
 
 
@@ -69,8 +69,8 @@ def resolve(
         lines = [for_uv(line, wanted.directory) for line in wanted.requirements]
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     options = [copy_of(each, root) if isinstance(each, Path) else each for each in wanted.options]
-    needs_hashes = "--require-hashes" in options
-    options = for_install = [each for each in options if each != "--require-hashes"]
+    for_install = options
+    options = [each for each in options if each != "--require-hashes"]
     selected = {"extras": wanted.extras, "groups": wanted.groups}
     lock, indexes = file, dict[str, str]()
     if wanted.form == "script":
@@ -103,9 +103,9 @@ def resolve(
         raise BuildError(f"{outside[0]} is not a file that the key depends on. Write its path relative to the file.")
     wheels = tuple(build_wheels(chosen.local, uv=uv, python=base.executable))
     lines = [*chosen.lock, *(f"{each.name}=={each.version} (sha256 {each.digest})" for each in wheels)]
-    hashed = (file, directory) if needs_hashes else None
+    as_written = (file, directory) if "--require-hashes" in for_install else None
     pylock = chosen.to_toml() if chosen.packages else ""
-    return Resolution(tuple(sorted(lines)), pylock, wheels, hashed, tuple(for_install))
+    return Resolution(tuple(sorted(lines)), pylock, wheels, as_written, tuple(for_install))
 
 
 def build_wheels(projects: Iterable[Path], *, uv: Uv, python: Path) -> list[Wheel]:

@@ -91,7 +91,9 @@ class UvBuilder(Builder):
             self.uv.create_venv(prefix, python=python)
             where = ["--python", prefix / "bin" / "python"]
         wheels = [wheel.path for wheel in resolution.wheels]
-        self.uv.install(*where, *resolution.options, pylock=resolution.pylock, wheels=wheels, hashed=resolution.hashed)
+        self.uv.install(
+            *where, *resolution.options, pylock=resolution.pylock, wheels=wheels, as_written=resolution.as_written
+        )
         if is_foreign:
             _move_scripts(target, prefix / "bin")
         _compare(site_packages.installed(prefix).keys(), resolution)

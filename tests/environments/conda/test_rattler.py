@@ -9,6 +9,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -16,13 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rattler import MultiSource
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import CondaEnvironment, Login
+from airflow_provider_sparkdeps.environments.conda import rattler
 from airflow_provider_sparkdeps.environments.conda.rattler import CONDA_TOKEN
-from airflow_provider_sparkdeps.exceptions import BuildError
+from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 
+from ...support.build_contexts import make_context
 from ...support.conda_builds import Builder
+from ...support.conda_channel import Package, write_package
+from ...support.conda_channel import index as index_channel
 from ...support.package_index import PASSWORD as INDEX_PASSWORD
 from ...support.package_index import Index
 from .test_specs import ANY
@@ -70,9 +76,64 @@ def test_a_missing_package_is_named(build: Builder) -> None:
         build("nosuch")
 
 
-def test_a_spec_that_rattler_rejects_is_an_error(build: Builder) -> None:
-    with pytest.raises(BuildError, match=r"(?s)rattler could not .*unable to parse version spec: =>2"):
-        build("cheese => 2")
+def test_a_spec_that_was_not_checked_for_lack_of_rattler_is_rejected_by_the_build(
+    build: Builder, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "rattler", None)
+        environment = CondaEnvironment(["cheese => 2"], channels=[channel])
+    with pytest.raises(InvalidArgumentError, match=r"'cheese => 2' is not a conda spec: unable to parse version spec"):
+        build(environment=environment)
+
+
+def solve(*dependencies: str, channels: list[str]) -> list[str]:
+    """The exact packages without Python, and without their hashes."""
+    lock = CondaEnvironment(dependencies, channels=channels).resolve_lock(make_context())
+    return [line.split()[0] for line in lock if not line.startswith("python=")]
+
+
+@pytest.mark.parametrize(
+    "spec", ["=1.0=py_0", " <2 py*", "==1.*", "=1.*", " 1.0", "[version='1.0']", "[version='<2', build='py*']"]
+)
+def test_all_spellings_of_a_spec_are_solved(channel: str, spec: str) -> None:
+    assert solve(f"cheese{spec}", channels=[channel]) == ["cheese=1.0=py_0"]
+
+
+@pytest.fixture
+def other_channels(tmp_path: Path) -> tuple[str, str]:
+    """Two channels with one package each of their own, and other versions of cheese."""
+    urls = []
+    for name, version in (("bread", "3.0"), ("butter", "4.0")):
+        write_package(tmp_path / name, Package("cheese", version, {}))
+        write_package(tmp_path / name, Package(name, "1.0", {}))
+        urls.append(index_channel(tmp_path / name))
+    return urls[0], urls[1]
+
+
+def test_the_channel_of_a_spec_is_searched_last(channel: str, other_channels: tuple[str, str]) -> None:
+    bread, _ = other_channels
+    assert solve(f"{bread}::bread", "cheese", channels=[channel]) == ["bread=1.0=h0_0", "cheese=2.0=py_0"]
+    assert solve(f"{bread}::cheese", channels=[channel]) == ["cheese=3.0=h0_0"]
+    assert solve("bread", f"{bread}::cheese", channels=[channel]) == ["bread=1.0=h0_0", "cheese=3.0=h0_0"]
+
+
+def test_defaults_are_the_channels_of_anaconda_and_share_their_priority(
+    channel: str, other_channels: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Local channels stand for those of Anaconda, which tests can't reach."""
+    (main,) = rattler._sources(["defaults"], [])
+    assert isinstance(main, MultiSource)
+    assert main.sources == [
+        "https://repo.anaconda.com/pkgs/main",
+        "https://repo.anaconda.com/pkgs/r",
+    ]
+    monkeypatch.setattr(rattler, "DEFAULTS", dict(zip(rattler.DEFAULTS, other_channels, strict=True)))
+    bread, butter = "bread=1.0=h0_0", "butter=1.0=h0_0"
+    assert solve("bread", "butter", "cheese", channels=[channel, "defaults"]) == [bread, butter, "cheese=2.0=py_0"]
+    assert solve("bread", "butter", "cheese", channels=["defaults", channel]) == [bread, butter, "cheese=4.0=h0_0"]
+    assert solve("defaults::cheese", channels=[channel]) == ["cheese=4.0=h0_0"]
+    for channels in ([channel], ["defaults", channel], [channel, "pkgs/main"]):
+        assert solve("pkgs/main::cheese", channels=channels) == ["cheese=3.0=h0_0"]
 
 
 @pytest.mark.parametrize("username", ["me", "", CONDA_TOKEN])

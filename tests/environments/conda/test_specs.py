@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +26,10 @@ def key(*dependencies: str, **arguments: Any) -> str:
     return CondaEnvironment(dependencies, **{"channels": [ANY], **arguments}).key
 
 
-def test_order_whitespace_comments_spelling_and_duplicates_do_not_change_the_key() -> None:
-    assert key("pandas >=2,<3", "NumPy", "six=1.17.*") == key(
-        "numpy # for pandas", "", "# six", "six =1.17.*", "pandas<3, >= 2", "numpy"
+def test_order_whitespace_comments_and_duplicates_do_not_change_the_key() -> None:
+    assert key("pandas  >=2,<3", "numpy", "six=1.17.*") == key(
+        "numpy # for pandas", "", "# six", " six=1.17.*", "pandas >=2,<3", "numpy"
     )
-    assert key("six 1.17") == key("six==1.17")
     assert key("six", pip=["Foo_Bar>1", "x"]) == key("six", pip=["x", "foo-bar >1  # y"])
     assert key("six", channels=[ANY + "/"]) == key("six")
 
@@ -107,16 +108,110 @@ def test_credentials_are_rejected_and_not_repeated(arguments: dict[str, Any]) ->
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", ["python=3.4", "python 3.4.*", "python <3.5", "python==3.4.1", "conda::python=3.4"])
-def test_a_spec_for_another_python_is_rejected_with_a_fix(spec: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=rf'contradicts Python {MINOR}.*set python="3\.[45]"'):
-        CondaEnvironment([spec], channels=[ANY])
-    if "<" not in spec:
-        CondaEnvironment([spec], channels=[ANY], python="3.4")
+CONDA_SPECS = [
+    "six=1.17.0=py_0",
+    "six=*=*mkl",
+    "six * *mkl",
+    "six==1.10.*",
+    "six=23.*",
+    "six 1.17",
+    "six >=1.*",
+    "six[version='>=1,<2']",
+    "six[version=1.17, build=py_0]",
+    "conda-forge::six",
+    "conda-forge/linux-64::six>=1",
+    f"{ANY}::six=1",
+    "/opt/channel::six",
+    "six 1.1|1.2",
+    "six ~=1.1",
+    "six >1.17.0a1,!=1.18.*",
+]
+
+
+@pytest.mark.parametrize("spec", CONDA_SPECS)
+def test_what_conda_reads_is_a_spec(spec: str) -> None:
+    assert CondaEnvironment([f" {spec}  # why"], channels=[ANY]).dependencies == (spec,)
 
 
 @pytest.mark.parametrize(
-    "spec", [f"python={MINOR}", "python", "python >=3.8", "python =3.4|>=3.8", "python-dateutil=2"]
+    ("spec", "reason"),
+    [
+        ("six => 2", "unable to parse version spec"),
+        ("foo bar baz qux", "its build would be 'baz qux'"),
+        ("six=1.17;python>3", "its build would be ';python>3'"),
+        ("six = 1.17 = py_0", "its build would be '= py_0'"),
+        ("six=1.0=py_0=x", "its build would be 'py_0=x'"),
+        ("six >1.17.*", "`>` and `.*` exclude each other"),
+        ("requests[security]>=2", "invalid package name"),
+        ("six*", "looks like a glob"),
+        ("six[colour=red]", "invalid bracket key: colour"),
+        (SIX, "it is a URL; pass URLs of packages as explicit"),
+    ],
+)
+def test_what_conda_would_not_read_or_read_as_something_else_is_rejected(spec: str, reason: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{re.escape(spec)}' is not a conda spec: .*{re.escape(reason)}"):
+        CondaEnvironment([spec], channels=[ANY])
+
+
+def test_keys_do_not_depend_on_rattler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pixi.lock").write_text("version: 6")
+    dependencies = [*CONDA_SPECS, f"python={MINOR}.*=*_cpython"]
+    lock = CondaEnvironment.from_lock(tmp_path / "pixi.lock")
+    keys = key(*dependencies), lock.key
+    monkeypatch.setitem(sys.modules, "rattler", None)
+    assert (key(*dependencies), lock.key) == keys
+    assert key("six => 2", "python <3.4")  # the build rejects them
+
+
+@pytest.mark.parametrize("channel", ["local", "https://example.com/$TEAM/channel"])
+def test_a_channel_that_is_not_the_same_on_all_machines_is_rejected(channel: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"'{re.escape(channel)}' is not a channel"):
+        CondaEnvironment(["six"], channels=[channel])
+
+
+@pytest.mark.parametrize(
+    ("spec", "allowed"),
+    [
+        ("python >=3.9,<3.11", "3.9, 3.10"),
+        ("python=3.10", "3.10"),
+        ("python==3.10.4", "3.10"),
+        ("Python 3.10.*", "3.10"),
+        ("python=3.10.4=h0_0", "3.10"),
+        ("conda-forge::python[version='>3.9.99,<3.10.50']", "3.10"),
+        ("python 3.9.*|3.13.*", "3.9, 3.13"),
+    ],
+)
+def test_a_spec_for_another_python_is_rejected_with_the_versions_that_it_allows(spec: str, allowed: str) -> None:
+    last = allowed.split(", ")[-1]
+    message = f'contradicts Python 3.12 .*It allows {allowed}: set python="{last}" and run the task on a worker'
+    with pytest.raises(InvalidArgumentError, match=message):
+        CondaEnvironment([spec], channels=[ANY], python="3.12")
+    assert CondaEnvironment([spec], channels=[ANY], python=last).python_minor == last
+
+
+def test_all_specs_of_python_count() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"'python <3\.12', 'python >=3\.11' contradicts .*It allows 3\.11:"):
+        CondaEnvironment(["python >=3.11", "python <3.12"], channels=[ANY], python="3.10")
+
+
+def test_a_spec_that_no_python_meets_is_rejected_without_impossible_advice() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"No Python from 3\.9 to 3\.14 meets it\. Correct") as caught:
+        CondaEnvironment(["python <3.9"], channels=[ANY])
+    assert "set python=" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        f"python={MINOR}",
+        f"python={MINOR}.1",
+        f"python={MINOR}.*=*_cpython",
+        "python",
+        "python >=3.8",
+        "python =3.4|>=3.8",
+        "python-dateutil=2",
+        "python[build=h0_0]",
+    ],
 )
 def test_a_spec_that_allows_the_workers_python_is_accepted(spec: str) -> None:
     assert CondaEnvironment([spec], channels=[ANY]).python_minor == MINOR
@@ -124,8 +219,10 @@ def test_a_spec_that_allows_the_workers_python_is_accepted(spec: str) -> None:
 
 def test_creating_an_environment_imports_nothing_heavy() -> None:
     code = (
+        f"MINOR = {MINOR!r}\n"
         "import sys\nfrom airflow_provider_sparkdeps.environments import CondaEnvironment as C\n"
-        "C(['six'], channels=['conda-forge'], pip=['x']).key\n"
+        "specs = ['six', 'gdal=3.10', 'numpy =2.1.*', 'pandas >=2, <3', 'pyarrow==18.1', f'python={MINOR}']\n"
+        "C(specs, channels=['conda-forge'], pip=['x']).key\n"
         "C.from_lock('nowhere'), C.from_file('nowhere'), C.from_prefix('nowhere'), C.from_name('nowhere')\n"
         "print(sorted({'rattler', 'conda_pack', 'yaml', 'asyncio'} & set(sys.modules)))"
     )
