@@ -103,7 +103,7 @@ class Virtualenv:
                 contents[name] = f"link to {link}"
             elif not _is_install_metadata(name) and recorded.get(name) != "":
                 # Scripts as they will be: installers write the path of the prefix into them.
-                script = relocated(path) if name.startswith("bin/") else None
+                script = relocated(path) if name.rpartition("/")[0] == "bin" else None
                 contents[name] = (
                     hashlib.sha256(script).hexdigest() if script else recorded.get(name) or input_files.sha256_of(path)
                 )

@@ -86,7 +86,11 @@ def test_every_file_counts_in_the_key(venv: Path) -> None:
         (venv / "lib" / "libtbb.so").unlink(missing_ok=True)
         (venv / "lib" / "libtbb.so").symlink_to(target)
         keys.append(environment.key)
-    write(venv / "bin" / "script", "#!/bin/sh\n")
+    for name in ("script", "tool/nested"):
+        for text in ("#!/bin/sh\n", "#!/usr/bin/python3\nprint(1)\n", "#!/usr/bin/python3\nprint(2)\n"):
+            write(venv / "bin" / name, text)
+            keys.append(environment.key)
+    write(venv / "bin" / "tool" / "nested", f"#!{venv}/bin/python\nprint(2)\n")
     keys.append(environment.key)
     assert len(set(keys)) == len(keys)
 
