@@ -91,13 +91,13 @@ def _read_explicit(text: str, subdir: str, path: Path) -> LockedPackages:
         raise InvalidArgumentError(f"{path} is not a list of URLs: {redact(first_line(error))}. Correct it.") from None
     if spec.platform and str(spec.platform) != subdir:
         raise InvalidArgumentError(f"{path} is a lock for {spec.platform}, not for {subdir}. Lock for this platform.")
-    pip = {}
+    pip: dict[str, str] = {}
     for line in (line for line in lines if line.startswith("# pip ")):
         match = _PIP.fullmatch(line)
-        if match is None or "://" not in match[2]:
+        if match is None or "://" not in match[2] or match[1] in pip:
             raise InvalidArgumentError(
-                f"{redact(line)!r} in {path} is not `# pip name @ URL#sha256=...`, as `conda-lock render` writes it."
-                " Correct it, or remove it and pass pip=[...]."
+                f"{redact(line)!r} in {path} is not `# pip name @ URL#sha256=...`, as `conda-lock render` writes it"
+                " once for each name. Correct it, or remove it and pass pip=[...]."
             )
         pip[match[1]] = f"{match[1]} @ {match[2]}" + (f"#sha256={match[3]}" if match[3] else "")
     return LockedPackages(explicit_records(normalize_urls([each.url for each in spec.packages])), pip)

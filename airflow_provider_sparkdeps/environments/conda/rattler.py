@@ -186,15 +186,13 @@ def _sources(channels: Sequence[str], specs: Sequence[MatchSpec]) -> list[Channe
     """Return the channels and, as in conda, those that only the specs name."""
     import rattler
 
-    found = {name: rattler.Channel(DEFAULTS.get(name, name)) for name in channels}
-    urls = {channel.base_url for channel in found.values()}
-    if "defaults" in channels:
-        urls |= {rattler.Channel(url).base_url for url in DEFAULTS.values()}
-    named = [spec.channel for spec in specs if spec.channel]
-    found |= {str(channel.name): channel for channel in named if channel.base_url not in urls}
-    # Their packages have the same priority.
+    found = {(channel := rattler.Channel(DEFAULTS.get(name, name))).base_url: channel for name in channels}
+    # The packages of its parts have the same priority.
     defaults = rattler.MultiSource("defaults", list(DEFAULTS.values()))
-    return [defaults if name == "defaults" else channel for name, channel in found.items()]
+    parts = {rattler.Channel(url).base_url for url in DEFAULTS.values()} if "defaults" in channels else set()
+    named = [spec.channel for spec in specs if spec.channel and spec.channel.base_url not in parts]
+    found |= {channel.base_url: channel for channel in named if channel.base_url not in found}
+    return [defaults if channel.name == "defaults" else channel for channel in found.values()]
 
 
 def explicit_records(explicit: Sequence[str]) -> list[RepoDataRecord]:

@@ -166,9 +166,10 @@ def check_python(specs: Iterable[str], minor: str) -> None:
         releases = [Version(f"{minor}.{patch}") for patch in range(100)]
         return any(all(each.matches(release) for each in wanted) for release in releases)
 
-    if fits(minor):
-        return
     allowed = [each for each in _MINORS if fits(each)]
+    # What only a pre-release meets is left to the solver.
+    if fits(minor) or (not allowed and re.search(r"\d(a|b|rc)\d", " ".join(pins))):
+        return
     raise InvalidArgumentError(
         f"The dependency {', '.join(map(repr, pins))} contradicts Python {minor} (python=..., by default the worker's"
         " version). Executors must run the same minor version as the worker that pickles the UDFs. "

@@ -159,10 +159,17 @@ def test_lines_for_pip_in_an_explicit_list_are_installed(tmp_path: Path, line: s
 
 
 @pytest.mark.parametrize(
-    "line", ["# pip ours === 1.0", "# pip ours==1.0 --hash=sha256:ab", "# pip -r x.txt", "# pip ours @ ./ours"]
+    "line",
+    [
+        "# pip ours === 1.0",
+        "# pip ours==1.0 --hash=sha256:ab",
+        "# pip -r x.txt",
+        "# pip ours @ ./ours",
+        f"# pip twice @ {ANY}",
+    ],
 )
 def test_other_lines_for_pip_in_an_explicit_list_are_rejected(tmp_path: Path, line: str) -> None:
-    path = write(tmp_path / "explicit.txt", f"@EXPLICIT\n{SIX}\n{line}\n")
+    path = write(tmp_path / "explicit.txt", f"@EXPLICIT\n{SIX}\n# pip twice @ {WHEEL}\n{line}\n")
     with pytest.raises(InvalidArgumentError, match=f"'{line}' in .*explicit.txt is not `# pip name @ URL#sha256="):
         locked(path)
 

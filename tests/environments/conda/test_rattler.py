@@ -114,6 +114,10 @@ def test_the_channel_of_a_spec_is_searched_last(channel: str, other_channels: tu
     bread, _ = other_channels
     assert solve(f"{bread}::bread", "cheese", channels=[channel]) == ["bread=1.0=h0_0", "cheese=2.0=py_0"]
     assert solve(f"{bread}::cheese", channels=[channel]) == ["cheese=3.0=h0_0"]
+    namesake = Path(bread.removeprefix("file://")).parent / "other" / "bread"
+    write_package(namesake, Package("roll", "1.0", {}))
+    both = [f"{bread}::bread", f"{index_channel(namesake)}::roll"]
+    assert solve(*both, channels=[channel]) == ["bread=1.0=h0_0", "roll=1.0=h0_0"]
     assert solve("bread", f"{bread}::cheese", channels=[channel]) == ["bread=1.0=h0_0", "cheese=3.0=h0_0"]
 
 
@@ -131,6 +135,7 @@ def test_defaults_are_the_channels_of_anaconda_and_share_their_priority(
     bread, butter = "bread=1.0=h0_0", "butter=1.0=h0_0"
     assert solve("bread", "butter", "cheese", channels=[channel, "defaults"]) == [bread, butter, "cheese=2.0=py_0"]
     assert solve("bread", "butter", "cheese", channels=["defaults", channel]) == [bread, butter, "cheese=4.0=h0_0"]
+    assert solve("butter", "cheese", channels=["pkgs/main", channel, "defaults"]) == [butter, "cheese=3.0=h0_0"]
     assert solve("defaults::cheese", channels=[channel]) == ["cheese=4.0=h0_0"]
     for channels in ([channel], ["defaults", channel], [channel, "pkgs/main"]):
         assert solve("pkgs/main::cheese", channels=channels) == ["cheese=3.0=h0_0"]

@@ -179,6 +179,7 @@ def test_a_channel_that_is_not_the_same_on_all_machines_is_rejected(channel: str
         ("python=3.10.4=h0_0", "3.10"),
         ("conda-forge::python[version='>3.9.99,<3.10.50']", "3.10"),
         ("python 3.9.*|3.13.*", "3.9, 3.13"),
+        ("python >=3.10,<3.11.0a0", "3.10"),
     ],
 )
 def test_a_spec_for_another_python_is_rejected_with_the_versions_that_it_allows(spec: str, allowed: str) -> None:
@@ -211,6 +212,7 @@ def test_a_spec_that_no_python_meets_is_rejected_without_impossible_advice() -> 
         "python =3.4|>=3.8",
         "python-dateutil=2",
         "python[build=h0_0]",
+        f"python={MINOR}.0rc1",
     ],
 )
 def test_a_spec_that_allows_the_workers_python_is_accepted(spec: str) -> None:
