@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from airflow.providers.standard.hooks.package_index import PackageIndexHook
 from airflow.sdk import Connection
 from airflow.sdk.log import redact
 
@@ -146,6 +147,12 @@ def test_the_address_of_an_index_comes_from_its_connection(fields: dict[str, Any
     connection = Connection(conn_id="ours", conn_type="http", login="me", password="hunter2", **fields)
     assert login_from_connection(connection) == Login(url, "me", "hunter2")
     assert masked == ["hunter2"]
+
+
+def test_a_connection_of_the_standard_provider_is_a_login(masked: list[str]) -> None:
+    url, kind = "https://pypi.example.com/team/simple", PackageIndexHook.conn_type
+    connection = Connection(conn_id="ours", conn_type=kind, host=url, login="me", password="hunter2")
+    assert login_from_connection(connection) == Login(url, "me", "hunter2")
 
 
 def test_credentials_in_the_address_become_the_login(masked: list[str]) -> None:

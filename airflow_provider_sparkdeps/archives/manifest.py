@@ -68,6 +68,7 @@ class Archive:
     :param created_by: host and process id of the builder, as "host:pid".
     :param post_unpack_script: path in the payload of a script that its interpreter runs once after unpacking, with the
         path of the unpacked environment as the argument; None if there is none.
+    :param env_vars: environment variables of the Python workers, with `PREFIX_TOKEN` for the unpacked payload.
     :param published: whether the call of `ArchiveStore.build` that returned this archive has published it. Not part of
         the manifest.
     """
@@ -87,6 +88,7 @@ class Archive:
     created_at: str
     created_by: str
     post_unpack_script: str | None = None
+    env_vars: Mapping[str, str] = field(default_factory=dict, hash=False)
     format: int = FORMAT
     published: bool = field(default=False, compare=False)
 
@@ -121,8 +123,8 @@ class Archive:
                 f"The data describes an archive of format {data.get('format')!r}, but this version reads format"
                 f" {FORMAT}. Use one version of airflow-provider-sparkdeps everywhere, or build the environment again."
             )
-        # Earlier manifests do not have the script.
-        data = {"post_unpack_script": None, **data}
+        # Earlier manifests do not have them.
+        data = {"post_unpack_script": None, "env_vars": {}, **data}
         if set(data) != set(_IS_VALID):
             missing, unknown = sorted(set(_IS_VALID) - set(data)), sorted(map(str, set(data) - set(_IS_VALID)))
             raise ArchiveError(f"The data does not describe an archive: missing {missing}, unknown {unknown}.")
@@ -158,11 +160,16 @@ def make_manifest(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         created_by=f"{socket.gethostname()}:{os.getpid()}",
         post_unpack_script=built.post_unpack_script,
+        env_vars=dict(built.env_vars),
     )
 
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value)
+
+
+def _is_variable(value: object) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value))
 
 
 def _is_relative_path(value: object) -> bool:
@@ -190,5 +197,8 @@ _IS_VALID: dict[str, Callable[[Any], object]] = {
     "created_at": _is_name,
     "created_by": _is_name,
     "post_unpack_script": _is_relative_path,
+    "env_vars": lambda value: (
+        isinstance(value, Mapping) and all(_is_variable(k) and isinstance(v, str) for k, v in value.items())
+    ),
     "format": lambda value: value == FORMAT,
 }

@@ -7,19 +7,38 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.platforms import current_platform, current_python
+from airflow_provider_sparkdeps.utils.redaction import has_credentials
 
 KEY_FORMAT = 1
 """Part of every key. Increase it when the same specification would be built into something else."""
 
 _MINOR = re.compile(r"3\.(0|[1-9]\d*)")
 _TITLE_LENGTH = 80
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REFUSED_VARIABLE = re.compile(r"PYTHON(PATH|HASHSEED|HOME|NOUSERSITE)|PATH|LD_LIBRARY_PATH|(SPARK|PYSPARK)_.*")
+
+
+class CommonOptions(TypedDict, total=False):
+    """Arguments that all environments have; see `Environment`."""
+
+    python: str | None
+    glibc: str | None
+    env_vars: Mapping[str, str]
+    base_dir: str | os.PathLike[str] | None
+
+
+class BuildOptions(CommonOptions, total=False):
+    """Arguments of environments that are built from requirements; see `Environment`."""
+
+    platform: str
+    index_conn_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +51,7 @@ class Environment(ABC):
     :param glibc: the oldest C library that executors have, such as "2.28". A build whose native code needs a newer one
         is refused. Not checked by default.
     :param index_conn_id: Airflow connection of a private package index, which takes precedence over all others.
+    :param env_vars: environment variables of the Python workers. Manifests contain them: never write a secret.
     :param base_dir: directory that relative paths start from. By default that of the file that creates the environment
         (the DAG file), or the working directory in a notebook.
     :raises InvalidArgumentError: if an argument is invalid.
@@ -41,6 +61,7 @@ class Environment(ABC):
     platform: str = field(default_factory=current_platform)
     glibc: str | None = None
     index_conn_id: str | None = None
+    env_vars: Mapping[str, str] = field(default_factory=dict, hash=False)
     base_dir: str | os.PathLike[str] | None = field(default=None, repr=False)
 
     kind: ClassVar[str]
@@ -71,6 +92,8 @@ class Environment(ABC):
                 f"index_conn_id={self.index_conn_id!r} is not a connection ID. Write one, or leave it out."
             )
 
+        object.__setattr__(self, "env_vars", check_env_vars(self.env_vars, "env_vars"))
+
     @property
     def python_minor(self) -> str:
         """The minor version of Python, such as "3.12"; that of an installed environment, if it is a copy of one."""
@@ -92,7 +115,7 @@ class Environment(ABC):
             "platform": self.platform,
             "glibc": self.glibc,
             "inputs": self.inputs(),
-            **self._index_option,
+            **self._options_if_set,
         }
         canonical = json.dumps(specification, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -120,7 +143,8 @@ class Environment(ABC):
         """
         with self._builder(context, parent=prefix.parent) as builder:
             builder.install(prefix)
-            return builder.relocate(prefix)
+            built = builder.relocate(prefix)
+        return replace(built, env_vars={**built.env_vars, **self.env_vars})
 
     def resolve_lock(self, context: BuildContext) -> tuple[str, ...]:
         """Return the lock that `build` would have now, without building.
@@ -153,7 +177,7 @@ class Environment(ABC):
         Files are named in it as they were written, absolute ones by their last name only.
         """
         common = {"kind": self.kind, "python": self.python_minor, "platform": self.platform, "glibc": self.glibc}
-        return {**common, **self._index_option, **self.options()}
+        return {**common, **self._options_if_set, **self.options()}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Environment:
@@ -211,8 +235,9 @@ class Environment(ABC):
     # What several kinds use.
 
     @property
-    def _index_option(self) -> dict[str, str]:
-        return {"index_conn_id": self.index_conn_id} if self.index_conn_id else {}
+    def _options_if_set(self) -> dict[str, Any]:
+        options = {"index_conn_id": self.index_conn_id, "env_vars": dict(self.env_vars)}
+        return {name: value for name, value in options.items() if value}
 
     def _check_minor(self, path: Path, minor: str) -> None:
         """Raise InvalidArgumentError if an installed environment does not have the Python of the argument."""
@@ -260,15 +285,25 @@ def list_of_strings(value: object, field: str, example: str) -> list[str]:
     return listed
 
 
-_REFUSED_VARIABLES = re.compile(r"PYTHONPATH|PYTHONHASHSEED|PYTHONHOME|PATH|LD_LIBRARY_PATH|(SPARK|PYSPARK)_.*")
-
-
-def check_env_vars(mapping: Mapping[str, str], what: str) -> None:
-    """Check the names of environment variables for Python workers.
+def check_env_vars(mapping: object, what: str) -> dict[str, str]:
+    """Return environment variables for Python workers, sorted.
 
     :param what: where they are written, for the error message.
-    :raises InvalidArgumentError: if one can't be set.
+    :raises InvalidArgumentError: if it is not a mapping of strings, or if one can't be set or is a credential.
     """
-    for name in mapping:
-        if not re.fullmatch(r"[A-Za-z_]\w*", name) or _REFUSED_VARIABLES.fullmatch(name):
-            raise InvalidArgumentError(f"{what} sets {name}, which can't be set for Python workers. Remove it.")
+    if not isinstance(mapping, Mapping):
+        raise InvalidArgumentError(f"{what} is {mapping!r}, which is not a mapping. Write {{'NAME': 'value'}}.")
+    for name, value in mapping.items():
+        if not isinstance(name, str) or not isinstance(value, str) or "\0" in value:
+            raise InvalidArgumentError(f"{what} has {name!r}: {value!r}. Write names and values as strings.")
+        if not _VARIABLE.fullmatch(name) or _REFUSED_VARIABLE.fullmatch(name):
+            raise InvalidArgumentError(
+                f"{what} sets {name}, which can't be set for Python workers: Spark or the environment sets it, or it is"
+                " not a name. Remove it."
+            )
+        if has_credentials(f"?{name}={value}"):
+            raise InvalidArgumentError(
+                f"The variable {name} of {what} looks like a credential, which would be written to manifests, and read"
+                " by all users of the cluster. Remove it, and read an Airflow connection in the task."
+            )
+    return dict(sorted(mapping.items()))

@@ -17,6 +17,10 @@ ProgressCallback = Callable[[str, str], None]
 """Called with a phase ("resolve", "install", ...) and a line about its progress."""
 
 
+PREFIX_TOKEN = "@sparkdeps-prefix@"  # noqa: S105 - not a secret
+"""Stands for the path of the environment in the value of a variable."""
+
+
 @dataclass(frozen=True)
 class Login:
     """Address and credentials of a private index or channel, as an Airflow connection holds them.
@@ -69,7 +73,7 @@ class BuiltPrefix:
         with the path of the unpacked environment as its argument.
     :param host_path: the PATH on which an interpreter that is a script finds the Python that it runs; None if the
         interpreter is a Python that is completely in the prefix.
-    :param env_vars: variables that Python workers need; `@sparkdeps-prefix@` stands for the prefix.
+    :param env_vars: environment variables of the Python workers, with `PREFIX_TOKEN` for the prefix.
     """
 
     python: str

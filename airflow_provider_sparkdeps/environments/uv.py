@@ -13,11 +13,13 @@ from airflow_provider_sparkdeps.exceptions import BuildError
 from airflow_provider_sparkdeps.utils.processes import CompletedTool, run, tool_environ
 from airflow_provider_sparkdeps.utils.text import shorten_output
 
-# User settings of uv that would change what is installed, or where.
-_OVERRULED = (
-    "UV_COMPILE_BYTECODE", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_PROJECT", "UV_VENV_SEED",
-    "UV_REQUIRE_HASHES", "UV_LOCKED", "UV_FROZEN", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY",
-)  # fmt: skip
+# Settings of the worker that would change what is installed, or where: the files say that.
+_OVERRULED = re.compile(
+    r"UV_(COMPILE_BYTECODE|PYTHON|SYSTEM_PYTHON|TARGET|PREFIX|PROJECT|PROJECT_ENVIRONMENT|VENV_\w+|ENV_FILE|ISOLATED"
+    r"|REQUIRE_HASHES|NO_VERIFY_HASHES|SKIP_WHEEL_FILENAME_CHECK|LOCKED|FROZEN|WORKING_DIR(ECTORY)?|OVERRIDE"
+    r"|CONSTRAINT|BUILD_CONSTRAINT|EXCLUDE|NO_SOURCES(_PACKAGE)?|DEV|NO_DEV|NO_GROUP|NO_DEFAULT_GROUPS|NO_EDITABLE|NO_CONFIG"
+    r"|(NO|ONLY)_INSTALL_\w+)|SETUPTOOLS_SCM_PRETEND_\w+"
+)
 
 # An archive must not depend on when its wheels were built. Zip files have no earlier time in any time zone.
 _BUILT_AT = "315619200"
@@ -55,6 +57,10 @@ class Uv:
         self, scratch: Path, context: BuildContext, *, login: Login | None = None, cross_platform: Sequence[str] = ()
     ) -> None:
         self.scratch = scratch
+        self.shown_as: dict[str, str] = {}
+        """What users see instead of paths of copies."""
+        # uv reads the settings of the nearest parent directory that has some.
+        self.file("uv.toml", [])
         self._context = context
         self._login = login
         self._phase = "resolve"
@@ -122,44 +128,48 @@ class Uv:
         *where: str | Path,
         pylock: str = "",
         wheels: Sequence[Path] = (),
-        as_written: tuple[Path, Path] | None = None,
+        as_written: Path | None = None,
+        directory: Path | None = None,
     ) -> None:
         """Install exactly these packages.
 
         :param where: options of uv, such as those that name the interpreter or the directory.
         :param pylock: contents of a pylock.toml.
         :param wheels: local ones.
-        :param as_written: instead of both, a requirements.txt, and where uv starts.
+        :param as_written: instead of both, a requirements.txt.
+        :param directory: where uv starts, whose settings it reads; by default the scratch directory.
         :raises BuildError: if it fails; with uv's output.
         """
         # The user's settings may ask for symlinks into the cache, which executors do not have.
-        common = ["--link-mode", "hardlink", *where, *self._cross_platform]
+        common = ["--link-mode", "hardlink", "--no-compile-bytecode", *where, *self._cross_platform]
+        what = "install the packages"
         self._phase = "install"
         self._installed = self._fetched = 0
         if as_written:
-            file, directory = as_written
-            self._uv(
-                "pip", "install", "--requirements", file, *common, what="install the packages", directory=directory
-            )
+            self._uv("pip", "install", "--requirements", as_written, *common, what=what, directory=directory)
         elif pylock:
             locked = self.file("pylock.sparkdeps.toml", pylock.splitlines())
-            self._uv("pip", "install", "--no-deps", "--requirements", locked, *common, what="install the packages")
+            self._uv("pip", "install", "--no-deps", "--requirements", locked, *common, what=what, directory=directory)
         if wheels and not as_written:
-            self._uv("pip", "install", "--no-deps", *common, *wheels, what="install the local packages")
+            self._uv("pip", "install", "--no-deps", *common, *wheels, what=what, directory=directory)
         if self._installed:
             self._report(
                 f"{self._installed - self._fetched} packages from uv's cache, {self._fetched} fetched or built"
             )
 
-    def build_wheel(self, source: Path, target: Path, *, python: Path, title: str) -> None:
+    def build_wheel(
+        self, source: Path, target: Path, *, python: Path, title: str, directory: Path | None = None
+    ) -> None:
         """Build a project's wheel.
 
         :param source: its directory or sdist. The build may write to it.
         :param target: directory for the wheel.
         :param title: name of the project, for the error.
+        :param directory: where uv starts, whose settings it reads; by default the scratch directory.
         :raises BuildError: if the build fails; with the output of the build backend.
         """
-        self._uv("build", "--wheel", "--out-dir", target, "--python", python, source, what=f"build a wheel of {title}")
+        command: list[str | Path] = ["build", "--wheel", "--out-dir", target, "--python", python, source]
+        self._uv(*command, what=f"build a wheel of {title}", directory=directory)
 
     def file(self, name: str, lines: Sequence[str]) -> Path:
         """Write a file for uv to the scratch directory."""
@@ -187,7 +197,10 @@ class Uv:
             command, deadline=deadline, cwd=directory or self.scratch, environ=environ, on_line=on_line, secrets=secrets
         )
         if done.code != 0:
-            output = shorten_output(done.stderr or done.stdout, secrets)
+            output = done.stderr or done.stdout
+            for copy, original in self.shown_as.items():
+                output = output.replace(copy, original)
+            output = shorten_output(output, secrets)
             raise BuildError(f"uv could not {what}. Its output:\n\n{output}")
         return done
 
@@ -198,10 +211,9 @@ class Uv:
         # A missing interpreter is reported as an error, unless the user allows uv to download it.
         downloads = os.environ.get("UV_PYTHON_DOWNLOADS", "never")
         environ = tool_environ(
-            UV_PYTHON_DOWNLOADS=downloads, UV_NO_PROGRESS="1", NO_COLOR="1", COLUMNS="9999", SOURCE_DATE_EPOCH=_BUILT_AT
+            UV_PYTHON_DOWNLOADS=downloads, UV_NO_PROGRESS="1", UV_NO_WRAP="1", NO_COLOR="1", SOURCE_DATE_EPOCH=_BUILT_AT
         )
-        for name in _OVERRULED:
-            environ.pop(name, None)
+        environ = {name: value for name, value in environ.items() if not _OVERRULED.fullmatch(name)}
         # Otherwise uv warns at each use that its support of lock files is experimental.
         environ["UV_PREVIEW_FEATURES"] = ",".join(filter(None, [environ.get("UV_PREVIEW_FEATURES"), "pylock"]))
         if self._login:

@@ -6,13 +6,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
-from airflow_provider_sparkdeps.environments.base import Environment, list_of_strings
+from airflow_provider_sparkdeps.environments.base import BuildOptions, Environment, list_of_strings
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.environments.requirements.uv_inputs import UvInputs
+
+
+class UvOptions(BuildOptions, total=False):
+    """Arguments of `VenvEnvironment`, of which `PexEnvironment` does not have the last two; see there."""
+
+    bundle_python: bool
+    slim_python: bool
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,68 @@ class UvEnvironment(Environment):
         else:
             object.__setattr__(self, "requirements", normalize_requirements(self.requirements))
         self._set_base_dir(has_paths=not self.requirements or any(map(is_local, self.requirements)))
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        extras: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        **options: Unpack[UvOptions],
+    ) -> Self:
+        """Return the environment that a file describes. The file is read when the key is asked for, and by the build.
+
+        :param path: of a requirements.txt (with the files that it includes) or a pyproject.toml. If there is a uv.lock
+            for it, its versions are installed. The project itself is not. Files as in `from_lock` and `from_script` are
+            accepted, too.
+        :param extras: of the pyproject.toml.
+        :param groups: dependency groups of the pyproject.toml.
+        :param options: see the class.
+        :raises InvalidArgumentError: if an argument is invalid.
+        """
+        return cls(file=path, extras=extras, groups=groups, **options)  # type: ignore[misc]
+
+    @classmethod
+    def from_lock(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        extras: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        **options: Unpack[UvOptions],
+    ) -> Self:
+        """Return the environment that a lock file describes. It is read when the key is asked for, and by the build.
+
+        :param path: of a uv.lock, with the pyproject.toml next to it, or of a pylock.toml (PEP 751).
+        :param extras: of the lock.
+        :param groups: dependency groups of the lock.
+        :param options: see the class.
+        :raises InvalidArgumentError: if an argument is invalid.
+        """
+        name = str(path).rpartition("/")[2]
+        if name != "uv.lock" and not (name.startswith("pylock.") and name.endswith(".toml")):
+            raise InvalidArgumentError(
+                f"{name!r} is not the name of a lock file. Pass a uv.lock, a pylock.toml or a pylock.<name>.toml. For"
+                " other files, use from_file()."
+            )
+        return cls(file=path, extras=extras, groups=groups, **options)  # type: ignore[misc]
+
+    @classmethod
+    def from_script(cls, path: str | os.PathLike[str], **options: Unpack[UvOptions]) -> Self:
+        """Return the environment that the inline metadata of a script (PEP 723) describes.
+
+        Its key depends on the metadata, and not on the code of the script. If there is a lock of it
+        (`uv lock --script job.py`), the versions in the lock are installed.
+
+        :param path: of the script, such as "job.py".
+        :param options: see the class.
+        :raises InvalidArgumentError: if an argument is invalid.
+        """
+        name = str(path).rpartition("/")[2]
+        if not name.endswith(".py"):
+            raise InvalidArgumentError(f"{name!r} is not the name of a Python file. Pass a script, such as 'job.py'.")
+        return cls(file=path, **options)  # type: ignore[misc]
 
     @property
     def _summary(self) -> str:
@@ -106,28 +175,3 @@ class UvEnvironment(Environment):
 
         names = list_of_strings(getattr(self, name), name, '["scoring"]')
         return tuple(sorted({canonicalize_name(each.strip()) for each in names if each.strip()}))
-
-
-def check_lock_name(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Return a path if its name is that of a lock file.
-
-    :raises InvalidArgumentError: if it is not.
-    """
-    name = str(path).rpartition("/")[2]
-    if name != "uv.lock" and not (name.startswith("pylock.") and name.endswith(".toml")):
-        raise InvalidArgumentError(
-            f"{name!r} is not the name of a lock file. Pass a uv.lock, a pylock.toml or a pylock.<name>.toml. For other"
-            " files, use from_file()."
-        )
-    return path
-
-
-def check_script_name(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Return a path if its name is that of a Python file.
-
-    :raises InvalidArgumentError: if it is not.
-    """
-    name = str(path).rpartition("/")[2]
-    if not name.endswith(".py"):
-        raise InvalidArgumentError(f"{name!r} is not the name of a Python file. Pass a script, such as 'job.py'.")
-    return path

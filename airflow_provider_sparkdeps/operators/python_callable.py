@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.definitions.context import context_merge
 
+from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_initial_values, check_name, to_kind
 
@@ -49,7 +51,7 @@ def validate_arguments(
     if isinstance(environment, (str, bytes, list, tuple)):
         raise InvalidArgumentError(
             f"environment is of type {type(environment).__name__}. Use an environment, for example "
-            'VenvEnvironment(["pandas<3", "pyarrow"]), or the output of BuildEnvironmentOperator.'
+            'VenvEnvironment(["pandas<3", "pyarrow"]), "inline", or the output of BuildEnvironmentOperator.'
         )
     if session is not None and py_files:
         raise InvalidArgumentError(
@@ -75,6 +77,22 @@ def validate_arguments(
                 to_kind(name, value)
     elif isinstance(accumulators, (int, float, Collection)) and not isinstance(accumulators, str):
         check_initial_values(accumulators)
+
+
+def inline_environment(python_callable: Callable[..., Any]) -> VenvEnvironment:
+    """Return the environment that the inline metadata (PEP 723) of the file with a function describes.
+
+    :raises InvalidArgumentError: if it is not a function, or if its file has no valid metadata.
+    """
+    code = getattr(inspect.unwrap(python_callable), "__code__", None)
+    if code is None:
+        raise InvalidArgumentError(
+            'environment="inline" needs a function, whose file has the metadata. Use VenvEnvironment.from_script().'
+        )
+    file = Path(code.co_filename).absolute()
+    environment = VenvEnvironment.from_script(file, base_dir=file.parent)
+    environment.inputs()
+    return environment
 
 
 def public_signature(python_callable: Callable[..., Any]) -> inspect.Signature:

@@ -8,14 +8,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_sparkdeps.configuration import archive_store
 from airflow_provider_sparkdeps.environments import Environment
 from airflow_provider_sparkdeps.exceptions import SessionLostError
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.operators.base import SparkConnectBaseOperator
-from airflow_provider_sparkdeps.operators.python_callable import bind_arguments, call, check_result, validate_arguments
+from airflow_provider_sparkdeps.operators.python_callable import (
+    bind_arguments,
+    call,
+    check_result,
+    inline_environment,
+    validate_arguments,
+)
 from airflow_provider_sparkdeps.operators.session import SharedSessionXCom
 from airflow_provider_sparkdeps.spark.accumulators import Accumulators
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_initial_values
@@ -41,8 +47,9 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
     the values of the accumulators go to XCom under the key `accumulators`.
 
     :param python_callable: the function to run.
-    :param environment: the environment of UDFs, whose archive is built if it is missing; or an archive as a dict, as
-        `BuildEnvironmentOperator` returns it. By default UDFs run in the cluster's own Python. (templated)
+    :param environment: the environment of UDFs, whose archive is built if it is missing; "inline" for what the inline
+        metadata (PEP 723) in the file of the callable describes; or an archive as a dict, as `BuildEnvironmentOperator`
+        returns it. By default UDFs run in the cluster's own Python. (templated)
     :param accumulators: initial values by name: numbers that are added to, or kinds such as `Max()` and `CounterOf()`;
         or what an upstream task pushed to XCom. (templated)
     :param py_files: `.py` files and package directories to send to executors. (templated)
@@ -74,7 +81,7 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
         self,
         *,
         python_callable: Callable[..., Any],
-        environment: Environment | Mapping[str, Any] | None = None,
+        environment: Environment | Mapping[str, Any] | Literal["inline"] | None = None,
         accumulators: Mapping[str, Any] | None = None,
         py_files: Sequence[str] = (),
         op_args: Collection[Any] | None = None,
@@ -82,6 +89,8 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
         session: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(environment, str) and environment == "inline":
+            environment = inline_environment(python_callable)
         super().__init__(environment=environment, py_files=py_files, **kwargs)
         self.python_callable = python_callable
         self.accumulators = accumulators

@@ -17,7 +17,10 @@ from airflow_provider_sparkdeps.utils.deadline import Deadline
 from airflow_provider_sparkdeps.utils.redaction import redact
 
 # Settings for the Python of the worker would affect the Python of the tool, too.
-_NOT_FOR_TOOLS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX")
+_NOT_FOR_TOOLS = (
+    "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX",
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE",
+)  # fmt: skip
 
 
 def tool_environ(**extra: str) -> dict[str, str]:

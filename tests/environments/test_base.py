@@ -6,12 +6,12 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
 
-from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, VenvEnvironment
+from airflow_provider_sparkdeps.environments import CondaEnvironment, Environment, PexEnvironment, VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -51,6 +51,56 @@ def test_an_invalid_python_is_refused_with_a_correct_example(python: Any) -> Non
 def test_an_invalid_platform_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="platform="):
         VenvEnvironment(["six"], platform="Linux")
+
+
+VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "GREETING": 'it\'s "$HOME"\n'}
+
+
+def test_variables_are_part_of_the_key_and_of_the_data() -> None:
+    environments = (
+        VenvEnvironment(["six"], env_vars=VARIABLES),
+        PexEnvironment(["six"], env_vars=VARIABLES),
+        CondaEnvironment(["six"], channels=["conda-forge"], env_vars=VARIABLES),
+    )
+    for environment in environments:
+        assert environment.key != replace(environment, env_vars={}).key
+        assert environment.key == replace(environment, env_vars=dict(reversed(VARIABLES.items()))).key
+        assert Environment.from_dict(environment.to_dict()).key == environment.key
+        assert hash(environment)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (["A=1"], "is not a mapping"),
+        ({"A": 1}, "Write names and values as strings"),
+        ({1: "A"}, "Write names and values as strings"),
+        ({"A": "\0"}, "Write names and values as strings"),
+        ({"a-b": "x"}, "a-b, which can't be set"),
+        ({"": "x"}, "which can't be set"),
+        ({"\u00c4": "x"}, "which can't be set"),
+        *(
+            ({name: "x"}, f"{name}, which can't be set")
+            for name in (
+                "PYTHONPATH",
+                "PYTHONHASHSEED",
+                "PYTHONHOME",
+                "PATH",
+                "LD_LIBRARY_PATH",
+                "SPARK_HOME",
+                "PYSPARK_PYTHON",
+            )
+        ),
+        ({"API_TOKEN": "hunter2"}, "API_TOKEN of env_vars looks like a credential"),
+        ({"DB_PASSWORD": "hunter2"}, "looks like a credential"),
+        ({"AWS_SECRET_ACCESS_KEY": "hunter2"}, "looks like a credential"),
+        ({"INDEX": "https://me:hunter2@example.com"}, "looks like a credential"),
+    ],
+)
+def test_a_variable_that_cannot_be_set_or_is_a_secret_is_refused_at_once(variables: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message) as caught:
+        VenvEnvironment(["six"], env_vars=variables)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_order_whitespace_comments_spelling_and_duplicates_do_not_change_the_key() -> None:

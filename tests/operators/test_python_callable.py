@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
 
+from airflow_provider_sparkdeps.decorators.spark_connect import spark_connect_task
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
 from airflow_provider_sparkdeps.operators.python_callable import bind_arguments, call, check_result
@@ -69,6 +72,35 @@ def test_an_invalid_argument_is_rejected_when_the_dag_is_parsed(
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         SparkConnectPythonOperator(task_id="score", python_callable=python_callable, **fields)
+
+
+SCRIPT = "# /// script\n# dependencies = ['six==1.17.0']\n# ///\ndef count(spark):\n    return 1\n"
+
+
+def in_a_file(path: Path, text: str) -> Any:
+    """The function `count` of a DAG file, as Airflow loads it."""
+    path.write_text(text)
+    namespace: dict[str, Any] = {"__file__": str(path), "__name__": "unusual_prefix_dag"}
+    exec(compile(text, path, "exec"), namespace)
+    return namespace["count"]
+
+
+def test_inline_is_the_environment_of_the_file_of_the_function(tmp_path: Path) -> None:
+    count = in_a_file(tmp_path / "dag.py", SCRIPT)
+    for function in (count, functools.wraps(count)(lambda spark: count(spark))):
+        operator = SparkConnectPythonOperator(task_id="a", python_callable=function, environment="inline")
+        assert operator.environment == VenvEnvironment.from_script(tmp_path / "dag.py", base_dir=tmp_path)
+    with DAG("decorated"):
+        decorated: Any = spark_connect_task(environment="inline")(count)()
+    assert decorated.operator.environment == operator.environment
+
+
+def test_inline_without_metadata_is_rejected_when_the_dag_is_parsed(tmp_path: Path) -> None:
+    count = in_a_file(tmp_path / "dag.py", SCRIPT.replace("script", "other"))
+    with pytest.raises(InvalidArgumentError, match=r"dag\.py has no blocks of inline metadata"):
+        SparkConnectPythonOperator(task_id="a", python_callable=count, environment="inline")
+    with pytest.raises(InvalidArgumentError, match="needs a function"):
+        SparkConnectPythonOperator(task_id="a", python_callable=len, environment="inline")
 
 
 def test_initial_values_can_be_templates_and_xcoms() -> None:

@@ -53,12 +53,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ArchiveStore:
     return ArchiveStore(tmp_path_factory.mktemp("store"))
 
 
+VARIABLES = {"OMP_NUM_THREADS": "1", "GREETING": 'it\'s "$HOME" \u00e4\n'}
+
+
 def install(python: Path) -> None:
     subprocess.run([uv_binary(), "pip", "install", "--quiet", "--python", python, *PACKAGES], check=True)
 
 
 def venv(directory: Path, channel: str) -> Environment:
-    return VenvEnvironment(PACKAGES)
+    return VenvEnvironment(PACKAGES, env_vars=VARIABLES)
 
 
 def venv_from_file(directory: Path, channel: str) -> Environment:
@@ -73,7 +76,7 @@ def venv_from_prefix(directory: Path, channel: str) -> Environment:
 
 
 def conda(directory: Path, channel: str) -> Environment:
-    return CondaEnvironment(["cheese=1.0"], channels=[channel], pip=PACKAGES)
+    return CondaEnvironment(["cheese=1.0", "globe"], channels=[channel], pip=PACKAGES, env_vars=VARIABLES)
 
 
 def conda_from_file(directory: Path, channel: str) -> Environment:
@@ -101,7 +104,7 @@ def conda_from_prefix(directory: Path, channel: str) -> Environment:
 
 
 def pex(directory: Path, channel: str) -> Environment:
-    return PexEnvironment(PACKAGES)
+    return PexEnvironment(PACKAGES, env_vars=VARIABLES)
 
 
 def pex_from_pex(directory: Path, channel: str) -> Environment:
@@ -129,6 +132,16 @@ def humanize_on_executors(session: Session) -> set[tuple[str, ...]]:
     return {tuple(text.split("|")) for row in rows for text in row}
 
 
+def variables_on_executors(session: Session) -> list[dict[str, str]]:
+    """The environment variables of Python workers."""
+
+    @udf("map<string,string>")
+    def variables(_: int) -> dict[str, str]:
+        return dict(os.environ)
+
+    return [row[0] for row in session.spark.range(0, 8, 1, 4).select(variables("id")).collect()]
+
+
 @pytest.mark.parametrize(
     "create",
     [
@@ -151,6 +164,13 @@ def test_udfs_use_packages_of_the_environment(
     with Session(Endpoint(host=server.host, port=server.port)) as session:
         attach(session, archive, store)
         found = humanize_on_executors(session)
+        variables = variables_on_executors(session)
+    if "_" not in create.__name__:
+        assert all(seen.items() >= VARIABLES.items() for seen in variables)
+    if create is conda:
+        # What the activation of the package globe sets.
+        assert all(seen["GLOBE_HOME"].endswith(f"/{archive.short_digest}/share/globe") for seen in variables)
+        assert all(Path(seen["GLOBE_HOME"]).is_dir() for seen in variables)
     assert len(found) == 2, "one file on each executor"
     for version, unit, executor, file in found:
         assert version.startswith("4.12.")

@@ -6,16 +6,28 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from airflow_provider_sparkdeps.environments.base import Environment, list_of_strings
+from airflow_provider_sparkdeps.environments.base import BuildOptions, CommonOptions, Environment, list_of_strings
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
-from airflow_provider_sparkdeps.utils.platforms import current_platform, current_python
+from airflow_provider_sparkdeps.utils.platforms import current_python
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.environments.conda.lock_files import LockedPackages
     from airflow_provider_sparkdeps.environments.conda.specs import CondaPackages
+
+
+class ChannelOptions(BuildOptions, total=False):
+    """Arguments for private channels; see `CondaEnvironment`."""
+
+    channel_conn_ids: Sequence[str]
+
+
+class InstalledOptions(CommonOptions, total=False):
+    """Arguments of copies of installed environments; see `CondaEnvironment`."""
+
+    ignore_missing_files: bool
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,7 @@ class CondaEnvironment(Environment):
     :param python: minor version such as "3.12"; by default the worker's, which pickles the UDFs.
     :param platform: what it is built for; by default this machine's.
     :param glibc: the oldest C library that executors have, such as "2.28". Not checked by default.
+    :param env_vars: environment variables of the Python workers. Manifests contain them: never write a secret.
     :raises InvalidArgumentError: if an argument is invalid. Files are read later, by `key` and `build`.
     """
 
@@ -103,12 +116,7 @@ class CondaEnvironment(Environment):
         *,
         channels: Sequence[str] = (),
         pip: Sequence[str] = (),
-        channel_conn_ids: Sequence[str] = (),
-        index_conn_id: str | None = None,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        platform: str | None = None,
-        glibc: str | None = None,
+        **options: Unpack[ChannelOptions],
     ) -> CondaEnvironment:
         """Return the environment that an `environment.yml` describes.
 
@@ -118,20 +126,10 @@ class CondaEnvironment(Environment):
         :param path: of the file.
         :param channels: channels to use if the file has none.
         :param pip: PEP 508 strings, in addition to those of the file.
-        :param channel_conn_ids: see `CondaEnvironment`, as for all other parameters.
+        :param options: see `CondaEnvironment`.
         :raises InvalidArgumentError: if an argument is invalid.
         """
-        return cls(
-            file=path,
-            channels=channels,
-            pip=pip,
-            channel_conn_ids=channel_conn_ids,
-            index_conn_id=index_conn_id,
-            base_dir=base_dir,
-            python=python,
-            platform=platform or current_platform(),
-            glibc=glibc,
-        )
+        return cls(file=path, channels=channels, pip=pip, **options)
 
     @classmethod
     def from_lock(
@@ -140,12 +138,7 @@ class CondaEnvironment(Environment):
         *,
         environment: str = "default",
         pip: Sequence[str] = (),
-        channel_conn_ids: Sequence[str] = (),
-        index_conn_id: str | None = None,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        platform: str | None = None,
-        glibc: str | None = None,
+        **options: Unpack[ChannelOptions],
     ) -> CondaEnvironment:
         """Return the environment that a lock file describes. It is read when the key is asked for, and by the build.
 
@@ -153,30 +146,16 @@ class CondaEnvironment(Environment):
             latter two, the packages for one platform are used, and of conda-lock's categories only `main`.
         :param environment: environment of a pixi.lock.
         :param pip: PEP 508 strings, in addition to those of the lock.
-        :param channel_conn_ids: see `CondaEnvironment`, as for all other parameters.
+        :param options: see `CondaEnvironment`.
         :raises InvalidArgumentError: if an argument is invalid.
         """
-        return cls(
-            lock=path,
-            lock_environment=environment,
-            pip=pip,
-            channel_conn_ids=channel_conn_ids,
-            index_conn_id=index_conn_id,
-            base_dir=base_dir,
-            python=python,
-            platform=platform or current_platform(),
-            glibc=glibc,
-        )
+        return cls(lock=path, lock_environment=environment, pip=pip, **options)
 
     @classmethod
     def from_prefix(
         cls,
         path: str | os.PathLike[str],
-        *,
-        ignore_missing_files: bool = False,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        glibc: str | None = None,
+        **options: Unpack[InstalledOptions],
     ) -> CondaEnvironment:
         """Return a copy of an installed environment.
 
@@ -184,26 +163,24 @@ class CondaEnvironment(Environment):
         does not depend on files that were edited by hand.
 
         :param path: of the environment, which is only read.
-        :param python: minor version that it must have; by default it may have any.
-        :param ignore_missing_files: see `CondaEnvironment`, as for all other parameters.
+        :param options: see `CondaEnvironment`.
         :raises InvalidArgumentError: if an argument is invalid.
         """
-        return cls(
-            prefix=path, ignore_missing_files=ignore_missing_files, base_dir=base_dir, python=python, glibc=glibc
-        )
+        return cls(prefix=path, **options)
 
     @classmethod
     def from_name(
-        cls, name: str, *, ignore_missing_files: bool = False, python: str | None = None, glibc: str | None = None
+        cls,
+        name: str,
+        **options: Unpack[InstalledOptions],
     ) -> CondaEnvironment:
         """Return a copy of an installed environment with a name, as conda, mamba and micromamba find it.
 
         :param name: of the environment.
-        :param python: minor version that it must have; by default it may have any.
-        :param ignore_missing_files: see `CondaEnvironment`, as for all other parameters.
+        :param options: see `CondaEnvironment`.
         :raises InvalidArgumentError: if an argument is invalid.
         """
-        return cls(name=name, ignore_missing_files=ignore_missing_files, python=python, glibc=glibc)
+        return cls(name=name, **options)
 
     @property
     def conn_ids(self) -> tuple[str, ...]:

@@ -10,14 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from airflow_provider_sparkdeps.environments.base import check_env_vars
-from airflow_provider_sparkdeps.environments.conda.specs import is_secret
-from airflow_provider_sparkdeps.environments.context import BuildContext
+from airflow_provider_sparkdeps.environments.context import PREFIX_TOKEN, BuildContext
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.processes import run
 from airflow_provider_sparkdeps.utils.text import shorten_output
-
-PREFIX_TOKEN = "@sparkdeps-prefix@"  # noqa: S105 - not a secret
-"""Stands for the path of the environment in the value of a variable."""
 
 _STATE = "conda-meta/state"
 _PACKAGES_VARIABLES = "etc/conda/env_vars.d"
@@ -59,14 +55,11 @@ def env_vars(prefix: Path, variables: Mapping[str, str], context: BuildContext) 
     kept = {}
     for name, value in sorted(named.items()):
         try:
-            check_env_vars({name: value}, "The activation of the environment")
-        except InvalidArgumentError:
-            context.report("relocate", f"variable {name} of the activation left out: Python workers can't have it")
+            check_env_vars({name: value}, "the activation of the environment")
+        except InvalidArgumentError as error:
+            context.report("relocate", f"left out: {error}")
             continue
-        if is_secret(name, value):
-            context.report("relocate", f"variable {name} of the activation left out: it looks like a credential")
-        else:
-            kept[name] = re.sub(rf"(?:{paths})(?![\w.-])", PREFIX_TOKEN, value)
+        kept[name] = re.sub(rf"(?:{paths})(?![\w.-])", PREFIX_TOKEN, value)
     return {**kept, **variables}
 
 

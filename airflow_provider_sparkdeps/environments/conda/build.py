@@ -81,7 +81,7 @@ class CondaBuilder(Builder):
             )
         self.context.report("install", f"locked packages of pip: {len(self.locked_pip)}")
         file = self.uv.file("requirements.txt", list(self.locked_pip.values()))
-        self.uv.install(*_into(prefix), "--no-deps", as_written=(file, self.scratch))
+        self.uv.install(*_into(prefix), "--no-deps", as_written=file)
         return prefix
 
     @property

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_sparkdeps.environments.base import list_of_strings
-from airflow_provider_sparkdeps.environments.conda.specs import is_secret
+from airflow_provider_sparkdeps.environments.base import check_env_vars, list_of_strings
 from airflow_provider_sparkdeps.environments.input_files import read_text, strip_comment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.redaction import redact
@@ -85,12 +84,7 @@ def _variables(variables: object, path: Path) -> dict[str, str]:
             raise InvalidArgumentError(
                 f"The variable {name} in {path} is {value!r} in YAML, and not a text. Write it in quotes."
             )
-        if is_secret(name, str(value)):
-            raise InvalidArgumentError(
-                f"The variable {name} in {path} contains credentials, which would be written to manifests and logs."
-                " Remove it, and read an Airflow connection in the task."
-            )
-    return {name: str(value) for name, value in sorted(variables.items())}
+    return check_env_vars({name: str(value) for name, value in variables.items()}, f"`variables` in {path}")
 
 
 def load_yaml(text: str, path: Path) -> Any:

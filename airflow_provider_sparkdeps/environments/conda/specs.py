@@ -62,7 +62,7 @@ class CondaPackages:
         object.__setattr__(self, "channels", normalize_channels(self.channels))
         object.__setattr__(self, "pip", normalize_requirements(pip, paths=False) if pip else ())
         object.__setattr__(self, "explicit", normalize_urls(self.explicit))
-        check_env_vars(self.variables, "variables")
+        object.__setattr__(self, "variables", check_env_vars(self.variables, "variables"))
 
 
 def normalize_specs(dependencies: object) -> tuple[str, ...]:
@@ -143,11 +143,6 @@ def refuse_credentials(url: str, what: str) -> None:
             f"{what} ({redact(url)}) contains credentials, which would be written to manifests and logs. Move them to"
             " an Airflow connection, and pass its id in channel_conn_ids=[...]."
         )
-
-
-def is_secret(name: str, value: str) -> bool:
-    """Whether the name or the value of an environment variable looks like that of a credential."""
-    return has_credentials(f"?{name}={value}")
 
 
 def check_python(specs: Iterable[str], minor: str) -> None:

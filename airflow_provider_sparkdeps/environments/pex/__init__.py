@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
+from airflow_provider_sparkdeps.environments.base import CommonOptions
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
-from airflow_provider_sparkdeps.environments.uv_environment import (
-    UvEnvironment,
-    check_lock_name,
-    check_script_name,
-)
+from airflow_provider_sparkdeps.environments.uv_environment import UvEnvironment
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,7 @@ class PexEnvironment(UvEnvironment):
     :param python: minor version such as "3.12"; by default the worker's, which pickles the UDFs.
     :param platform: must be this machine's, which is the default.
     :param glibc: the oldest C library that executors have, such as "2.28". Not checked by default.
+    :param env_vars: environment variables of the Python workers. Manifests contain them: never write a secret.
     :raises InvalidArgumentError: if an argument is invalid. Files are read later, by `key` and `build`.
     """
 
@@ -50,114 +47,17 @@ class PexEnvironment(UvEnvironment):
     _existing: ClassVar[str] = "pex"
 
     @classmethod
-    def from_file(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        extras: Sequence[str] = (),
-        groups: Sequence[str] = (),
-        index_conn_id: str | None = None,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        glibc: str | None = None,
-    ) -> PexEnvironment:
-        """Return a PEX of what a file describes. The file is read when the key is asked for, and by the build.
-
-        :param path: of a requirements.txt (with the files that it includes) or a pyproject.toml. If there is a uv.lock
-            next to the pyproject.toml, its versions are installed. The project itself is not. Lock files as in
-            `from_lock` are accepted, too.
-        :param extras: of the pyproject.toml.
-        :param groups: dependency groups of the pyproject.toml.
-        :param index_conn_id: see `PexEnvironment`, as for all other parameters.
-        :raises InvalidArgumentError: if an argument is invalid.
-        """
-        return cls(
-            file=path,
-            extras=extras,
-            groups=groups,
-            index_conn_id=index_conn_id,
-            base_dir=base_dir,
-            python=python,
-            glibc=glibc,
-        )
-
-    @classmethod
-    def from_lock(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        extras: Sequence[str] = (),
-        groups: Sequence[str] = (),
-        index_conn_id: str | None = None,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        glibc: str | None = None,
-    ) -> PexEnvironment:
-        """Return a PEX of what a lock file describes. It is read when the key is asked for, and by the build.
-
-        :param path: of a uv.lock, with the pyproject.toml next to it, or of a pylock.toml (PEP 751).
-        :param extras: of the lock.
-        :param groups: dependency groups of the lock.
-        :param index_conn_id: see `PexEnvironment`, as for all other parameters.
-        :raises InvalidArgumentError: if an argument is invalid.
-        """
-        return cls(
-            file=check_lock_name(path),
-            extras=extras,
-            groups=groups,
-            index_conn_id=index_conn_id,
-            base_dir=base_dir,
-            python=python,
-            glibc=glibc,
-        )
-
-    @classmethod
-    def from_script(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        index_conn_id: str | None = None,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        glibc: str | None = None,
-    ) -> PexEnvironment:
-        """Return the environment that the inline metadata of a script (PEP 723) describes.
-
-        Its key depends on the metadata, and not on the code of the script. If there is a lock of it
-        (`uv lock --script job.py`), the versions in the lock are installed.
-
-        :param path: of the script, such as "job.py".
-        :param index_conn_id: see `PexEnvironment`, as for all other parameters.
-        :raises InvalidArgumentError: if an argument is invalid.
-        """
-        return cls(
-            file=check_script_name(path),
-            index_conn_id=index_conn_id,
-            base_dir=base_dir,
-            python=python,
-            glibc=glibc,
-        )
-
-    @classmethod
-    def from_pex(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        glibc: str | None = None,
-    ) -> PexEnvironment:
+    def from_pex(cls, path: str | os.PathLike[str], **options: Unpack[CommonOptions]) -> PexEnvironment:
         """Return the environment of an existing PEX, such as the result of `pex -o app.pex pandas pyarrow`.
 
         Its key depends on its contents, which are read when the key is asked for. A scie, which is a PEX with its own
         interpreter (`pex --scie eager`), needs no Python on the executors.
 
         :param path: of a zipapp, which is what `pex -o` makes by default, or of a scie.
-        :param python: minor version that runs it; by default the worker's, which pickles the UDFs.
-        :param base_dir: see `PexEnvironment`, as for all other parameters.
+        :param options: see `PexEnvironment`.
         :raises InvalidArgumentError: if an argument is invalid.
         """
-        return cls(pex=path, base_dir=base_dir, python=python, glibc=glibc)
+        return cls(pex=path, **options)
 
     def inputs(self) -> dict[str, Any]:
         """Return what is installed, as JSON-compatible data.

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_sparkdeps.environments.input_files import read_toml, sha256_of
-from airflow_provider_sparkdeps.environments.requirements.pep508 import refuse_credentials
+from airflow_provider_sparkdeps.environments.requirements.pep508 import check_urls
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
+from airflow_provider_sparkdeps.utils.text import shorten_output
 
 # What tools, editors and builds leave in a project that git does not know.
 _CACHES = {
@@ -25,11 +26,15 @@ _CACHES = {
 _CACHE_SUFFIXES = (".egg-info", ".pyc", ".log")
 _SETUPTOOLS_BUILD = re.compile(r"lib.*|bdist\..*|temp\..*|scripts-.*")
 _READ = ("name", "dependencies", "optional-dependencies", "requires-python", "dynamic")
+# Those settings of `uv pip` that say where packages come from, and not which ones.
+_PIP_SETTINGS = {
+    "index-url", "extra-index-url", "no-index", "find-links", "index-strategy", "keyring-provider", "prerelease",
+    "resolution", "exclude-newer", "no-build", "no-binary", "only-binary", "no-build-isolation", "config-settings",
+    "link-mode", "compile-bytecode", "generate-hashes", "annotation-style", "no-header", "no-annotate", "strict",
+}  # fmt: skip
 _LOCAL_SOURCES = ("editable", "directory", "path", "virtual")
 ARCHIVES = (".whl", ".tar.gz", ".zip")
 """Endings of the files that uv installs."""
-
-_URL = re.compile(r"[\w+.-]+://[^\s\"',;]+")
 
 
 @dataclass
@@ -45,8 +50,7 @@ class InputTree:
 
     origin: Path
     entry: Path | None = None
-    _texts: dict[Path, str | None] = field(default_factory=dict)
-    _keys: dict[Path, str] = field(default_factory=dict)
+    _files: dict[Path, str | None] = field(default_factory=dict)
     _facts: dict[str, str] = field(default_factory=dict)
     _projects: set[Path] = field(default_factory=set)
     _workspaces: set[Path] = field(default_factory=set)
@@ -55,39 +59,41 @@ class InputTree:
     def digest(self) -> str:
         """Return the hex sha256 of the names and contents of all files."""
         lines = [f"{name}\0{value}\n" for name, value in self._facts.items()]
-        for path in self._texts:
-            key = self._keys.get(path)
-            content = sha256_of(path) if key is None else hashlib.sha256(key.encode()).hexdigest()
+        for path, key in self._files.items():
+            content = (
+                _content(path) if key is None else hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
+            )
             name = "" if path == self.entry else os.path.relpath(path, self.origin)
             lines.append(f"{name}\0{content}\n")
-        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+        return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
     def copy_to(self, root: Path) -> None:
         """Copy the files to the same paths below a directory."""
-        for path, text in self._texts.items():
-            target = copy_of(path, root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if text is None:
-                shutil.copy(path, target)
-            else:
-                target.write_text(text, encoding="utf-8")
         for repository in sorted(self._repositories):
             _copy_repository(repository, copy_of(repository, root))
+        for path in self._files:
+            target = copy_of(path, root)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
 
-    def add(self, path: Path, text: str | None = None, *, key: Any = None) -> None:
+    def add(self, path: Path, *, key: Any = None) -> None:
         """Add a file.
 
-        :param text: what uv should read instead of its contents.
-        :param key: what the key depends on instead of its contents: a text, or the data of a TOML file.
+        :param key: data of the file that the key depends on, instead of its contents.
         """
         if key is None:
-            self._keys.pop(path, None)
-        elif path not in self._texts or path in self._keys:
-            self._keys[path] = key if isinstance(key, str) else json.dumps(key, sort_keys=True, default=str)
-        self._texts[path] = text
+            self._files[path] = None
+        elif self._files.get(path, "") is not None:
+            self._files[path] = json.dumps(key, sort_keys=True, default=str)
 
     def add_directory(self, path: Path) -> None:
-        """Add all files of a directory, such as one with wheels."""
+        """Add all files of a directory, such as one with wheels.
+
+        :raises InvalidArgumentError: if there is none.
+        """
+        if not path.is_dir():
+            raise InvalidArgumentError(f"Could not read {path}: there is no such directory. Correct its path.")
         for file in sorted(path.rglob("*")):
             if file.is_file():
                 self.add(file)
@@ -100,6 +106,8 @@ class InputTree:
         if not path.is_dir():
             if not path.name.endswith(ARCHIVES):
                 raise InvalidArgumentError(f"{path} is not a project directory, an sdist or a wheel. Correct the path.")
+            if not path.is_file():
+                raise InvalidArgumentError(f"Could not read {path}: there is no such file. Correct its path.")
             self.add(path)
         elif not is_installable(path):
             raise InvalidArgumentError(
@@ -111,8 +119,9 @@ class InputTree:
             for file in project_files(path):
                 self.add(file)
             self.add_workspace(path)
-            if not _table(data, "project").get("version"):
-                self._add_version(path)
+            requires = _table(data, "build-system").get("requires", [])
+            if not _table(data, "project").get("version") or any(re.search("scm|vcs|git", each) for each in requires):
+                self._add_repository(path)
 
     def add_project(self, path: Path) -> dict[str, Any]:
         """Add what uv reads of a project to find its dependencies: all files, if only its build backend knows them.
@@ -122,11 +131,11 @@ class InputTree:
         data = self._add_settings(path)
         project = _table(data, "project")
         settings = _table(data, "tool", "uv")
+        has_backend = "build-system" in data or "poetry" in data.get("tool", {}) or (path / "setup.py").is_file()
         if (path / "pyproject.toml").is_file():
             # What uv reads itself; for the rest it would ask the build backend.
-            read = {name: value for name, value in project.items() if name in _READ}
-            self.add(path / "pyproject.toml", key={**data, "project": read, "tool": {"uv": settings}})
-        if project.get("dynamic") or (not project and ("build-system" in data or "poetry" in data.get("tool", {}))):
+            self.add(path / "pyproject.toml", key={**data, "project": _read(data), "tool": {"uv": settings}})
+        if project.get("dynamic") or (not project and has_backend):
             self.add_local(path)
         return data
 
@@ -135,12 +144,16 @@ class InputTree:
 
         :return: the uv.lock, if there is one.
         """
-        root, members = path, []
+        root, members = path, list[Path]()
         for parent in (path, *path.parents):
             workspace = _table(_read_if_file(parent / "pyproject.toml"), "tool", "uv", "workspace")
             if workspace:
-                patterns = workspace.get("members", [])
-                root, members = parent, [each for pattern in patterns for each in sorted(parent.glob(str(pattern)))]
+                excluded = set(_glob(parent, workspace.get("exclude", [])))
+                members = [each for each in _glob(parent, workspace.get("members", [])) if each not in excluded]
+                if path == parent or path in members:
+                    root = parent
+                else:
+                    self._add_settings(parent)
                 break
         lock = root / "uv.lock"
         locked = read_toml(lock) if lock.is_file() else None
@@ -153,7 +166,7 @@ class InputTree:
         if locked is None:
             return None
         self.add(lock, key=locked)
-        refuse_credentials_in(locked, lock)
+        check_strings(locked, lock)
         for registry in {str(_table(each, "source").get("registry", "://")) for each in locked.get("package", [])}:
             if "://" not in registry:
                 self.add_directory(_normal(root / registry))
@@ -170,10 +183,12 @@ class InputTree:
                 continue
             found = read_toml(path / name)
             self.add(path / name, key=found)
-            refuse_credentials_in(found, path / name)
             is_project = name == "pyproject.toml"
+            check_strings(_checked(found) if is_project else found, path / name)
             data = found if is_project else data
-            self.add_sources(path, _table(found, "tool", "uv") if is_project else found)
+            settings = _table(found, "tool", "uv") if is_project else found
+            _check_settings(settings, path / name)
+            self.add_sources(path, settings)
         return data
 
     def add_sources(self, path: Path, settings: dict[str, Any]) -> None:
@@ -185,19 +200,39 @@ class InputTree:
         for source in _table(settings, "sources").values():
             for each in source if isinstance(source, list) else [source]:
                 if isinstance(each, dict) and isinstance(each.get("path"), str):
+                    if Path(each["path"]).is_absolute():
+                        raise InvalidArgumentError(
+                            f"The source {each['path']} in {path} is absolute. Make it relative."
+                        )
                     self.add_local(_normal(path / each["path"]))
-        indexes = [index.get("url") for index in settings.get("index", []) if isinstance(index, dict)]
-        for url in [*indexes, settings.get("index-url"), *settings.get("find-links", [])]:
-            if isinstance(url, str) and "://" not in url:
-                self.add_directory(_normal(path / url))
+        places = [index.get("url") for index in settings.get("index", [])]
+        for table in (settings, _table(settings, "pip")):
+            for name in ("index-url", "extra-index-url", "find-links"):
+                value = table.get(name, [])
+                places += value if isinstance(value, list) else [value]
+        for place in places:
+            if "://" not in str(place):
+                self.add_directory(_normal(path / str(place)))
 
-    def _add_version(self, path: Path) -> None:
+    def _add_repository(self, path: Path) -> None:
+        """Add all that a version from git, or a list of files from git, may depend on."""
+        name = os.path.relpath(path, self.origin)
+        self._facts[f"{name} in its directory"] = path.name
         found = _git(path, "rev-parse", "--show-toplevel")
-        if found:
-            # The version of the project may come from tags.
-            self._repositories.add(Path(found.strip()))
-            described = _git(path, "describe", "--always", "--long", "--tags", "--dirty") or ""
-            self._facts[f"{os.path.relpath(path, self.origin)} in git"] = described
+        if not found:
+            return
+        repository = Path(found.strip())
+        self._repositories.add(repository)
+        asked = (
+            ("rev-parse", "HEAD"),
+            ("symbolic-ref", "--quiet", "HEAD"),
+            ("for-each-ref", "--merged", "HEAD", "--format=%(refname) %(objectname)", "refs/tags"),
+            ("diff", "--cached", "--raw", "--no-abbrev", "HEAD"),
+        )
+        self._facts[f"{name} in git"] = "\0".join(_git(repository, *each) or "" for each in asked)
+        for changed in _changed(repository):
+            content = _content(repository / changed) if (repository / changed).is_file() else ""
+            self._facts[f"{changed} of {name} in git"] = content
 
 
 def is_installable(path: Path) -> bool:
@@ -215,7 +250,7 @@ def copy_of(path: Path, root: Path) -> Path:
 def project_files(root: Path) -> Iterator[Path]:
     """Yield the files of a project: what git does not ignore, or without git all but caches and logs, sorted."""
     listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    if listed is None:
+    if not listed or _git(root, "check-ignore", "--quiet", ".") is not None:
         yield from walk(root)
         return
     logs = set()
@@ -223,8 +258,9 @@ def project_files(root: Path) -> Iterator[Path]:
         logs = set((_git(root, "ls-files", "-z", "--others", "--exclude-standard", "*.log") or "").split("\0"))
     for name in sorted({*listed.split("\0")} - logs - {""}):
         path = root / name
-        if path.is_dir():  # a submodule
-            yield from project_files(path)
+        if path.is_dir():
+            # A link or a submodule.
+            yield from walk(path) if path.is_symlink() else project_files(path)
         elif path.is_file():
             yield path
 
@@ -267,44 +303,55 @@ def _is_cache(path: Path, *, at_top: bool) -> bool:
 
 def _git(path: Path, *arguments: str) -> str | None:
     """Return the output of git; None if there is no repository, no commit or no git."""
-    # Repositories of another user are only read.
-    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(path), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        done = _run_git("-C", str(path), *arguments)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(done.stdout) if done.returncode == 0 else None
 
 
+def _run_git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    settings = {"safe.directory": "*", "core.fsmonitor": "false"}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # Repositories, which may be those of another user, are only read, and not locked.
+    environ |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (name, value) in enumerate(settings.items()):
+        environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return subprocess.run(["git", *arguments], capture_output=True, timeout=600, check=False, env=environ)
+
+
+def _changed(repository: Path) -> list[str]:
+    """Return the names of files that differ from git's index, or that git does not know and does not ignore."""
+    listed = _git(repository, "ls-files", "-z", "--modified", "--others", "--exclude-standard") or ""
+    return sorted(set(listed.split("\0")) - {""})
+
+
 def _copy_repository(source: Path, target: Path) -> None:
-    """Add the history of a repository, and the files of it that are missing, so that its state is the same."""
-    clone = target.with_name(f"{target.name}.clone")
-    steps = [
-        ["git", "-c", "safe.directory=*", "clone", "--quiet", "--shared", "--no-checkout", str(source), str(clone)],
-        ["git", "-C", str(target), "reset", "--quiet"],
-        ["git", "-C", str(target), "checkout-index", "--all", "--quiet"],
-    ]
-    for number, step in enumerate(steps):
-        done = subprocess.run(step, capture_output=True, text=True, errors="replace", timeout=600, check=False)
-        if number == 0 and done.returncode == 0:
-            (clone / ".git").rename(target / ".git")
-            shutil.rmtree(clone)
-        elif number == 0:
-            raise BuildError(f"git could not copy {source}, from which a project may take its version: {done.stderr}")
-    for name in (_git(source, "ls-files", "-z", "--deleted") or "").split("\0"):
-        if name:
-            (target / name).unlink(missing_ok=True)
+    """Copy a repository with its history, its index and its files, so that its state is the same."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    done = _run_git("clone", "--quiet", "--shared", "--no-checkout", str(source), str(target))
+    if done.returncode != 0:
+        reason = shorten_output(done.stderr.decode(errors="replace"))
+        raise BuildError(f"git could not copy {source}, from which a project may take its version:\n\n{reason}")
+    index = _git(source, "rev-parse", "--git-path", "index") or ""
+    shutil.copy(source / index.strip(), target / ".git" / "index")
+    _git(target, "checkout-index", "--all", "--quiet")
+    for name in _changed(source):
+        (target / name).unlink(missing_ok=True)
+        if (source / name).is_symlink() or (source / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, target / name, follow_symlinks=False)
 
 
-def refuse_credentials_in(data: Any, path: Path) -> None:
-    """Check that the strings in the data of a file contain no URLs with credentials.
+def check_strings(data: Any, path: Path) -> None:
+    """Check that the strings in the data of a file have no credentials and no variables, which uv would expand.
 
-    :raises InvalidArgumentError: if one does.
+    :raises InvalidArgumentError: if one has.
     """
     for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
-        refuse_credentials_in(value, path)
-    for url in _URL.findall(data) if isinstance(data, str) else ():
-        refuse_credentials(url, f"something in {path}")
+        check_strings(value, path)
+    if isinstance(data, str):
+        check_urls(data, f"something in {path}")
 
 
 def _local_packages(lock: dict[str, Any], project: str) -> Iterator[str]:
@@ -327,6 +374,35 @@ def _local_packages(lock: dict[str, Any], project: str) -> Iterator[str]:
             seen |= new
             queue += new
     yield from sorted(places[name] for name in seen & places.keys())
+
+
+def _glob(root: Path, patterns: list[str]) -> list[Path]:
+    return [_normal(path) for pattern in patterns for path in sorted(root.glob(str(pattern)))]
+
+
+def _content(path: Path) -> str:
+    mode = " executable" if os.access(path, os.X_OK) else ""
+    return sha256_of(path) + mode
+
+
+def _read(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what uv reads of the table [project]."""
+    return {name: value for name, value in _table(data, "project").items() if name in _READ}
+
+
+def _check_settings(settings: dict[str, Any], path: Path) -> None:
+    unknown = sorted(_table(settings, "pip").keys() - _PIP_SETTINGS)
+    if unknown:
+        raise InvalidArgumentError(
+            f"The settings of uv in {path} have `pip.{unknown[0]}`, with which something else may be installed than the"
+            " file says. Remove it, or move it to the command line that needs it."
+        )
+
+
+def _checked(data: dict[str, Any]) -> list[Any]:
+    """Return those parts of a pyproject.toml that say what is installed."""
+    tools = [_table(data, "tool", name) for name in ("uv", "poetry")]
+    return [_read(data), data.get("dependency-groups"), data.get("build-system"), *tools]
 
 
 def _read_if_file(path: Path) -> dict[str, Any]:

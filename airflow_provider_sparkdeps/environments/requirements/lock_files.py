@@ -18,17 +18,33 @@ _SOURCES = ("vcs", "directory", "archive", "sdist")
 
 
 @dataclass(frozen=True)
+class LocalPackage:
+    """A package of a lock that is on this machine.
+
+    :param name: canonical name.
+    :param version: that it must have; empty if any is allowed.
+    :param path: absolute path of a project, an sdist or a wheel.
+    :param hashes: that the file must have, by algorithm.
+    """
+
+    name: str
+    version: str
+    path: Path
+    hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class SelectedPackages:
     """The packages of a pylock.toml for one interpreter on one platform.
 
     :param head: the data of the file, without packages.
     :param packages: to install from an index, a URL or a repository.
-    :param local: absolute paths of local projects, sdists and wheels.
+    :param local: local projects, sdists and wheels.
     """
 
     head: dict[str, Any]
     packages: tuple[dict[str, Any], ...]
-    local: tuple[Path, ...]
+    local: tuple[LocalPackage, ...]
 
     @property
     def lock(self) -> tuple[str, ...]:
@@ -38,6 +54,13 @@ class SelectedPackages:
     def to_toml(self) -> str:
         """Return the contents of a pylock.toml with these packages."""
         return _lines(self.head) + "".join(f"\n[[packages]]\n{_lines(package)}" for package in self.packages)
+
+
+def packages_of(path: Path) -> set[str]:
+    """Return the canonical names of all packages in a pylock.toml."""
+    from packaging.utils import canonicalize_name
+
+    return {canonicalize_name(package["name"]) for package in read_toml(path).get("packages", [])}
 
 
 def select_packages(
@@ -87,9 +110,11 @@ def select_packages(
             selected[name].setdefault("index", indexes[name])
         place = _local_path(package)
         if place is not None:
-            local.append(Path(os.path.normpath(path.parent / place)))
+            found, hashes = place
+            version = str(package.get("version", ""))
+            local.append(LocalPackage(name, version, Path(os.path.normpath(path.parent / found)), hashes))
             del selected[name]
-    return SelectedPackages(head, tuple(selected.values()), tuple(dict.fromkeys(local)))
+    return SelectedPackages(head, tuple(selected.values()), tuple(local))
 
 
 def _line(package: dict[str, Any]) -> str:
@@ -105,15 +130,15 @@ def _line(package: dict[str, Any]) -> str:
     return f"{name}=={package['version']}"
 
 
-def _local_path(package: dict[str, Any]) -> str | None:
-    """Return the path of a local project, sdist or wheel."""
+def _local_path(package: dict[str, Any]) -> tuple[str, dict[str, str]] | None:
+    """Return the path of a local project, sdist or wheel, and the hashes of the file."""
     places = [package[source] for source in _SOURCES if source in package] or package.get("wheels", [])
     for place in places:
-        url = str(place.get("url", ""))
+        url, hashes = str(place.get("url", "")), place.get("hashes", {})
         if "path" in place and "://" not in url:
-            return str(place["path"])
+            return f"{place['path']}/{place.get('subdirectory', '')}", hashes
         if url.startswith("file:"):
-            return unquote(urlsplit(url).path)
+            return unquote(urlsplit(url).path), hashes
     return None
 
 

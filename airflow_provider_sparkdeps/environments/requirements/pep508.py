@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _EDITABLE = re.compile(r"(-e|--editable)(\s+|=)")
 _LOCAL = re.compile(r"(?P<path>[^\[\];]+?)\s*(\[(?P<extras>[^\]]*)\])?\s*(;\s*(?P<marker>.+))?")
+_URL = re.compile(r"[\w+.-]{1,40}://\S+")
+_VARIABLE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
+_MAX_LENGTH = 10_000
 _FILES = (".whl", ".tar.gz", ".zip")
 
 
@@ -45,7 +48,7 @@ def normalize_requirements(requirements: object, *, paths: bool = True) -> tuple
 
 def is_local(line: str) -> bool:
     """Whether a requirement is a path. As in pip and uv, it has a slash, a leading dot, or the suffix of a wheel."""
-    if "://" in line or re.match(r"[A-Za-z0-9._-]+\s*(\[[^\]]*\])?\s*@", line):
+    if "://" in line or re.match(r"[A-Za-z0-9._-]++\s*+(\[[^\]]*+\])?+\s*+@", line):
         return False
     head = re.split(r"[;\[]", line)[0].strip()
     return head.startswith((".", "/", "~")) or head.endswith(_FILES) or "/" in head
@@ -67,6 +70,8 @@ def normalize_requirement(line: str) -> str:
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
+    if len(line) > _MAX_LENGTH:
+        raise InvalidArgumentError(f"{line[:50]!r}... has {len(line)} characters, which is not a requirement.")
     line = _EDITABLE.sub("", line, count=1) if (editable := bool(_EDITABLE.match(line))) else line
     if is_local(line):
         return _normalize_path(line)
@@ -106,7 +111,7 @@ def _normalize_path(line: str) -> str:
 
 def split_path(line: str) -> tuple[str, str]:
     """Return the path of a normalized local requirement, and its extras and marker as they follow it."""
-    path = re.split(r"\s*[\[;]|\s+--", line)[0]
+    path = re.split(r"(?<!\s)\s*+[\[;]|(?<!\s)\s++--", line)[0]
     return path, line[len(path) :]
 
 
@@ -131,18 +136,27 @@ def check_url(requirement: Requirement) -> None:
         raise InvalidArgumentError(
             f"The URL of {requirement.name!r} is that of a local file. Write only its path, such as './my_lib'."
         )
-    refuse_credentials(requirement.url, f"requirement {requirement.name!r}")
+    check_urls(requirement.url, f"requirement {requirement.name!r}")
 
 
-def refuse_credentials(address: str, what: str) -> None:
-    """Check that a URL has no credentials.
+def check_urls(text: str, what: str) -> None:
+    """Check that a text contains no URLs with credentials, and no variables, which uv would expand.
 
-    :param what: what the URL belongs to, for the error message.
-    :raises InvalidArgumentError: if it has.
+    :param what: what the text is, for the error message.
+    :raises InvalidArgumentError: if it does.
     """
-    if has_credentials(address):
+    # uv also takes `https:/host` for a URL.
+    urls = _URL.findall(re.sub(r"(https?):[/\\]+", r"\1://", text))
+    if any(map(has_credentials, urls)):
         raise InvalidArgumentError(
-            f"The URL of {what} contains credentials, which would be written to manifests and logs. Remove them, and"
+            f"A URL of {what} contains credentials, which would be written to manifests and logs. Remove them, and"
             " pass an Airflow connection as index_conn_id, or configure uv or git on the worker (netrc,"
             " UV_INDEX_<NAME>_USERNAME and _PASSWORD, a git credential helper)."
+        )
+    if any(re.match(r"(\w+\+)?file:", url) for url in urls):
+        raise InvalidArgumentError(f"{what} has a `file:` URL. Write its path, relative to the file, instead.")
+    if variable := _VARIABLE.search(text if urls else ""):
+        raise InvalidArgumentError(
+            f"{variable[0]} in {what} is a variable of the worker, and the key does not depend on its value. Write the"
+            " value. For a private index, use index_conn_id."
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from airflow_provider_sparkdeps.environments.input_files import read_text, strip_comment
-from airflow_provider_sparkdeps.environments.requirements.input_tree import refuse_credentials_in
+from airflow_provider_sparkdeps.environments.requirements.input_tree import check_strings
 from airflow_provider_sparkdeps.environments.requirements.pep508 import is_local, split_path
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.redaction import redact
@@ -16,8 +16,7 @@ from airflow_provider_sparkdeps.utils.redaction import redact
 _OPTION = re.compile(r"(?P<name>-[rceif](?=[^-])|--?[a-z-]+)(?:\s*=\s*|\s*)(?P<value>.*)", re.DOTALL)
 _LONG = {"-r": "--requirement", "-c": "--constraint", "-f": "--find-links", "-e": "--editable"}
 _QUOTED = re.compile(r"""^(["'])(.*)\1$""")
-_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
-_LOCAL_URL = re.compile(r"(^|[\s@+])file:|^[\w.-]+\s*(\[[^\]]*\])?\s*@\s*+(?![\w+.-]+:)")
+_LOCAL_URL = re.compile(r"(^|[\s@+])file:|^[\w.-]++\s*+(\[[^\]]*+\])?+\s*+@\s*+(?![\w+.-]{1,40}:)")
 
 
 class RequirementsFiles:
@@ -42,31 +41,26 @@ class RequirementsFiles:
         if path in self._files:
             return
         text = read_text(path, referenced_by=referenced_by)
-        lines = self._files[path] = [""] * (len(text.splitlines()) + 1)
+        lines = self._files[path] = []
         for number, line in _lines(text):
             try:
-                lines[number - 1] = self._line(line, path)
+                lines += filter(None, [self._line(line, path)])
             except InvalidArgumentError as error:
                 located = f"{path}, line {number}: "
                 raise InvalidArgumentError(("" if ", line " in str(error) else located) + str(error)) from None
 
-    def texts(self, directory: Path) -> dict[Path, str]:
-        """Return the texts of the files for uv.
+    def texts(self, directory: Path) -> tuple[tuple[Path, str], ...]:
+        """Return the files with their texts for uv, which include each other by the names of `text_name`.
 
-        :param directory: where uv starts, to which local paths are relative.
+        :param directory: to which local paths are relative.
         """
-        return {
-            path: "\n".join(for_uv(line, directory) if is_requirement(line) else line for line in lines) + "\n"
+        return tuple(
+            (path, "".join(f"{for_uv(line, directory) if is_requirement(line) else line}\n" for line in lines))
             for path, lines in self._files.items()
-        }
+        )
 
     def _line(self, line: str, path: Path) -> str:
-        if _VARIABLE.search(line):
-            raise InvalidArgumentError(
-                "Environment variables such as ${TOKEN} are not supported, since the key would not depend on their"
-                " values. Write the value. For a private index, use index_conn_id."
-            )
-        refuse_credentials_in(line, path)
+        check_strings(line, path)
         option = _OPTION.fullmatch(line) if line.startswith("-") else None
         if option is None:
             return self._requirement(line)
@@ -80,27 +74,40 @@ class RequirementsFiles:
                 )
             included = Path(os.path.normpath(path.parent / Path(value).expanduser()))
             self.read(included, referenced_by=str(path))
-            return f"{name} {os.path.relpath(included, path.parent)}"
+            return f"{name} {text_name(list(self._files).index(included))}"
         if name == "--find-links" and "://" not in value:
-            self.options += ["--find-links", Path(os.path.normpath(path.parent / value))]
+            self._add_options("--find-links", Path(os.path.normpath(path.parent / value)))
         elif name == "--pre":
-            self.options += ["--prerelease", "allow"]
+            self._add_options("--prerelease", "allow")
         elif name == "--trusted-host":
-            self.options += ["--allow-insecure-host", value]
+            self._add_options("--allow-insecure-host", value)
         elif name == "--require-hashes":
-            self.options += ["--require-hashes"]
+            self._add_options("--require-hashes")
+        elif name in ("--only-binary", "--no-binary"):
+            return "\n".join(f"{name} {each.strip()}" for each in value.split(","))
         elif name != "--prefer-binary":  # which uv always does
             return f"{name} {value}"
         return ""
 
     def _requirement(self, line: str) -> str:
         if _LOCAL_URL.search(line):
-            raise InvalidArgumentError(f"{redact(line)!r} has a local URL. Write only its path, such as './my_lib'.")
-        if " --hash" in line and "--require-hashes" not in self.options:
+            raise InvalidArgumentError(
+                f"{redact(line[:200])!r} has a local URL. Write only its path, such as './my_lib'."
+            )
+        if re.search(r"\s--hash", line):
             # As with pip: if one package has a hash, all need one.
-            self.options += ["--require-hashes"]
+            self._add_options("--require-hashes")
         self.requirements.append(line)
         return line
+
+    def _add_options(self, *options: str | Path) -> None:
+        if list(options) not in (self.options[at : at + len(options)] for at in range(len(self.options))):
+            self.options += options
+
+
+def text_name(number: int) -> str:
+    """Return the name of the file with one of the texts."""
+    return f"requirements-{number}.txt"
 
 
 def is_requirement(line: str) -> bool:
@@ -109,12 +116,11 @@ def is_requirement(line: str) -> bool:
 
 
 def for_uv(line: str, directory: Path) -> str:
-    """Return a requirement for uv, with a local path relative to the directory where uv starts."""
+    """Return a requirement for uv, with a local path relative to the root directory, where uv starts."""
     if not is_local(line):
         return line
     path, rest = split_path(line)
-    relative = os.path.relpath(directory / Path(path).expanduser(), directory)
-    return f"./{relative}{rest}"
+    return f".{os.path.normpath(directory / Path(path).expanduser())}{rest}"
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_provider_sparkdeps.environments.pythons import BasePython
 from airflow_provider_sparkdeps.environments.requirements.input_tree import copy_of, project_digest
-from airflow_provider_sparkdeps.environments.requirements.lock_files import select_packages
-from airflow_provider_sparkdeps.environments.requirements.requirements_txt import for_uv
+from airflow_provider_sparkdeps.environments.requirements.lock_files import LocalPackage, packages_of, select_packages
+from airflow_provider_sparkdeps.environments.requirements.requirements_txt import text_name
 from airflow_provider_sparkdeps.environments.requirements.uv_inputs import UvInputs, check_python
 from airflow_provider_sparkdeps.environments.uv import Uv
 from airflow_provider_sparkdeps.exceptions import BuildError
@@ -36,16 +38,18 @@ class Resolution:
     """The exact packages that requirements were resolved to.
 
     :param lock: for the manifest: one line for each package, sorted, without paths.
+    :param directory: where uv starts, whose settings it reads.
     :param pylock: contents of a pylock.toml with the packages that are not local; empty if there are none.
     :param wheels: of local projects.
-    :param as_written: a requirements.txt whose hashes uv checks when it installs it, and where uv starts.
+    :param as_written: a requirements.txt whose hashes uv checks when it installs it.
     :param options: of uv, for the installation.
     """
 
     lock: tuple[str, ...]
+    directory: Path | None = None
     pylock: str = ""
     wheels: tuple[Wheel, ...] = ()
-    as_written: tuple[Path, Path] | None = None
+    as_written: Path | None = None
     options: tuple[str | Path, ...] = ()
 
 
@@ -58,6 +62,13 @@ def resolve(
     :return: without packages if no marker applies.
     :raises BuildError: if there is no solution, or a project can't be built; with the output of the tool.
     """
+    from packaging.utils import canonicalize_name
+
+    if wanted.form not in ("requirements", "pylock") and "UV_CONFIG_FILE" in os.environ:
+        raise BuildError(
+            f"UV_CONFIG_FILE is set on this worker, with which uv ignores the settings in {wanted.file}. Unset it, and"
+            " write the settings of the worker to ~/.config/uv/uv.toml."
+        )
     root = uv.scratch / "files"
     for tree in wanted.trees:
         tree.copy_to(root)
@@ -65,9 +76,11 @@ def resolve(
     directory.mkdir(parents=True, exist_ok=True)
     if wanted.form != "lock":  # uv checks it
         check_python(wanted.requires_python, [base.version], wanted.file)
-    if wanted.requirements:
-        lines = [for_uv(line, wanted.directory) for line in wanted.requirements]
-        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    uv.shown_as[str(root)] = ""
+    for number, (path, text) in enumerate(wanted.texts):
+        uv.shown_as[str(uv.file(text_name(number), text.splitlines()))] = str(path)
+    if wanted.texts:
+        file = uv.scratch / text_name(0)
     options = [copy_of(each, root) if isinstance(each, Path) else each for each in wanted.options]
     for_install = options
     options = [each for each in options if each != "--require-hashes"]
@@ -76,9 +89,8 @@ def resolve(
     if wanted.form == "script":
         locked = ["--locked"] if file.with_name(f"{file.name}.lock").is_file() else []
         lock = uv.export(directory, "--script", file, *locked, python=base.executable)
-    elif wanted.form in ("lock", "unlocked"):
-        locked = ["--locked"] if wanted.form == "lock" else []
-        lock = uv.export(directory, *locked, "--no-emit-project", **selected, python=base.executable)
+    elif wanted.form == "lock":
+        lock = uv.export(directory, "--locked", "--no-emit-project", **selected, python=base.executable)
     elif wanted.form != "pylock":
         if wanted.name:
             # For what depends on the project itself, which must not be a package of that name on an index.
@@ -89,6 +101,9 @@ def resolve(
             options = [*options, "--constraints", uv.file("constraints.txt", pins)]
         sources = [] if wanted.form == "groups" else [file]
         lock, indexes = uv.compile(directory, *sources, *options, **selected, python=base.executable)
+        if wanted.name and canonicalize_name(wanted.name) in packages_of(lock):
+            # Something needs the project itself, maybe with an extra, which `--overrides` drops.
+            lock = uv.export(directory, "--no-emit-project", **selected, python=base.executable)
     if wanted.form != "pylock":
         selected = {"extras": (), "groups": ()}
     chosen = select_packages(
@@ -98,29 +113,41 @@ def resolve(
         without=(wanted.name, *(installed or ())),
         indexes=indexes,
     )
-    outside = [path for path in chosen.local if not path.is_relative_to(root)]
+    outside = [each.path for each in chosen.local if not each.path.is_relative_to(root)]
     if outside:
         raise BuildError(f"{outside[0]} is not a file that the key depends on. Write its path relative to the file.")
-    wheels = tuple(build_wheels(chosen.local, uv=uv, python=base.executable))
+    wheels = tuple(build_wheels(chosen.local, uv=uv, python=base.executable, directory=directory))
     lines = [*chosen.lock, *(f"{each.name}=={each.version} (sha256 {each.digest})" for each in wheels)]
-    as_written = (file, directory) if "--require-hashes" in for_install else None
+    as_written = file if "--require-hashes" in for_install else None
     pylock = chosen.to_toml() if chosen.packages else ""
-    return Resolution(tuple(sorted(lines)), pylock, wheels, as_written, tuple(for_install))
+    return Resolution(tuple(sorted(lines)), directory, pylock, wheels, as_written, tuple(for_install))
 
 
-def build_wheels(projects: Iterable[Path], *, uv: Uv, python: Path) -> list[Wheel]:
+def build_wheels(
+    packages: Iterable[LocalPackage], *, uv: Uv, python: Path, directory: Path | None = None
+) -> list[Wheel]:
     """Return the wheels of local projects and sdists, which may be written to; wheels are returned as they are.
 
-    :raises BuildError: if a build fails; with the output of the build backend.
+    :param directory: where uv starts, whose settings it reads.
+    :raises BuildError: if a build fails, with the output of the build backend; or if a file or its package is not the
+        one that was locked.
     """
     from packaging.utils import canonicalize_name, parse_wheel_filename
 
     wheels = []
-    for number, project in enumerate(projects):
-        digest, path = project_digest(project), project
+    for number, package in enumerate(packages):
+        path = package.path
+        for algorithm, expected in package.hashes.items():
+            found = hashlib.new(algorithm, path.read_bytes()).hexdigest()
+            if found != expected:
+                raise BuildError(
+                    f"{path.name} is not the file that was locked: its {algorithm} is {found} instead of {expected}."
+                    " Restore it, or lock again."
+                )
+        digest = project_digest(path)
         if path.suffix != ".whl":
             target = uv.scratch / f"wheel-{number}"
-            uv.build_wheel(project, target, python=python, title=path.name)
+            uv.build_wheel(path, target, python=python, title=path.name, directory=directory)
             built = list(target.glob("*.whl"))
             if len(built) != 1:
                 raise BuildError(
@@ -128,7 +155,10 @@ def build_wheels(projects: Iterable[Path], *, uv: Uv, python: Path) -> list[Whee
                 )
             path = built[0]
         name, version, _, _ = parse_wheel_filename(path.name)
-        wheels.append(Wheel(canonicalize_name(name), str(version), path, digest))
+        if canonicalize_name(name) != package.name or package.version not in ("", str(version)):
+            wanted = f"{package.name} {package.version}".strip()
+            raise BuildError(f"{package.path.name} is {name} {version}, and not {wanted}. Correct it, or lock again.")
+        wheels.append(Wheel(package.name, str(version), path, digest))
     return wheels
 
 

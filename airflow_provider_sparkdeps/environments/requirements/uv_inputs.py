@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,25 +13,27 @@ from airflow_provider_sparkdeps.environments.input_files import read_text, read_
 from airflow_provider_sparkdeps.environments.requirements import pep508
 from airflow_provider_sparkdeps.environments.requirements.input_tree import (
     InputTree,
+    check_strings,
     is_installable,
-    refuse_credentials_in,
 )
-from airflow_provider_sparkdeps.environments.requirements.requirements_txt import RequirementsFiles
+from airflow_provider_sparkdeps.environments.requirements.requirements_txt import RequirementsFiles, for_uv
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
-_SCRIPT = re.compile(r"^# /// script\s*$\n(?P<content>(^#(| .*)$\n)+?)^# ///\s*$", re.MULTILINE)
+# Where uv starts to read requirements, so that it finds no settings of a project.
+NOWHERE = Path("/")
 
 
 @dataclass(frozen=True)
 class UvInputs:
     """What uv is given to read, at its original paths.
 
-    :param form: how uv reads it: `requirements`, a `project` and its `groups` alone are resolved; a `lock`, a `script`
-        and an `unlocked` project, which is locked first, are exported; and a `pylock` is installed as it is.
+    :param form: how uv reads it: `requirements`, a `project` and its `groups` alone are resolved; a `lock` and a
+        `script` are exported; and a `pylock` is installed as it is.
     :param file: that is read.
     :param directory: where uv starts, to which local paths are relative.
     :param trees: of all local files.
     :param requirements: normalized, if they come from a list and not from a file.
+    :param texts: of the requirements files, as uv reads them; they include each other by the names of `text_name`.
     :param options: of uv, which correspond to options in the file; absolute paths are those of directories in a tree.
     :param extras: to install.
     :param groups: dependency groups to install.
@@ -39,11 +41,12 @@ class UvInputs:
     :param requires_python: of the project in the file.
     """
 
-    form: Literal["requirements", "project", "groups", "lock", "unlocked", "script", "pylock"]
+    form: Literal["requirements", "project", "groups", "lock", "script", "pylock"]
     file: Path
     directory: Path
     trees: tuple[InputTree, ...] = ()
     requirements: tuple[str, ...] = ()
+    texts: tuple[tuple[Path, str], ...] = ()
     options: tuple[str | Path, ...] = ()
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -55,10 +58,9 @@ class UvInputs:
 
         :raises InvalidArgumentError: if a file can't be read.
         """
-        everything: dict[str, Any] = {
-            "form": self.form,
-            "options": [each for each in self.options if isinstance(each, str)],
-        }
+        here = self.file.parent
+        options = [each if isinstance(each, str) else os.path.relpath(each, here) for each in self.options]
+        everything: dict[str, Any] = {"form": self.form, "options": options}
         everything |= {"extras": list(self.extras), "groups": list(self.groups)}
         digests = [tree.digest() for tree in self.trees]
         if self.requirements:
@@ -71,7 +73,7 @@ class UvInputs:
             ]
             everything["locals"] = sorted(map(list, zip(lines, digests, strict=True)))
         else:
-            everything["files"] = digests
+            everything |= {"files": digests, "texts": [text for _, text in self.texts]}
         return {name: value for name, value in everything.items() if value}
 
 
@@ -88,7 +90,9 @@ def from_list(requirements: Iterable[str], base: Path) -> UvInputs:
         tree = InputTree(path if path.is_dir() else path.parent)
         tree.add_local(path)
         trees.append(tree)
-    return UvInputs("requirements", base / "requirements.in", base, tuple(trees), requirements)
+    text = "".join(f"{for_uv(line, base)}\n" for line in requirements)
+    texts = ((Path("requirements"), text),)
+    return UvInputs("requirements", base / "requirements.in", NOWHERE, tuple(trees), requirements, texts)
 
 
 def from_requirements_txt(path: Path, base: Path) -> UvInputs:
@@ -120,9 +124,8 @@ def from_requirements_txt(path: Path, base: Path) -> UvInputs:
     for folder in files.options:
         if isinstance(folder, Path):
             tree.add_directory(folder)
-    for file, text in files.texts(directory).items():
-        tree.add(file, text, key="\n".join(filter(None, text.splitlines())))
-    return UvInputs("requirements", path, directory, (tree,), options=tuple(files.options))
+    texts = files.texts(directory)
+    return UvInputs("requirements", path, NOWHERE, (tree,), texts=texts, options=tuple(files.options))
 
 
 def from_project(path: Path, *, extras: Sequence[str], groups: Sequence[str], python: str) -> UvInputs:
@@ -138,8 +141,17 @@ def from_project(path: Path, *, extras: Sequence[str], groups: Sequence[str], py
     lock = tree.add_workspace(folder)
     project = data.get("project", {})
     name = project.get("name") or data.get("tool", {}).get("poetry", {}).get("name", "")
-    requires = str(project.get("requires-python", ""))
+    requires = project.get("requires-python", "")
+    of_groups = data.get("tool", {}).get("uv", {}).get("dependency-groups", {})
+    limits = [requires, *(of_groups.get(group, {}).get("requires-python", "") for group in groups)]
+    requires = ",".join(filter(None, map(str, limits)))
     check_python(requires, [f"{python}.{patch}" for patch in range(60)], path)
+    for tool in ("poetry", "pdm"):
+        if data.get("tool", {}).get(tool, {}).get("source"):
+            raise InvalidArgumentError(
+                f"{path} has indexes in [[tool.{tool}.source]], which uv does not read. Write them as [[tool.uv.index]],"
+                " or pass index_conn_id."
+            )
     has_metadata = project or "build-system" in data or name or (folder / "setup.py").is_file()
     if not lock and not has_metadata and not groups:
         raise InvalidArgumentError(f"{path} has no [project] table. Add one, or select groups=[...] of its groups.")
@@ -148,15 +160,12 @@ def from_project(path: Path, *, extras: Sequence[str], groups: Sequence[str], py
         raise InvalidArgumentError(
             f"{path} has no dependencies. Add them to [project] dependencies, or select extras= or groups=."
         )
-    # `uv pip compile` takes the project's own name in a group for that of a package on an index; `uv export` does not.
-    groups_of_file = data.get("dependency-groups", {}).values()
-    names = {_name_of(line) for group in groups_of_file for line in group if isinstance(line, str)}
-    if lock:
-        form: Any = "lock"
-    elif has_metadata:
-        form = "unlocked" if _name_of(name) in names else "project"
-    else:
-        form = "groups"
+    if groups and has_metadata and not (name or lock):
+        raise InvalidArgumentError(
+            f"{path} does not say the name of its project, which its groups may contain. Write it into [project], or"
+            " leave groups out."
+        )
+    form: Any = "lock" if lock else "project" if has_metadata else "groups"
     return UvInputs(
         form,
         path,
@@ -169,12 +178,6 @@ def from_project(path: Path, *, extras: Sequence[str], groups: Sequence[str], py
     )
 
 
-def _name_of(requirement: str) -> str:
-    from packaging.utils import canonicalize_name
-
-    return canonicalize_name(re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0])
-
-
 def from_script(path: Path, base: Path) -> UvInputs:
     """Return the inline metadata of a script (PEP 723) as inputs, or its lock (`uv lock --script`).
 
@@ -183,30 +186,41 @@ def from_script(path: Path, base: Path) -> UvInputs:
     """
     import tomllib
 
-    blocks = list(_SCRIPT.finditer(read_text(path)))
+    blocks = list(_inline_metadata(read_text(path)))
     if len(blocks) != 1:
         raise InvalidArgumentError(
             f"{path} has {len(blocks) or 'no'} blocks of inline metadata. Write one that starts with `# /// script` and"
             " ends with `# ///` (PEP 723), or pass its requirements as a list."
         )
-    content = re.sub(r"^# ?", "", blocks[0]["content"], flags=re.MULTILINE)
     try:
-        data = tomllib.loads(content)
+        data = tomllib.loads(blocks[0])
     except tomllib.TOMLDecodeError as error:
         raise InvalidArgumentError(f"The inline metadata of {path} is not TOML: {error}. Correct it.") from error
     if not data.get("dependencies"):
         raise InvalidArgumentError(f"The inline metadata of {path} has no dependencies. Add `dependencies = [...]`.")
-    refuse_credentials_in(data, path)
+    check_strings(data, path)
     tree = InputTree(path.parent, path)
     tree.add_sources(path.parent, data.get("tool", {}).get("uv", {}))
-    tree.add(path, f"{blocks[0][0]}\n", key=data)
+    tree.add(path, key=data)
     lock = path.with_name(f"{path.name}.lock")
     if lock.is_file():
         locked = read_toml(lock)
         tree.add(lock, key=locked)
-        refuse_credentials_in(locked, lock)
+        check_strings(locked, lock)
     requires = str(data.get("requires-python", ""))
     return UvInputs("script", path, path.parent, (tree,), requires_python=requires)
+
+
+def _inline_metadata(text: str) -> Iterator[str]:
+    """Yield the contents of the blocks, each of which ends with the last `# ///` of its comment (PEP 723)."""
+    lines = iter([*text.splitlines(), ""])
+    for line in lines:
+        if line.rstrip() != "# /// script":
+            continue
+        content = list(itertools.takewhile(lambda line: line == "#" or line.startswith("# "), lines))
+        ends = [number for number, line in enumerate(content) if line.rstrip() == "# ///"]
+        if ends:
+            yield "\n".join(line[2:] for line in content[: ends[-1]])
 
 
 def from_pylock(path: Path, *, extras: Sequence[str], groups: Sequence[str]) -> UvInputs:
@@ -226,10 +240,14 @@ def from_pylock(path: Path, *, extras: Sequence[str], groups: Sequence[str]) -> 
                 f"{path} was locked without the {what} {unknown}, only with {data.get(there, [])}. Lock it again with"
                 " them, or correct the argument."
             )
-    refuse_credentials_in(data, path)
+    check_strings(data, path)
     tree = InputTree(path.parent, path)
     tree.add(path, key={name: value for name, value in data.items() if name not in ("created-by", "tool")})
     for package in data["packages"]:
+        if "path" in package.get("vcs", {}):
+            raise InvalidArgumentError(
+                f"{package.get('name')} in {path} is a local repository, not a URL. Lock it again."
+            )
         for source in (
             package.get("directory"),
             package.get("archive"),
@@ -237,7 +255,7 @@ def from_pylock(path: Path, *, extras: Sequence[str], groups: Sequence[str]) -> 
             *package.get("wheels", []),
         ):
             if source and "path" in source:
-                tree.add_local(absolute(source["path"], path.parent))
+                tree.add_local(absolute(f"{source['path']}/{source.get('subdirectory', '')}", path.parent))
     return UvInputs("pylock", path, path.parent, (tree,), extras=tuple(extras), groups=tuple(groups))
 
 

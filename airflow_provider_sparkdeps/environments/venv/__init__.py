@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from airflow_provider_sparkdeps.environments.base import CommonOptions
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder
-from airflow_provider_sparkdeps.environments.uv_environment import (
-    UvEnvironment,
-    check_lock_name,
-    check_script_name,
-)
+from airflow_provider_sparkdeps.environments.uv_environment import UvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
-from airflow_provider_sparkdeps.utils.platforms import current_platform
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.environments.venv.existing import Virtualenv
+
+
+class PrefixOptions(CommonOptions, total=False):
+    """Arguments of `VenvEnvironment.from_prefix`; see `VenvEnvironment`."""
+
+    bundle_python: bool
+    slim_python: bool
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class VenvEnvironment(UvEnvironment):
     :param platform: what it is built for; by default this machine's. For another one, such as "linux-aarch64", only
         wheels are installed, and bundle_python must be False.
     :param glibc: the oldest C library that executors have, such as "2.28". Not checked by default.
+    :param env_vars: environment variables of the Python workers. Manifests contain them: never write a secret.
     :raises InvalidArgumentError: if an argument is invalid. Files are read later, by `key` and `build`.
     """
 
@@ -70,138 +73,14 @@ class VenvEnvironment(UvEnvironment):
             )
 
     @classmethod
-    def from_file(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        extras: Sequence[str] = (),
-        groups: Sequence[str] = (),
-        bundle_python: bool = True,
-        slim_python: bool = False,
-        index_conn_id: str | None = None,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        platform: str | None = None,
-        glibc: str | None = None,
-    ) -> VenvEnvironment:
-        """Return the environment that a file describes. The file is read when the key is asked for, and by the build.
-
-        :param path: of a requirements.txt (with the files that it includes) or a pyproject.toml. If there is a uv.lock
-            next to the pyproject.toml, its versions are installed. The project itself is not. Lock files as in
-            `from_lock` are accepted, too.
-        :param extras: of the pyproject.toml.
-        :param groups: dependency groups of the pyproject.toml.
-        :param bundle_python: see `VenvEnvironment`, as for all other parameters.
-        :raises InvalidArgumentError: if an argument is invalid.
-        """
-        return cls(
-            file=path,
-            extras=extras,
-            groups=groups,
-            bundle_python=bundle_python,
-            slim_python=slim_python,
-            index_conn_id=index_conn_id,
-            base_dir=base_dir,
-            python=python,
-            platform=platform or current_platform(),
-            glibc=glibc,
-        )
-
-    @classmethod
-    def from_lock(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        extras: Sequence[str] = (),
-        groups: Sequence[str] = (),
-        bundle_python: bool = True,
-        slim_python: bool = False,
-        index_conn_id: str | None = None,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        platform: str | None = None,
-        glibc: str | None = None,
-    ) -> VenvEnvironment:
-        """Return the environment that a lock file describes. It is read when the key is asked for, and by the build.
-
-        :param path: of a uv.lock, with the pyproject.toml next to it, or of a pylock.toml (PEP 751).
-        :param extras: of the lock.
-        :param groups: dependency groups of the lock.
-        :param bundle_python: see `VenvEnvironment`, as for all other parameters.
-        :raises InvalidArgumentError: if an argument is invalid.
-        """
-        return cls(
-            file=check_lock_name(path),
-            extras=extras,
-            groups=groups,
-            bundle_python=bundle_python,
-            slim_python=slim_python,
-            index_conn_id=index_conn_id,
-            base_dir=base_dir,
-            python=python,
-            platform=platform or current_platform(),
-            glibc=glibc,
-        )
-
-    @classmethod
-    def from_script(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        bundle_python: bool = True,
-        slim_python: bool = False,
-        index_conn_id: str | None = None,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        platform: str | None = None,
-        glibc: str | None = None,
-    ) -> VenvEnvironment:
-        """Return the environment that the inline metadata of a script (PEP 723) describes.
-
-        Its key depends on the metadata, and not on the code of the script. If there is a lock of it
-        (`uv lock --script job.py`), the versions in the lock are installed.
-
-        :param path: of the script, such as "job.py".
-        :param index_conn_id: see `VenvEnvironment`, as for all other parameters.
-        :raises InvalidArgumentError: if an argument is invalid.
-        """
-        return cls(
-            file=check_script_name(path),
-            bundle_python=bundle_python,
-            slim_python=slim_python,
-            index_conn_id=index_conn_id,
-            base_dir=base_dir,
-            python=python,
-            platform=platform or current_platform(),
-            glibc=glibc,
-        )
-
-    @classmethod
-    def from_prefix(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        bundle_python: bool = True,
-        slim_python: bool = False,
-        base_dir: str | os.PathLike[str] | None = None,
-        python: str | None = None,
-        glibc: str | None = None,
-    ) -> VenvEnvironment:
+    def from_prefix(cls, path: str | os.PathLike[str], **options: Unpack[PrefixOptions]) -> VenvEnvironment:
         """Return a copy of an existing virtualenv, made self-contained with a copy of its interpreter.
 
         :param path: of the virtualenv, which is only read.
-        :param python: minor version that it must have; by default it may have any.
-        :param bundle_python: see `VenvEnvironment`, as for all other parameters.
+        :param options: see `VenvEnvironment`. By default, it may have any version of Python.
         :raises InvalidArgumentError: if an argument is invalid.
         """
-        return cls(
-            prefix=path,
-            bundle_python=bundle_python,
-            slim_python=slim_python,
-            base_dir=base_dir,
-            python=python,
-            glibc=glibc,
-        )
+        return cls(prefix=path, **options)
 
     def inputs(self) -> dict[str, Any]:
         """Return what is installed, as JSON-compatible data.

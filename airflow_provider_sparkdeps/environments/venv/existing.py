@@ -20,6 +20,7 @@ from airflow_provider_sparkdeps.environments.prefix.bundle_python import VENV_FI
 from airflow_provider_sparkdeps.environments.prefix.shebangs import relocated
 from airflow_provider_sparkdeps.environments.pythons import BasePython, inspect_python
 from airflow_provider_sparkdeps.environments.requirements.input_tree import InputTree, copy_of
+from airflow_provider_sparkdeps.environments.requirements.lock_files import LocalPackage
 from airflow_provider_sparkdeps.environments.requirements.resolve import build_wheels
 from airflow_provider_sparkdeps.environments.uv import Uv
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
@@ -157,7 +158,7 @@ class Virtualenv:
         for each in editable:
             tree = self._tree(each)
             tree.copy_to(uv.scratch / "files")
-            projects.append(copy_of(tree.origin, uv.scratch / "files"))
+            projects.append(LocalPackage(each.name, "", copy_of(tree.origin, uv.scratch / "files"), {}))
         wheels = [wheel.path for wheel in build_wheels(projects, uv=uv, python=base.executable)]
         if wheels:
             uv.install("--break-system-packages", "--python", prefix / "bin" / "python", wheels=wheels)

@@ -10,6 +10,8 @@ from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from airflow_provider_sparkdeps.environments.context import PREFIX_TOKEN
+
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.archives import Archive
 
@@ -46,7 +48,9 @@ def launcher_archive(archive: Archive, uri: str | None = None, *, probe: bool = 
         "max_megabytes": str(_MAX_MEGABYTES),
     }
     assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
-    scripts = {"python": _script("launcher.sh").replace("# @values@", assignments)}
+    exports = "\n".join(f"export {name}={_value(value)}" for name, value in sorted(archive.env_vars.items()))
+    script = _script("launcher.sh").replace("# @values@", assignments).replace("# @exports@", exports)
+    scripts = {"python": script}
     if scheme == "spark":
         scripts["fetch_from_driver"] = _script("fetch_from_driver.sh")
     scripts["gunzip_sha256"] = _script("gunzip_sha256.py")
@@ -58,6 +62,10 @@ def launcher_archive(archive: Archive, uri: str | None = None, *, probe: bool = 
             entry.size, entry.mode = len(content), 0o755
             tar.addfile(entry, io.BytesIO(content))
     return gzip.compress(packed.getvalue(), mtime=0)
+
+
+def _value(value: str) -> str:
+    return '"$env_dir"'.join(shlex.quote(part) if part else "" for part in value.split(PREFIX_TOKEN))
 
 
 def _for_shell(uri: str) -> str:

@@ -45,8 +45,9 @@ def test_variables_of_packages_are_returned_with_a_token_for_the_prefix(build: B
     lines: list[str] = []
     _, built = build("globe", lines=lines)
     assert built.env_vars == GLOBE
-    assert "relocate: variable PYTHONPATH of the activation left out: Python workers can't have it" in lines
-    assert "relocate: variable GLOBE_TOKEN of the activation left out: it looks like a credential" in lines
+    left_out = "".join(line for line in lines if line.startswith("relocate: left out: "))
+    assert "the activation of the environment sets PYTHONPATH, which can't be set for Python workers" in left_out
+    assert "The variable GLOBE_TOKEN of the activation of the environment looks like a credential" in left_out
     assert "hunter2" not in "".join(lines)
 
 

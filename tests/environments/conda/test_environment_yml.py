@@ -124,8 +124,8 @@ def test_variables_of_the_file_take_precedence_and_are_seen_by_scripts(
         ("{EMPTY: }", "variable EMPTY in .* is None in YAML"),
         ("{PYTHONPATH: /lib}", "PYTHONPATH"),
         ("{SPARK_HOME: /opt/spark}", "SPARK_HOME"),
-        ("{INDEX: 'https://me:hunter2@example.com'}", "variable INDEX in .* contains credentials"),
-        ("{TEAM_PASSWORD: hunter2}", "variable TEAM_PASSWORD in .* contains credentials"),
+        ("{INDEX: 'https://me:hunter2@example.com'}", "variable INDEX of .* looks like a credential"),
+        ("{TEAM_PASSWORD: hunter2}", "variable TEAM_PASSWORD of .* looks like a credential"),
     ],
 )
 def test_variables_that_can_not_be_set_are_rejected(tmp_path: Path, variables: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -77,9 +78,57 @@ def test_files_of_submodules_count(tmp_path: Path, library: Path) -> None:
     assert "inner/src/my_lib/__init__.py" in names(library)
 
 
-def test_links_to_parents_are_followed_once(library: Path) -> None:
-    (library / "src" / "loop").symlink_to("..")
+@needs_git
+def test_all_files_count_of_a_project_in_a_directory_that_git_ignores(tmp_path: Path, library: Path) -> None:
+    write(tmp_path / ".gitignore", "my_lib\n")
+    commit(tmp_path)
     assert "src/my_lib/__init__.py" in names(library)
+    write(tmp_path / ".gitignore", "*\n")
+    assert "src/my_lib/__init__.py" in names(library)
+
+
+def test_the_mode_of_a_file_counts(tmp_path: Path, library: Path) -> None:
+    environment = VenvEnvironment(["./my_lib"], base_dir=tmp_path)
+    script = write(library / "src" / "my_lib" / "run.sh", "")
+    before = environment.key
+    script.chmod(0o755)
+    assert environment.key != before
+
+
+def test_a_project_that_is_excluded_from_a_workspace_has_its_own_lock(tmp_path: Path) -> None:
+    write(tmp_path / "pyproject.toml", '[tool.uv.workspace]\nmembers = ["libs/*"]\nexclude = ["libs/solo"]\n')
+    for name in ("libs/solo", "other", "libs/member"):
+        path = make_library(tmp_path / name, name=name.rpartition("/")[2]) / "pyproject.toml"
+        own, root = path.with_name("uv.lock"), tmp_path / "uv.lock"
+        keys = {"none": key_of_lockless(path)}
+        keys["root"] = key_of_lockless(path, root)
+        keys["own"] = key_of_lockless(path, own)
+        # A lock in a member is not used, but it is one of its files.
+        changed = {each for each in ("root", "own") if keys[each] != keys["none"]}
+        assert changed == ({"root", "own"} if name == "libs/member" else {"own"})
+
+
+def key_of_lockless(path: Path, lock: Path | None = None) -> str:
+    """The key while there is a lock."""
+    text = path.read_text()
+    write(path, text.replace("[build-system]", 'dependencies = ["six"]\n[build-system]'))
+    if lock:
+        write(lock, "version = 1\n")
+    try:
+        return key_of(path)
+    finally:
+        write(path, text)
+        if lock:
+            lock.unlink()
+
+
+def test_links_to_parents_are_followed_once(library: Path) -> None:
+    for name in "abcdefghijklmnopqrstuvwxyz":
+        (library / "src" / name).symlink_to("..")
+    assert "src/my_lib/__init__.py" in names(library)
+    if shutil.which("git"):
+        commit(library)
+        assert "src/my_lib/__init__.py" in names(library)
 
 
 @pytest.mark.parametrize(
@@ -131,33 +180,72 @@ def test_only_members_that_the_lock_connects_count(tmp_path: Path) -> None:
     assert environment.key != before
 
 
+DYNAMIC = ('version = "1.0"', 'dynamic = ["version"]')
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
 @needs_git
-def test_a_version_from_git_is_part_of_the_key(tmp_path: Path, library: Path) -> None:
-    text = (library / "pyproject.toml").read_text().replace('version = "1.0"', 'dynamic = ["version"]')
-    write(library / "pyproject.toml", text)
+def test_all_that_a_version_from_git_may_depend_on_is_part_of_the_key(tmp_path: Path, library: Path) -> None:
+    write(library / "pyproject.toml", (library / "pyproject.toml").read_text().replace(*DYNAMIC))
+    outside = write(tmp_path / "outside.txt", "")
+    commit(tmp_path)
+    git(tmp_path, "tag", "first")
+    write(outside, "1")
     commit(tmp_path)
     environment = VenvEnvironment(["./my_lib"], base_dir=tmp_path)
-    before = environment.key
-    subprocess.run(["git", "tag", "-m", "x", "v9"], cwd=tmp_path, check=True)
-    assert environment.key != before
+    keys = [environment.key]
+    changes: list[Callable[[], object]] = [
+        lambda: git(tmp_path, "tag", "v9"),
+        lambda: git(tmp_path, "tag", "lib-v1", "HEAD~1"),
+        lambda: git(tmp_path, "tag", "--force", "first", "HEAD"),
+        lambda: git(tmp_path, "checkout", "--quiet", "-b", "release-1"),
+        lambda: write(outside, "2"),
+        lambda: write(outside, "3"),
+        lambda: git(tmp_path, "add", "outside.txt"),
+        lambda: write(tmp_path / "new.txt", ""),
+        lambda: commit(tmp_path),
+        lambda: library.rename(tmp_path / "lib-2") and git(tmp_path, "add", "--all"),
+    ]
+    for number, change in enumerate(changes):
+        change()
+        index = (tmp_path / ".git" / "index").read_bytes()
+        moved = number == len(changes) - 1
+        keys.append(VenvEnvironment(["./lib-2" if moved else "./my_lib"], base_dir=tmp_path).key)
+        assert (tmp_path / ".git" / "index").read_bytes() == index, "something was written to the repository"
+    assert len(set(keys)) == len(keys)
 
 
 @needs_git
-def test_the_copy_of_a_repository_is_as_clean_and_as_changed_as_the_original(tmp_path: Path) -> None:
-    def status(root: Path) -> str:
-        return subprocess.run(["git", "status", "--short"], cwd=root, check=True, capture_output=True, text=True).stdout
-
+def test_the_copy_of_a_repository_is_in_the_same_state(tmp_path: Path) -> None:
     root = make_library(tmp_path / "repo" / "my_lib").parent
-    text = (root / "my_lib" / "pyproject.toml").read_text().replace('version = "1.0"', 'dynamic = ["version"]')
-    write(root / "my_lib" / "pyproject.toml", text)
+    project = root / "my_lib" / "pyproject.toml"
+    write(project, project.read_text().replace(*DYNAMIC))
     write(root / "other" / "file", "1")
+    write(root / "gone", "")
+    (root / "my_lib" / "link").symlink_to("../other/file")
     commit(root)
-    for number, more in enumerate(("", "# changed\n")):
-        write(root / "my_lib" / "pyproject.toml", text + more)
+    git(root, "tag", "v1")
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: project.touch(),
+        lambda: write(project, project.read_text() + "#\n"),
+        lambda: write(root / "other" / "file", "2"),
+        lambda: (root / "gone").unlink(),
+        lambda: write(root / "my_lib" / "new.py", "") and git(root, "add", "--all"),
+        lambda: write(root / "my_lib" / "untracked.py", ""),
+    ]
+    for number, change in enumerate(changes):
+        change()
         tree = InputTree(root)
         tree.add_local(root / "my_lib")
         tree.copy_to(tmp_path / f"copy-{number}")
-        assert status(copy_of(root, tmp_path / f"copy-{number}")) == status(root)
+        copy = copy_of(root, tmp_path / f"copy-{number}")
+        assert git(copy, "status", "--short") == git(root, "status", "--short")
+        assert git(copy, "describe", "--tags", "--dirty") == git(root, "describe", "--tags", "--dirty")
+        assert (copy / "other" / "file").read_text() == (root / "other" / "file").read_text()
 
 
 def test_relative_paths_start_from_the_file_that_creates_the_environment(tmp_path: Path, library: Path) -> None:
@@ -182,6 +270,15 @@ def test_a_path_that_cannot_be_installed_is_refused_when_the_key_is_asked_for(pa
         _ = environment.key
 
 
+@pytest.mark.parametrize("setting", ['python-platform = "windows"', 'no-emit-package = ["six"]', "no-deps = true"])
+def test_settings_that_change_what_is_installed_are_refused(setting: str, tmp_path: Path) -> None:
+    library = make_library(tmp_path / "my_lib", more=f"[tool.uv.pip]\n{setting}\n")
+    with pytest.raises(InvalidArgumentError, match=rf"pyproject\.toml have `pip\.{setting.split()[0]}`"):
+        _ = VenvEnvironment(["./my_lib"], base_dir=tmp_path).key
+    with pytest.raises(InvalidArgumentError, match="something else may be installed"):
+        key_of(library / "pyproject.toml")
+
+
 @pytest.mark.parametrize(
     "place",
     [
@@ -200,3 +297,19 @@ def test_credentials_in_the_settings_of_a_project_are_refused(place: Callable[[P
     assert "hunter2" not in str(caught.value)
     with pytest.raises(InvalidArgumentError, match="contains credentials"):
         key_of(library / "pyproject.toml")
+
+
+def test_an_absolute_path_of_a_source_is_refused(tmp_path: Path, library: Path) -> None:
+    for source in (f'my-lib = {{ path = "{library}" }}', ""):
+        needs = "my-lib" if source else f"my-lib @ {library.as_uri()}"
+        more = f'dependencies = ["{needs}"]\n[tool.uv.sources]\n{source}\n'
+        make_library(tmp_path / "app", name="app", more=more)
+        with pytest.raises(InvalidArgumentError, match=r"is absolute|has a `file:` URL"):
+            _ = VenvEnvironment(["./app"], base_dir=tmp_path).key
+
+
+def test_file_names_that_are_not_text_count(tmp_path: Path, library: Path) -> None:
+    environment = VenvEnvironment(["./my_lib"], base_dir=tmp_path)
+    before = environment.key
+    Path(os.fsdecode(bytes(library / "src" / "my_lib") + b"/\xff.txt")).write_text("x")
+    assert environment.key != before

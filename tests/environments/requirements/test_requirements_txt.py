@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,18 +72,22 @@ def test_files_that_name_each_other_are_read_once_and_are_not_the_same(tmp_path:
     [
         ("six\n-r lost.txt\n", r"Could not read .*lost\.txt \(referenced by .*requirements\.txt\): No such file"),
         ("six\n-rlost.txt\n", r"Could not read .*lost\.txt"),
-        ("-i https://me:hunter2@example.com/simple\nsix", r"line 1: The URL of .* contains credentials"),
-        ("x @ https://h/x.whl?sig=hunter2", r"line 1: The URL of .* contains credentials"),
-        ("-i https://${USER}:${TOKEN}@example.com/simple", r"variables such as \$\{TOKEN\} are not supported"),
+        ("-i https://me:hunter2@example.com/simple\nsix", r"line 1: A URL of .* contains credentials"),
+        ("x @ https://h/x.whl?sig=hunter2", r"line 1: A URL of .* contains credentials"),
+        ("-i https://${USER}:${TOKEN}@example.com/simple", "contains credentials"),
+        ("x @ https://example.com/x-${VERSION}.whl", r"\$\{VERSION\} in .* is a variable of the worker"),
+        ("-i https://me:hunter2,x@example.com/simple", "contains credentials"),
+        ("-i https:/me:hunter2@example.com/simple", "contains credentials"),
+        ("-i file:///opt/simple", "`file:` URL"),
         ("-r https://example.com/requirements.txt", "is not a local file"),
         ("-chttps://example.com/limits.txt", "is not a local file"),
         ("# nothing\n", r"requirements\.txt has no requirements"),
         ("./lost", r"lost can't be built: it has no pyproject|lost is not a project directory, an sdist or a wheel"),
-        ("x @ file:///opt/x", "has a local URL"),
-        ("file:///opt/x.whl", "has a local URL"),
+        ("x @ file:///opt/x", "URL"),
+        ("file:///opt/x.whl", "URL"),
         ("x @ ./x", "has a local URL"),
         ("x@/opt/x.whl", "has a local URL"),
-        ("x @ git+file:///opt/x", "has a local URL"),
+        ("x @ git+file:///opt/x", "URL"),
     ],
 )
 def test_an_invalid_line_is_reported_with_its_file_when_the_key_is_asked_for(
@@ -109,21 +115,21 @@ def texts(path: Path) -> str:
     """The text that uv is given to read."""
     files = RequirementsFiles()
     files.read(path)
-    return files.texts(path.parent)[path]
+    return files.texts(path.parent)[0][1]
 
 
 @pytest.mark.parametrize(
     ("text", "for_uv"),
     [
-        ("-rbase.txt", "--requirement base.txt"),
-        ("-cbase.txt", "--constraint base.txt"),
-        ("--requirement=base.txt", "--requirement base.txt"),
-        ("-r ../{here}/base.txt", "--requirement base.txt"),
-        ("-r 'base.txt'", "--requirement base.txt"),
-        ("-e.", "./."),
-        ("-e ./lib[x] ; python_version>'3'", "./lib[x] ; python_version>'3'"),
-        ("--editable=lib/", "./lib"),
-        ("{root}/lib", "./lib"),
+        ("-rbase.txt", "--requirement requirements-1.txt"),
+        ("-cbase.txt", "--constraint requirements-1.txt"),
+        ("--requirement=base.txt", "--requirement requirements-1.txt"),
+        ("-r ../{here}/base.txt", "--requirement requirements-1.txt"),
+        ("-r 'base.txt'", "--requirement requirements-1.txt"),
+        ("-e.", ".{root}"),
+        ("-e ./lib[x] ; python_version>'3'", ".{root}/lib[x] ; python_version>'3'"),
+        ("--editable=lib/", ".{root}/lib"),
+        ("{root}/lib", ".{root}/lib"),
         ("six \\\n  == \\\n 1.17.0", "six    ==   1.17.0"),
         ("https://example.com/a/six-1.17.0-py2.py3-none-any.whl", None),
         ("git+https://example.com/lib.git@v1#egg=lib", None),
@@ -131,13 +137,21 @@ def texts(path: Path) -> str:
         ("--pre\n--prefer-binary\n--require-hashes\n--trusted-host x", ""),
         ("-i https://example.com/simple", "-i https://example.com/simple"),
         ("--no-binary :all:", None),
+        ("--only-binary a, b", "--only-binary a\n--only-binary b"),
     ],
 )
 def test_uv_is_given_what_the_file_says(text: str, for_uv: str | None, tmp_path: Path) -> None:
     write(tmp_path / "base.txt", "six\n")
     filled = text.format(here=tmp_path.name, root=tmp_path) if "{" in text else text
     given = texts(write(tmp_path / "requirements.txt", filled))
-    assert given.strip() == (text if for_uv is None else for_uv)
+    assert given.strip() == (text if for_uv is None else for_uv.replace("{root}", str(tmp_path)))
+
+
+def test_the_place_of_wheels_is_part_of_the_key(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        write(tmp_path / "wheels" / name / f"{name}.whl", name)
+    texts = [f"-f wheels\n-f wheels/{name}\nsix" for name in ("old", "new")]
+    assert len({key_of(write(tmp_path / "requirements.txt", text)) for text in texts}) == 2
 
 
 def test_local_paths_start_from_the_environment_or_from_the_file(tmp_path: Path) -> None:
@@ -151,3 +165,26 @@ def test_local_paths_start_from_the_environment_or_from_the_file(tmp_path: Path)
     (tmp_path / "pyproject.toml").unlink()
     assert environment.key != from_start
     assert environment.key == VenvEnvironment.from_file(file).key
+
+
+def test_no_line_makes_reading_slow(tmp_path: Path) -> None:
+    much = 100_000
+    lines = ["a" * much, f"a{' ' * much}x", f"a[{'[' * much}", "-" * much, f"a{'@' * much}", "a://" * much]
+    files = [write(tmp_path / f"{number}.txt", line) for number, line in enumerate(lines)]
+    code = (
+        "import pathlib, sys\n"
+        "from airflow_provider_sparkdeps.environments.requirements.requirements_txt import RequirementsFiles\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: RequirementsFiles().read(pathlib.Path(path))\n"
+        "    except ValueError as error: assert len(str(error)) < 1000\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *files], check=True, timeout=60)
+
+
+def test_options_that_are_there_twice_are_given_once(tmp_path: Path) -> None:
+    write(tmp_path / "more.txt", "--pre\n--trusted-host a\n--trusted-host b\nsix==1 --hash=sha256:0\n")
+    files = RequirementsFiles()
+    files.read(write(tmp_path / "requirements.txt", "--pre\n-r more.txt\nsix==1 --hash=sha256:0\n--trusted-host b\n"))
+    assert files.options == [
+        "--prerelease", "allow", "--allow-insecure-host", "a", "--allow-insecure-host", "b", "--require-hashes",
+    ]  # fmt: skip

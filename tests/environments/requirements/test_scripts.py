@@ -53,6 +53,13 @@ def test_invalid_metadata_is_refused_when_the_key_is_asked_for(text: str, messag
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_block_ends_with_the_last_end_of_its_comment(end: str, tmp_path: Path) -> None:
+    text = '# /// script\n# dependencies = ["six"]\n#\n# a = """\n# ///\n# """\n# ///\n#x\n# /// other\n# ///\n'
+    (tmp_path / "job.py").write_bytes(text.replace("\n", end).encode())
+    assert VenvEnvironment.from_script(tmp_path / "job.py").key
+
+
 def test_a_name_that_is_not_that_of_a_script_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"'job\.txt' is not the name of a Python file"):
         VenvEnvironment.from_script("job.txt")

@@ -56,7 +56,8 @@ def test_the_exact_packages_of_a_uv_lock_are_installed(tmp_path: Path) -> None:
 
 def test_a_pylock_is_installed_for_this_python_only(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "wheels", "by-path", "1.0")
-    wheel_lines = f'wheels = [{{ path = "wheels/{wheel.name}", hashes = {{ sha256 = "{"0" * 64}" }} }}]\n'
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    wheel_lines = f'wheels = [{{ path = "wheels/{wheel.name}", hashes = {{ sha256 = "{digest}" }} }}]\n'
     pylock = tmp_path / "pylock.toml"
     write(tmp_path / "in.txt", "six==1.16.0\ntoolz\n")
     command: list[str | Path] = ["pip", "compile", "--quiet", "--format", "pylock.toml", "-o", pylock, "in.txt"]
@@ -68,7 +69,7 @@ def test_a_pylock_is_installed_for_this_python_only(tmp_path: Path) -> None:
     plain = VenvEnvironment.from_file(pylock, bundle_python=False)
     built = build(plain, tmp_path / "prefix")
     assert built.packages == {"by-path": "1.0", "six": "1.16.0"}
-    assert built.lock == (f"by-path==1.0 (sha256 {hashlib.sha256(wheel.read_bytes()).hexdigest()})", "six==1.16.0")
+    assert built.lock == (f"by-path==1.0 (sha256 {digest})", "six==1.16.0")
     fast = VenvEnvironment.from_file(pylock, extras=["fast"], bundle_python=False)
     assert build(fast, tmp_path / "fast").packages.keys() == {"by-path", "six", "toolz"}
 

@@ -70,12 +70,14 @@ def test_hashes_are_checked_however_the_version_is_spelled(
         ("ant>=1 --hash=sha256:{0}", "versions pinned with `==`"),
         ("--require-hashes\nant==1.0", "all requirements must have a hash, but none were provided for: ant==1.0"),
         ("ant==1.0 --hash=sha256:{0}\nbee==1.0", "none were provided for: bee==1.0"),
+        ("ant==1.0 \\\n\t--hash=sha256:{1}", "Hash mismatch"),
+        ("ant==1.0\t--hash=sha256:{1}", "Hash mismatch"),
         ("ant==1.0 --hash=sha256:{0}\n./lib", "hash"),
         ("dog==1.0 --hash=sha256:{1}", "bee"),
         ("ant==1.0\n--use-feature fast-deps", "does not support the option --use-feature in"),
         ("ant==1.0\n--global-option x", "Unexpected"),
         ("ant==1.0 --config-settings a=b", "config-settings"),
-        ("ant => 1", "requirements.txt"),
+        ("ant => 1", r"parse requirement in `/\S*/requirements\.txt`"),
         ("lost==1", "there is no version of lost==1"),
     ],
 )
@@ -147,6 +149,41 @@ def test_an_extra_of_its_own_in_a_group_is_the_projects_and_not_a_strangers(stra
     uv("lock", cwd=tmp_path)
     assert packages(path, tmp_path / "locked", groups=["u"]) == expected
     assert "app" not in strangers.names_asked()
+
+
+def test_what_needs_the_project_itself_gets_its_extras(strangers: Index, tmp_path: Path) -> None:
+    make_library(tmp_path / "elk", name="lib", more='dependencies = ["app[x]"]')
+    extras = '[project.optional-dependencies]\nx = ["cow"]\n'
+    text = f'{APP}dependencies = ["lib"]\n{extras}[tool.uv.sources]\nlib = {{ path = "elk" }}\n'
+    assert resolve(write(tmp_path / "pyproject.toml", text)) == ("cow==2.0", "lib==1.0")
+    assert not strangers.names_asked() & LOCAL
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ('[tool.uv.dependency-groups]\nt = { requires-python = ">=3.99" }\n', r"requires Python >=3\.99"),
+        ('[[tool.poetry.source]]\nname = "ours"\nurl = "https://example.com"\n', r"\[\[tool\.poetry\.source\]\]"),
+        ('[[tool.pdm.source]]\nname = "ours"\nurl = "https://example.com"\n', r"\[\[tool\.pdm\.source\]\]"),
+        ('[tool.uv]\nextra-index-url = ["./lost"]\n', "lost: there is no such directory"),
+    ],
+)
+def test_what_would_be_ignored_is_refused_by_name(more: str, message: str, strangers: Index, tmp_path: Path) -> None:
+    text = f'{APP}dependencies = ["ant"]\n[dependency-groups]\nt = ["bee"]\n{more}'
+    with pytest.raises(InvalidArgumentError, match=message):
+        resolve(write(tmp_path / "pyproject.toml", text), groups=["t"])
+
+
+def test_a_local_index_is_used(strangers: Index, tmp_path: Path) -> None:
+    simple = tmp_path / "simple" / "ant"
+    simple.mkdir(parents=True)
+    shutil.copy(strangers.wheels / "ant-1.0-py3-none-any.whl", simple)
+    write(simple / "index.html", '<a href="ant-1.0-py3-none-any.whl">ant-1.0-py3-none-any.whl</a>')
+    text = f'{APP}dependencies = ["ant"]\n[tool.uv]\nextra-index-url = ["./simple"]\n'
+    environment = VenvEnvironment.from_file(write(tmp_path / "pyproject.toml", text), bundle_python=False)
+    before = environment.key
+    write(simple / "index.html", "")
+    assert environment.key != before
 
 
 SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -299,6 +336,75 @@ def test_a_pylock_for_something_else_is_refused(
         packages(path, tmp_path / "prefix")
 
 
+@pytest.mark.parametrize("entry", ["wheels = [{}]", "archive = {}"])
+def test_the_hash_name_and_version_of_a_local_file_in_a_pylock_are_checked(
+    entry: str, strangers: Index, tmp_path: Path
+) -> None:
+    wheel = Path(shutil.copy(strangers.wheels / "ant-1.0-py3-none-any.whl", tmp_path))
+
+    def locked(name: str, version: str, digest: str) -> str:
+        place = f'{{ path = "{wheel.name}", hashes = {{ sha256 = "{digest}" }} }}'
+        package = f'[[packages]]\nname = "{name}"\nversion = "{version}"\n{entry.replace("{}", place)}\n'
+        return f'lock-version = "1.0"\ncreated-by = "x"\n{package}'
+
+    right = sha256(strangers, "ant-1.0")
+    path = write(tmp_path / "pylock.toml", locked("ant", "1.0", right))
+    assert packages(path, tmp_path / "prefix") == {"ant": "1.0"}
+    for text, message in (
+        (locked("ant", "1.0", "0" * 64), "is not the file that was locked"),
+        (locked("cow", "1.0", right), "is ant 1.0, and not cow 1.0"),
+        (locked("ant", "2.0", right), "is ant 1.0, and not ant 2.0"),
+    ):
+        with pytest.raises(BuildError, match=message):
+            resolve(write(path, text))
+
+
+def test_the_hash_of_a_local_wheel_in_a_uv_lock_is_checked(strangers: Index, tmp_path: Path) -> None:
+    wheel = Path(shutil.copy(strangers.wheels / "ant-1.0-py3-none-any.whl", tmp_path))
+    source = f'[tool.uv.sources]\nant = {{ path = "{wheel.name}" }}\n'
+    path = write(tmp_path / "pyproject.toml", f'{APP}dependencies = ["ant"]\n{source}')
+    uv("lock", cwd=tmp_path)
+    assert resolve(path) == ("ant==1.0",)
+    wheel.write_bytes(wheel.read_bytes() + b"\0")
+    with pytest.raises(BuildError, match=r"is not the file that was locked|needs to be updated|[Hh]ash"):
+        resolve(path)
+
+
+def test_a_project_in_a_subdirectory_of_a_pylock_is_installed(strangers: Index, tmp_path: Path) -> None:
+    make_library(tmp_path / "mono", name="sib")
+    make_library(tmp_path / "mono" / "sub", name="lib")
+    text = 'lock-version = "1.0"\n[[packages]]\nname = "lib"\ndirectory = { path = "mono", subdirectory = "sub" }\n'
+    assert packages(write(tmp_path / "pylock.toml", text), tmp_path / "prefix") == {"lib": "1.0"}
+
+
+# Settings of the worker
+
+
+def test_settings_of_the_worker_do_not_replace_what_a_file_says(
+    strangers: Index, tmp_path: Path, lib: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = '[tool.uv.sources]\nlib = { path = "../lib" }\n'
+    path = write(tmp_path / "app" / "pyproject.toml", f'{APP}dependencies = ["lib", "ant<2"]\n{source}')
+    monkeypatch.setenv("UV_NO_SOURCES", "1")
+    monkeypatch.setenv("UV_OVERRIDE", str(write(tmp_path / "overrides.txt", "ant==2.0\n")))
+    monkeypatch.setenv("UV_CONSTRAINT", str(write(tmp_path / "constraints.txt", "bee==1.0\n")))
+    write(tmp_path / "uv.toml", 'prerelease = "allow"\n')
+    assert resolve(path) == ("ant==1.5", "bee==2.0", "lib==1.0")
+    assert not strangers.names_asked() & LOCAL
+
+
+@pytest.mark.parametrize("lock", [False, True])
+def test_settings_of_a_project_apply_to_the_installation(lock: bool, strangers: Index, tmp_path: Path) -> None:
+    path = write(tmp_path / "pyproject.toml", f'{APP}dependencies = ["ant"]\n[tool.uv]\nno-binary-package = ["ant"]\n')
+    if lock:
+        text = path.read_text()
+        write(path, text.partition("[tool.uv]")[0])
+        uv("lock", cwd=tmp_path)
+        write(path, text)
+    with pytest.raises(BuildError, match="ant"):
+        packages(path, tmp_path / "prefix")
+
+
 # Local projects
 
 
@@ -346,14 +452,10 @@ def test_packages_with_the_names_of_leftovers_are_built(strangers: Index, tmp_pa
 def test_a_local_path_outside_of_what_the_key_depends_on_is_refused(
     strangers: Index, tmp_path: Path, lib: Path
 ) -> None:
-    make_library(tmp_path / "app", name="app", more='dependencies = ["sib"]\n')
     sib = make_library(tmp_path / "sib", name="sib")
-    path = tmp_path / "app" / "pyproject.toml"
-    write(
-        path,
-        path.read_text().replace('"sib"', f'"sib @ {sib.as_uri()}"')
-        + "[tool.hatch.metadata]\nallow-direct-references = true\n",
-    )
+    needs = f"install_requires=['sib @ {sib.as_uri()}']"
+    write(tmp_path / "app" / "setup.py", f"import setuptools\nsetuptools.setup(name='app', {needs})")
+    path = write(tmp_path / "requirements.txt", "./app\n")
     with pytest.raises(BuildError, match="is not a file that the key depends on"):
         resolve(path)
 
@@ -374,6 +476,24 @@ def test_inline_metadata_is_installed(strangers: Index, tmp_path: Path, lib: Pat
     write(script, text.replace("<2", "<1.5"))
     with pytest.raises(BuildError, match="needs to be updated"):
         resolve(script)
+
+
+def test_a_file_in_the_project_that_it_refers_to_is_installed_as_it_is(strangers: Index, tmp_path: Path) -> None:
+    make_library(tmp_path / "lib", name="lib")
+    package = tmp_path / "lib" / "src" / "lib"
+    block = '# /// script\n# dependencies = ["lib"]\n# [tool.uv.sources]\n# lib = { path = "../.." }\n# ///\nCODE = 1\n'
+    script = write(package / "job.py", block)
+    requirements = write(package / "requirements.txt", "../..  # ours\n-r more.txt\n")
+    more = write(package / "more.txt", "ant  # theirs\n")
+    environments = (
+        VenvEnvironment.from_script(script, bundle_python=False),
+        VenvEnvironment.from_file(requirements, base_dir=package, bundle_python=False),
+    )
+    for number, environment in enumerate(environments):
+        build(environment, tmp_path / str(number))
+        (site,) = (tmp_path / str(number)).glob("lib/python3.*/site-packages/lib")
+        for file in (script, requirements, more):
+            assert (site / file.name).read_text() == file.read_text()
 
 
 def test_inline_metadata_for_another_python_is_refused(strangers: Index, tmp_path: Path) -> None:

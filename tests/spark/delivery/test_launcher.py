@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_sparkdeps.environments.context import PREFIX_TOKEN
 from airflow_provider_sparkdeps.spark.delivery.launcher import launcher_archive
 from airflow_provider_sparkdeps.spark.delivery.reference import FETCH_FAILED
 
@@ -26,7 +27,7 @@ from ...support.manifests import ARCHIVE
 # In the payload of these tests, a shell script takes the place of the interpreter.
 _INTERPRETER = """#!/bin/sh
 echo "$0"
-echo "$MARK"
+printf '%s\\n' "$MARK"
 for each; do echo "<$each>"; done
 """
 
@@ -98,6 +99,18 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Executor:
     for name in subprocess.check_output([busybox, "--list"], text=True).split():
         (directory / name).symlink_to(busybox)
     return Executor(tmp_path, str(directory), (str(directory / "sh"),))
+
+
+def test_the_interpreter_has_the_variables_of_the_environment(executor: Executor) -> None:
+    variables = {
+        "MARK": 'it\'s "$HOME" `id` \\ \n*',
+        "DATA": f"{PREFIX_TOKEN}/share:{PREFIX_TOKEN}",
+        "EMPTY": "",
+    }
+    executor.archive = dataclasses.replace(executor.archive, env_vars=variables)
+    code, out, err = executor.run(executor.session(), "x")
+    assert (code, err) == (0, "")
+    assert out == f"{executor.home}/bin/python\n{variables['MARK']}\n<x>\n"
 
 
 def wrap_command(executor: Executor, command: str, script: str, directory: Path) -> None:

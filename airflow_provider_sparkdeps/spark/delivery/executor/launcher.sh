@@ -188,4 +188,6 @@ fi
 [ -z "${PYTHONPATH:-}" ] || use_unpacked_pyspark
 # Packages in ~/.local of the executor's user are not part of the environment.
 export PYTHONNOUSERSITE=1
+# launcher.py replaces the next line with the variables of the environment.
+# @exports@
 exec "$env_dir/$interpreter" "$@"
