@@ -149,8 +149,8 @@ def from_project(path: Path, *, extras: Sequence[str], groups: Sequence[str], py
     for tool in ("poetry", "pdm"):
         if data.get("tool", {}).get(tool, {}).get("source"):
             raise InvalidArgumentError(
-                f"{path} has indexes in [[tool.{tool}.source]], which uv does not read. Write them as [[tool.uv.index]],"
-                " or pass index_conn_id."
+                f"{path} has indexes in [[tool.{tool}.source]], which uv does not read. Write [[tool.uv.index]], or"
+                " pass index_conn_id."
             )
     has_metadata = project or "build-system" in data or name or (folder / "setup.py").is_file()
     if not lock and not has_metadata and not groups:
