@@ -84,8 +84,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     :raises InvalidArgumentError: if it can't be read, or is not TOML.
     """
     try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(read_bytes(path).decode("utf-8-sig"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidArgumentError(f"{path} is not TOML: {error}. Correct the file.") from error
 
 

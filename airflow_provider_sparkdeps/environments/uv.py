@@ -26,6 +26,7 @@ _BUILT_AT = "315619200"
 _INDEX = "SPARKDEPS"
 # uv "prepares" packages that are not in its cache yet.
 _INDEX_OF = re.compile(r"^([\w.-]+)==\S+.*\n(?: .*\n)*? *# from (https?://\S+)$", re.MULTILINE)
+_IGNORED = re.compile(r"Ignoring unsupported option.*|Failed to parse.*during settings discovery.*(\n .*)*")
 _COUNTED = re.compile(r"(Prepared|Installed) (\d+) packages? in")
 
 
@@ -80,16 +81,14 @@ class Uv:
         :param directory: where uv starts, whose settings it reads.
         :param arguments: files and options of `uv pip compile`.
         :return: a pylock.toml, and the index of each package, by its name.
-        :raises BuildError: if there is no solution, or if uv ignores a part of a file; with its output.
+        :raises BuildError: if there is no solution; with uv's output.
         """
         command: list[str | Path] = [
             "pip", "compile", *arguments, *_selection(extras, groups), "--python", python, *self._cross_platform,
             "--no-header", "--no-annotate",
         ]  # fmt: skip
         output: list[str | Path] = ["--format", "pylock.toml", "--output-file", self._pylock]
-        done = self._uv(*command, *output, what="resolve the requirements", directory=directory)
-        if ignored := re.search(r"Ignoring unsupported option in `(.*?)`: `(.*?)`", done.stderr):
-            raise BuildError(f"uv does not support the option {ignored[2]} in {ignored[1]}. Remove it.")
+        self._uv(*command, *output, what="resolve the requirements", directory=directory)
         # uv names no index in this pylock.toml, and without it, would download all packages again at each installation.
         again = [uv_binary(), *command, "--offline", "--emit-index-annotation"]
         listed = run(again, deadline=self._context.deadline, cwd=directory, environ=self._environ()).stdout
@@ -196,12 +195,14 @@ class Uv:
         done = run(
             command, deadline=deadline, cwd=directory or self.scratch, environ=environ, on_line=on_line, secrets=secrets
         )
+        output = done.stderr or done.stdout
+        for copy, original in self.shown_as.items():
+            output = output.replace(copy, original)
         if done.code != 0:
-            output = done.stderr or done.stdout
-            for copy, original in self.shown_as.items():
-                output = output.replace(copy, original)
             output = shorten_output(output, secrets)
             raise BuildError(f"uv could not {what}. Its output:\n\n{output}")
+        if ignored := _IGNORED.search(output):
+            raise BuildError(f"uv would ignore something: {ignored[0].strip()}. Correct or remove it.")
         return done
 
     def _report(self, line: str) -> None:

@@ -36,6 +36,7 @@ RESULTS = {
     "write_orders": [1, 7],
     "score": [0.0, 1.0, 2.0],
     "normalize": ["spark", "airflow"],
+    "count_rows": 3,
 }
 # Files that environments on the pages name.
 FILES = {

@@ -52,6 +52,8 @@ class InputTree:
     entry: Path | None = None
     _files: dict[Path, str | None] = field(default_factory=dict)
     _facts: dict[str, str] = field(default_factory=dict)
+    named: dict[str, Path] = field(default_factory=dict)
+    """The local projects whose names are known, which must not be looked up in an index."""
     _projects: set[Path] = field(default_factory=set)
     _workspaces: set[Path] = field(default_factory=set)
     _repositories: set[Path] = field(default_factory=set)
@@ -177,6 +179,8 @@ class InputTree:
         return lock
 
     def _add_settings(self, path: Path) -> dict[str, Any]:
+        from packaging.utils import canonicalize_name
+
         data: dict[str, Any] = {}
         for name in ("pyproject.toml", "uv.toml"):
             if not (path / name).is_file():
@@ -185,7 +189,11 @@ class InputTree:
             self.add(path / name, key=found)
             is_project = name == "pyproject.toml"
             check_strings(_checked(found) if is_project else found, path / name)
-            data = found if is_project else data
+            if is_project:
+                data = found
+                _refuse_sources_of_others(data, path / name)
+                own = _table(data, "project").get("name") or _table(data, "tool", "poetry").get("name")
+                self.named |= {canonicalize_name(own): path} if own else {}
             settings = _table(found, "tool", "uv") if is_project else found
             _check_settings(settings, path / name)
             self.add_sources(path, settings)
@@ -197,7 +205,9 @@ class InputTree:
         :param path: the directory to which they are relative.
         :param settings: the table `[tool.uv]`.
         """
-        for source in _table(settings, "sources").values():
+        from packaging.utils import canonicalize_name
+
+        for name, source in _table(settings, "sources").items():
             for each in source if isinstance(source, list) else [source]:
                 if isinstance(each, dict) and isinstance(each.get("path"), str):
                     if Path(each["path"]).is_absolute():
@@ -205,6 +215,8 @@ class InputTree:
                             f"The source {each['path']} in {path} is absolute. Make it relative."
                         )
                     self.add_local(_normal(path / each["path"]))
+                    if source == each:
+                        self.named.setdefault(canonicalize_name(name), _normal(path / each["path"]))
         places = [index.get("url") for index in settings.get("index", [])]
         for table in (settings, _table(settings, "pip")):
             for name in ("index-url", "extra-index-url", "find-links"):
@@ -218,10 +230,13 @@ class InputTree:
         """Add all that a version from git, or a list of files from git, may depend on."""
         name = os.path.relpath(path, self.origin)
         self._facts[f"{name} in its directory"] = path.name
-        found = _git(path, "rev-parse", "--show-toplevel")
-        if not found:
+        to_top = _git(path, "rev-parse", "--show-cdup")
+        if to_top is None:
             return
-        repository = Path(found.strip())
+        # Not `--show-toplevel`, which follows links: a checkout may be one.
+        repository = _normal(path / to_top.strip())
+        if not (repository / ".git").exists():
+            raise InvalidArgumentError(f"{path} is a link into a git repository. Write {os.path.realpath(path)}.")
         self._repositories.add(repository)
         asked = (
             ("rev-parse", "HEAD"),
@@ -258,9 +273,12 @@ def project_files(root: Path) -> Iterator[Path]:
         logs = set((_git(root, "ls-files", "-z", "--others", "--exclude-standard", "*.log") or "").split("\0"))
     for name in sorted({*listed.split("\0")} - logs - {""}):
         path = root / name
-        if path.is_dir():
-            # A link or a submodule.
-            yield from walk(path) if path.is_symlink() else project_files(path)
+        if path.is_symlink() and path.is_dir():
+            if not Path(os.path.realpath(root)).is_relative_to(os.path.realpath(path)):
+                yield from walk(path)
+        elif path.is_dir():
+            # A submodule, which may not be there.
+            yield from project_files(path) if (path / ".git").exists() else walk(path)
         elif path.is_file():
             yield path
 
@@ -303,17 +321,19 @@ def _is_cache(path: Path, *, at_top: bool) -> bool:
 
 def _git(path: Path, *arguments: str) -> str | None:
     """Return the output of git; None if there is no repository, no commit or no git."""
+    # Without a look at the files, no code runs that the repository's settings name. It may be that of another user.
+    is_listing = arguments[0] in ("ls-files", "check-ignore", "rev-parse") and "--modified" not in arguments
     try:
-        done = _run_git("-C", str(path), *arguments)
+        done = _run_git("-C", str(path), *arguments, trusted=is_listing)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return os.fsdecode(done.stdout) if done.returncode == 0 else None
 
 
-def _run_git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    settings = {"safe.directory": "*", "core.fsmonitor": "false"}
+def _run_git(*arguments: str, trusted: bool = False) -> subprocess.CompletedProcess[bytes]:
+    settings = {"core.fsmonitor": "false", **({"safe.directory": "*"} if trusted else {})}
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    # Repositories, which may be those of another user, are only read, and not locked.
+    # Nothing is written to the repository, so that it need not be locked.
     environ |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_CONFIG_COUNT": str(len(settings))}
     for number, (name, value) in enumerate(settings.items()):
         environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
@@ -333,6 +353,9 @@ def _copy_repository(source: Path, target: Path) -> None:
     if done.returncode != 0:
         reason = shorten_output(done.stderr.decode(errors="replace"))
         raise BuildError(f"git could not copy {source}, from which a project may take its version:\n\n{reason}")
+    for setting in ("core.fileMode", "core.autocrlf", "core.eol", "core.symlinks"):
+        if value := _git(source, "config", "--get", setting):
+            _git(target, "config", setting, value.strip())
     index = _git(source, "rev-parse", "--git-path", "index") or ""
     shutil.copy(source / index.strip(), target / ".git" / "index")
     _git(target, "checkout-index", "--all", "--quiet")
@@ -388,6 +411,17 @@ def _content(path: Path) -> str:
 def _read(data: dict[str, Any]) -> dict[str, Any]:
     """Return what uv reads of the table [project]."""
     return {name: value for name, value in _table(data, "project").items() if name in _READ}
+
+
+def _refuse_sources_of_others(data: dict[str, Any], path: Path) -> None:
+    for tool, table in (("poetry", "dependencies"), ("pixi", "pypi-dependencies")):
+        for name, source in _table(data, "tool", tool, table).items():
+            odd = sorted({"path", "git", "url", "source", "index"} & set(source)) if isinstance(source, dict) else []
+            if odd and "project" in data:
+                raise InvalidArgumentError(
+                    f"{path} says in [tool.{tool}.{table}] where {name} comes from ({odd[0]}), which uv does not read."
+                    " Write it into [tool.uv.sources]."
+                )
 
 
 def _check_settings(settings: dict[str, Any], path: Path) -> None:

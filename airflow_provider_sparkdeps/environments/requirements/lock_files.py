@@ -56,13 +56,6 @@ class SelectedPackages:
         return _lines(self.head) + "".join(f"\n[[packages]]\n{_lines(package)}" for package in self.packages)
 
 
-def packages_of(path: Path) -> set[str]:
-    """Return the canonical names of all packages in a pylock.toml."""
-    from packaging.utils import canonicalize_name
-
-    return {canonicalize_name(package["name"]) for package in read_toml(path).get("packages", [])}
-
-
 def select_packages(
     path: Path,
     *,

@@ -20,6 +20,8 @@ _EDITABLE = re.compile(r"(-e|--editable)(\s+|=)")
 _LOCAL = re.compile(r"(?P<path>[^\[\];]+?)\s*(\[(?P<extras>[^\]]*)\])?\s*(;\s*(?P<marker>.+))?")
 _URL = re.compile(r"[\w+.-]{1,40}://\S+")
 _VARIABLE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
+_FRAGMENT_HASH = re.compile(r"(?<=[#&])(md5|sha\d+)=[^&]*", re.IGNORECASE)
+_SHA256 = re.compile(r"sha256=[0-9a-f]{64}|sha384=[0-9a-f]{96}|sha512=[0-9a-f]{128}")
 _MAX_LENGTH = 10_000
 _FILES = (".whl", ".tar.gz", ".zip")
 
@@ -153,6 +155,12 @@ def check_urls(text: str, what: str) -> None:
             " pass an Airflow connection as index_conn_id, or configure uv or git on the worker (netrc,"
             " UV_INDEX_<NAME>_USERNAME and _PASSWORD, a git credential helper)."
         )
+    for url in urls:
+        digest = _FRAGMENT_HASH.search(url)
+        if digest and not _SHA256.fullmatch(digest[0]):
+            raise InvalidArgumentError(
+                f"The hash {digest[0][:100]!r} in {what} is not one that uv checks. Write sha256= and 64 hex digits."
+            )
     if any(re.match(r"(\w+\+)?file:", url) for url in urls):
         raise InvalidArgumentError(f"{what} has a `file:` URL. Write its path, relative to the file, instead.")
     if variable := _VARIABLE.search(text if urls else ""):

@@ -16,6 +16,7 @@ from airflow_provider_sparkdeps.utils.redaction import redact
 _OPTION = re.compile(r"(?P<name>-[rceif](?=[^-])|--?[a-z-]+)(?:\s*=\s*|\s*)(?P<value>.*)", re.DOTALL)
 _LONG = {"-r": "--requirement", "-c": "--constraint", "-f": "--find-links", "-e": "--editable"}
 _QUOTED = re.compile(r"""^(["'])(.*)\1$""")
+_FLAGS = ("--pre", "--require-hashes", "--prefer-binary")
 _LOCAL_URL = re.compile(r"(^|[\s@+])file:|^[\w.-]++\s*+(\[[^\]]*+\])?+\s*+@\s*+(?![\w+.-]{1,40}:)")
 
 
@@ -44,7 +45,7 @@ class RequirementsFiles:
         lines = self._files[path] = []
         for number, line in _lines(text):
             try:
-                lines += filter(None, [self._line(line, path)])
+                lines += filter(None, self._line(line, path).split("\n"))
             except InvalidArgumentError as error:
                 located = f"{path}, line {number}: "
                 raise InvalidArgumentError(("" if ", line " in str(error) else located) + str(error)) from None
@@ -61,9 +62,16 @@ class RequirementsFiles:
 
     def _line(self, line: str, path: Path) -> str:
         check_strings(line, path)
-        option = _OPTION.fullmatch(line) if line.startswith("-") else None
-        if option is None:
+        if not line.startswith("-"):
             return self._requirement(line)
+        # A line may have several options.
+        parts = re.split(r"(?<!\s)\s++(?=--?[a-z])", line)
+        return "\n".join(filter(None, (self._option(part, path) for part in parts)))
+
+    def _option(self, part: str, path: Path) -> str:
+        option = _OPTION.fullmatch(part)
+        if option is None:
+            return part
         name, value = _LONG.get(option["name"], option["name"]), _QUOTED.sub(r"\2", option["value"].strip())
         if name == "--editable":
             return self._requirement(value)
@@ -77,6 +85,8 @@ class RequirementsFiles:
             return f"{name} {text_name(list(self._files).index(included))}"
         if name == "--find-links" and "://" not in value:
             self._add_options("--find-links", Path(os.path.normpath(path.parent / value)))
+        elif name in _FLAGS and value:
+            raise InvalidArgumentError(f"{name} has no value, but {value[:200]!r} follows it. Remove that.")
         elif name == "--pre":
             self._add_options("--prerelease", "allow")
         elif name == "--trusted-host":

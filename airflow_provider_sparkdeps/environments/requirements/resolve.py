@@ -10,7 +10,7 @@ from pathlib import Path
 
 from airflow_provider_sparkdeps.environments.pythons import BasePython
 from airflow_provider_sparkdeps.environments.requirements.input_tree import copy_of, project_digest
-from airflow_provider_sparkdeps.environments.requirements.lock_files import LocalPackage, packages_of, select_packages
+from airflow_provider_sparkdeps.environments.requirements.lock_files import LocalPackage, select_packages
 from airflow_provider_sparkdeps.environments.requirements.requirements_txt import text_name
 from airflow_provider_sparkdeps.environments.requirements.uv_inputs import UvInputs, check_python
 from airflow_provider_sparkdeps.environments.uv import Uv
@@ -62,8 +62,6 @@ def resolve(
     :return: without packages if no marker applies.
     :raises BuildError: if there is no solution, or a project can't be built; with the output of the tool.
     """
-    from packaging.utils import canonicalize_name
-
     if wanted.form not in ("requirements", "pylock") and "UV_CONFIG_FILE" in os.environ:
         raise BuildError(
             f"UV_CONFIG_FILE is set on this worker, with which uv ignores the settings in {wanted.file}. Unset it, and"
@@ -92,18 +90,12 @@ def resolve(
     elif wanted.form == "lock":
         lock = uv.export(directory, "--locked", "--no-emit-project", **selected, python=base.executable)
     elif wanted.form != "pylock":
-        if wanted.name:
-            # For what depends on the project itself, which must not be a package of that name on an index.
-            own = uv.file("overrides.txt", [f"{wanted.name} @ {file.parent.as_uri()}"])
-            options = [*options, "--overrides", own]
-        if installed:
-            pins = [f"{name}=={version}" for name, version in installed.items()]
-            options = [*options, "--constraints", uv.file("constraints.txt", pins)]
+        local = {name: path for tree in wanted.trees for name, path in tree.named.items()}
+        limits = [f"{name} @ {copy_of(path, root).as_uri()}" for name, path in local.items()]
+        limits += [f"{name}=={version}" for name, version in (installed or {}).items()]
+        options = [*options, "--constraints", uv.file("constraints.txt", limits)]
         sources = [] if wanted.form == "groups" else [file]
         lock, indexes = uv.compile(directory, *sources, *options, **selected, python=base.executable)
-        if wanted.name and canonicalize_name(wanted.name) in packages_of(lock):
-            # Something needs the project itself, maybe with an extra, which `--overrides` drops.
-            lock = uv.export(directory, "--no-emit-project", **selected, python=base.executable)
     if wanted.form != "pylock":
         selected = {"extras": (), "groups": ()}
     chosen = select_packages(

@@ -19,6 +19,13 @@ from ...support.projects import commit, key_of, make_library, write
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
 
+DYNAMIC = ('version = "1.0"', 'dynamic = ["version"]')
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
 def names(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in project_files(root)}
 
@@ -76,6 +83,48 @@ def test_files_of_submodules_count(tmp_path: Path, library: Path) -> None:
     add = ["git", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "inner"), "inner"]
     subprocess.run(add, cwd=library, check=True)
     assert "inner/src/my_lib/__init__.py" in names(library)
+
+
+@needs_git
+def test_a_submodule_that_is_not_there_is_empty(tmp_path: Path, library: Path) -> None:
+    commit(make_library(tmp_path / "inner"))
+    commit(library)
+    git(library, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "inner"), "inner")
+    commit(library)
+    git(library, "submodule", "--quiet", "deinit", "--force", "inner")
+    assert "inner/src/my_lib/__init__.py" not in names(library)
+
+
+@needs_git
+def test_a_checkout_that_is_a_link_is_copied_with_its_history(tmp_path: Path) -> None:
+    # As git-sync lays it out.
+    real = make_library(tmp_path / "worktrees" / "1a2b")
+    write(real / "pyproject.toml", (real / "pyproject.toml").read_text().replace(*DYNAMIC))
+    commit(real)
+    (tmp_path / "link").symlink_to(real)
+    tree = InputTree(tmp_path)
+    tree.add_local(tmp_path / "link")
+    tree.copy_to(tmp_path / "copy")
+    copy = copy_of(tmp_path / "link", tmp_path / "copy")
+    assert git(copy, "status", "--short") == ""
+    assert git(copy, "rev-parse", "HEAD") == git(real, "rev-parse", "HEAD")
+
+
+@needs_git
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+def test_a_repository_of_another_user_runs_nothing(tmp_path: Path, library: Path) -> None:
+    write(library / "pyproject.toml", (library / "pyproject.toml").read_text().replace(*DYNAMIC))
+    write(library / ".gitattributes", "*.py filter=evil\n")
+    commit(library)
+    git(library, "config", "filter.evil.clean", f"touch {tmp_path / 'ran'}; cat")
+    for path in (library / "src" / "my_lib" / "__init__.py", library, *library.rglob("*")):
+        os.chown(path, 1234, 1234)
+    write(library / "src" / "my_lib" / "__init__.py", "ANSWER = 43\n")
+    environment = VenvEnvironment(["./my_lib"], base_dir=tmp_path)
+    before = environment.key
+    write(library / "src" / "my_lib" / "__init__.py", "ANSWER = 44\n")
+    assert environment.key != before
+    assert not (tmp_path / "ran").exists()
 
 
 @needs_git
@@ -178,13 +227,6 @@ def test_only_members_that_the_lock_connects_count(tmp_path: Path) -> None:
     assert environment.key == before
     write(libs["three"] / "src" / "three" / "__init__.py", "")
     assert environment.key != before
-
-
-DYNAMIC = ('version = "1.0"', 'dynamic = ["version"]')
-
-
-def git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
 
 
 @needs_git

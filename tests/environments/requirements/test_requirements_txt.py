@@ -79,6 +79,9 @@ def test_files_that_name_each_other_are_read_once_and_are_not_the_same(tmp_path:
         ("-i https://me:hunter2,x@example.com/simple", "contains credentials"),
         ("-i https:/me:hunter2@example.com/simple", "contains credentials"),
         ("-i file:///opt/simple", "`file:` URL"),
+        ("--pre=bee", "--pre has no value, but 'bee' follows it"),
+        ("x @ https://h/x.whl#md5=0123", "'md5=0123' in .* is not one that uv checks"),
+        ("x @ https://h/x.whl#egg=x&sha256=0123", "'sha256=0123' in .* is not one that uv checks"),
         ("-r https://example.com/requirements.txt", "is not a local file"),
         ("-chttps://example.com/limits.txt", "is not a local file"),
         ("# nothing\n", r"requirements\.txt has no requirements"),
@@ -137,6 +140,7 @@ def texts(path: Path) -> str:
         ("--pre\n--prefer-binary\n--require-hashes\n--trusted-host x", ""),
         ("-i https://example.com/simple", "-i https://example.com/simple"),
         ("--no-binary :all:", None),
+        ("-r base.txt -i https://example.com/a --pre", "--requirement requirements-1.txt\n-i https://example.com/a"),
         ("--only-binary a, b", "--only-binary a\n--only-binary b"),
     ],
 )

@@ -74,7 +74,10 @@ def test_hashes_are_checked_however_the_version_is_spelled(
         ("ant==1.0\t--hash=sha256:{1}", "Hash mismatch"),
         ("ant==1.0 --hash=sha256:{0}\n./lib", "hash"),
         ("dog==1.0 --hash=sha256:{1}", "bee"),
-        ("ant==1.0\n--use-feature fast-deps", "does not support the option --use-feature in"),
+        (
+            "ant==1.0\n--use-feature fast-deps",
+            "uv would ignore something: Ignoring unsupported option in .*--use-feature",
+        ),
         ("ant==1.0\n--global-option x", "Unexpected"),
         ("ant==1.0 --config-settings a=b", "config-settings"),
         ("ant => 1", r"parse requirement in `/\S*/requirements\.txt`"),
@@ -116,6 +119,15 @@ def test_what_pip_reads_is_read(text: str, lock: tuple[str, ...], strangers: Ind
     url = strangers.url.removesuffix("simple/")
     assert resolve(write(tmp_path / "requirements.txt", text.format(url=url))) == lock
     assert not strangers.names_asked() & LOCAL
+
+
+def test_all_options_of_a_line_are_read(strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_INDEX")
+    write(tmp_path / "base.txt", "ant\n")
+    text = f"--prefer-binary --extra-index-url {strangers.url} -r base.txt --pre\n"
+    assert resolve(write(tmp_path / "requirements.txt", text)) == ("ant==3.0a1",)
+    text = f"-i {strangers.url} --trusted-host 127.0.0.1\nant\n"
+    assert resolve(write(tmp_path / "requirements.txt", text)) == ("ant==2.0",)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "latin-1"])
@@ -164,6 +176,10 @@ def test_what_needs_the_project_itself_gets_its_extras(strangers: Index, tmp_pat
     [
         ('[tool.uv.dependency-groups]\nt = { requires-python = ">=3.99" }\n', r"requires Python >=3\.99"),
         ('[[tool.poetry.source]]\nname = "ours"\nurl = "https://example.com"\n', r"\[\[tool\.poetry\.source\]\]"),
+        (
+            '[tool.poetry.dependencies]\nant = { path = "../ant" }\n',
+            r"\[tool\.poetry\.dependencies\] where ant comes from",
+        ),
         ('[[tool.pdm.source]]\nname = "ours"\nurl = "https://example.com"\n', r"\[\[tool\.pdm\.source\]\]"),
         ('[tool.uv]\nextra-index-url = ["./lost"]\n', "lost: there is no such directory"),
     ],
@@ -274,6 +290,30 @@ def test_members_of_a_workspace_are_local(strangers: Index, tmp_path: Path) -> N
     uv("lock", cwd=tmp_path)
     assert packages(member / "pyproject.toml", tmp_path / "locked") == expected
     assert not strangers.names_asked() & LOCAL
+
+
+def test_what_a_package_of_the_index_needs_is_local_too(strangers: Index, tmp_path: Path) -> None:
+    # dog, of the index, needs bee, which is a member of the workspace, or a path source of a group.
+    make_library(tmp_path / "libs" / "bee", name="bee")
+    make_library(tmp_path / "libs" / "app", name="app", more='dependencies = ["dog"]')
+    write(tmp_path / "pyproject.toml", '[tool.uv.workspace]\nmembers = ["libs/*"]\n')
+    listed = VenvEnvironment(["./libs/app"], base_dir=tmp_path)
+    assert "bee==1.0" in "".join(listed.resolve_lock(make_context()))
+    assert resolve(tmp_path / "libs" / "app" / "pyproject.toml") == ("bee==1.0", "dog==2.0")
+    (tmp_path / "pyproject.toml").unlink()
+    source = '[dependency-groups]\ng = ["bee"]\n[tool.uv.sources]\nbee = { path = "../libs/bee" }\n'
+    assert resolve(write(tmp_path / "own" / "pyproject.toml", f'{APP}dependencies = ["dog"]\n{source}')) == (
+        "bee==1.0",
+        "dog==2.0",
+    )
+    assert not strangers.names_asked() & {*LOCAL, "bee"}
+
+
+def test_a_setting_that_uv_does_not_know_is_refused(strangers: Index, tmp_path: Path) -> None:
+    # uv warns, and ignores the whole table.
+    text = f'{APP}dependencies = ["ant"]\n[tool.uv]\nconstraint-dependencies = ["ant<2"]\nlink-mode = "odd"\n'
+    with pytest.raises(BuildError, match=r"uv would ignore something: Failed to parse .*pyproject\.toml"):
+        resolve(write(tmp_path / "pyproject.toml", text))
 
 
 def test_a_member_that_no_source_names_is_refused_and_not_asked_of_an_index(strangers: Index, tmp_path: Path) -> None:
