@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build = commands.add_parser("build", parents=[store], help="build the archive of a virtual environment")
     build.add_argument("requirements", nargs="+", help='e.g. "pandas<3" pyarrow ./my_lib')
     build.add_argument("--python", help="minor version, e.g. 3.12 (default: the version that runs this command)")
-    build.add_argument("--timeout", type=float, default=1800.0, help="in seconds (default: %(default)s)")
+    build.add_argument("--timeout", type=_seconds, default=1800.0, help="in seconds (default: %(default)s)")
     build.set_defaults(run=_build)
     commands.add_parser("list", parents=[store], help="list the archives of a store").set_defaults(run=_list)
     show = commands.add_parser("show", parents=[store], help="describe an archive")
@@ -71,6 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sparkdeps: {error}", file=sys.stderr)
         return 1
     return code
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return seconds
 
 
 def _demo(arguments: argparse.Namespace) -> int:

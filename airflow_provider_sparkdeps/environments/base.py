@@ -185,7 +185,7 @@ class Environment(ABC):
 
         :raises InvalidArgumentError: if the data does not describe an environment.
         """
-        arguments = dict(data)
+        arguments = dict(data) if isinstance(data, Mapping) else {}
         kind = arguments.pop("kind", None)
         cls = Environment._kinds.get(kind) if isinstance(kind, str) else None
         if cls is None:
@@ -251,14 +251,19 @@ class Environment(ABC):
             written = os.fspath(path)
         except TypeError:
             written = b""
-        if not isinstance(written, str) or not written.strip():
+        if not isinstance(written, str) or not written.strip() or "\0" in written:
             raise InvalidArgumentError(f"{name}={path!r} is not a path. Write one, such as {example!r}.")
-        object.__setattr__(self, name, str(Path(written).expanduser()))
+        try:
+            object.__setattr__(self, name, str(Path(written).expanduser()))
+        except RuntimeError as error:
+            raise InvalidArgumentError(f"{name}={path!r} is not a path: {error}. Correct it.") from None
 
     def _set_base_dir(self, *, has_paths: bool) -> None:
         """Find the directory that relative paths start from; without paths there is none to compare or to send."""
         from airflow_provider_sparkdeps.environments.input_files import callers_directory
 
+        if self.base_dir is not None:
+            self._check_path("base_dir", example="/opt/dags")
         directory = None
         if has_paths:
             directory = callers_directory() if self.base_dir is None else Path(self.base_dir).absolute()

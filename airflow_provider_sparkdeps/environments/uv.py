@@ -212,7 +212,12 @@ class Uv:
         # A missing interpreter is reported as an error, unless the user allows uv to download it.
         downloads = os.environ.get("UV_PYTHON_DOWNLOADS", "never")
         environ = tool_environ(
-            UV_PYTHON_DOWNLOADS=downloads, UV_NO_PROGRESS="1", UV_NO_WRAP="1", NO_COLOR="1", SOURCE_DATE_EPOCH=_BUILT_AT
+            TMPDIR=str(self.scratch),
+            UV_PYTHON_DOWNLOADS=downloads,
+            UV_NO_PROGRESS="1",
+            UV_NO_WRAP="1",
+            NO_COLOR="1",
+            SOURCE_DATE_EPOCH=_BUILT_AT,
         )
         environ = {name: value for name, value in environ.items() if not _OVERRULED.fullmatch(name)}
         # Otherwise uv warns at each use that its support of lock files is experimental.

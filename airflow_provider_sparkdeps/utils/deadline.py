@@ -29,7 +29,7 @@ class Deadline:
         if left <= 0:
             last = f" It was {doing}." if doing else ""
             raise BuildError(
-                f"{self._what} was stopped after its timeout of {self._seconds:.3g} s.{last} Increase the timeout."
+                f"{self._what} was stopped after its timeout of {self._seconds:g} s.{last} Increase the timeout."
             )
         return left
 

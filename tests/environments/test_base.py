@@ -53,6 +53,17 @@ def test_an_invalid_platform_is_refused() -> None:
         VenvEnvironment(["six"], platform="Linux")
 
 
+@pytest.mark.parametrize("base_dir", [5, "", "a\0b", "~nobody-here/x"])
+def test_an_invalid_base_dir_is_refused(base_dir: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="is not a path"):
+        VenvEnvironment(["./my_lib"], base_dir=base_dir)
+
+
+def test_data_that_is_no_environment_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="is not a kind of environment"):
+        Environment.from_dict(None)  # type: ignore[arg-type]
+
+
 VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "GREETING": 'it\'s "$HOME"\n'}
 
 

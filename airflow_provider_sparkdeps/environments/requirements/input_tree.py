@@ -60,14 +60,11 @@ class InputTree:
 
     def digest(self) -> str:
         """Return the hex sha256 of the names and contents of all files."""
-        lines = [f"{name}\0{value}\n" for name, value in self._facts.items()]
+        found = list(self._facts.items())
         for path, key in self._files.items():
-            content = (
-                _content(path) if key is None else hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
-            )
             name = "" if path == self.entry else os.path.relpath(path, self.origin)
-            lines.append(f"{name}\0{content}\n")
-        return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
+            found.append((name, _content(path) if key is None else key))
+        return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
 
     def copy_to(self, root: Path) -> None:
         """Copy the files to the same paths below a directory."""

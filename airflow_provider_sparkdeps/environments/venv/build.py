@@ -65,10 +65,11 @@ class UvBuilder(Builder):
         self.context.report("resolve", f"{self.environment.title}, on {self.base.executable}")
         resolution = resolve(self.wanted, uv=uv, base=self.base, platform=platform)
         if not resolution.lock:
-            named = ", ".join(self.wanted.requirements) or f"the packages of {self.wanted.file}"
+            named = ", ".join(self.wanted.requirements) or f"what {self.wanted.file} says"
             raise BuildError(
-                f"None of {named} applies to Python {self.base.minor} on {platform}: their markers exclude it."
-                " Correct the markers, python or platform."
+                f"Nothing of {named} is to be installed for Python {self.base.minor} on {platform}: there are no"
+                " dependencies in what is selected, or their markers exclude it. Correct the markers, extras, groups,"
+                " python or platform."
             )
         return resolution
 

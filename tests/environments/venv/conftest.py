@@ -20,7 +20,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Index, Pa
         for name in ("ant", "bee", "cow"):
             make_wheel(root / "wheels", name, version)
         make_wheel(root / "wheels", "dog", version, requires=("bee>=1",))
-    for name in ("app", "lib", "sib", "root", *(f"member-{number}" for number in range(5))):
+    for name in ("app", "lib", "sib", "root", *(f"member-{number}" for number in range(4))):
         make_wheel(root / "wheels", name, "99")
     with serve(Index(root / "wheels")) as running:
         yield running, root / "cache"
