@@ -135,7 +135,7 @@ class Uv:
         :param where: options of uv, such as those that name the interpreter or the directory.
         :param pylock: contents of a pylock.toml.
         :param wheels: local ones.
-        :param as_written: instead of both, a requirements.txt.
+        :param as_written: instead of a pylock.toml, a requirements.txt.
         :param directory: where uv starts, whose settings it reads; by default the scratch directory.
         :raises BuildError: if it fails; with uv's output.
         """
@@ -149,7 +149,9 @@ class Uv:
         elif pylock:
             locked = self.file("pylock.sparkdeps.toml", pylock.splitlines())
             self._uv("pip", "install", "--no-deps", "--requirements", locked, *common, what=what, directory=directory)
-        if wheels and not as_written:
+        if wheels:
+            # Local files were compared with the key or a lock.
+            common = [each for each in common if each != "--require-hashes"]
             self._uv("pip", "install", "--no-deps", *common, *wheels, what=what, directory=directory)
         if self._installed:
             self._report(

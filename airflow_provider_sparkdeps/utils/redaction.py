@@ -84,7 +84,7 @@ def _any_spelling(secret: str) -> str:
     parts = []
     for run in re.findall(r"\\+|[^\\]", secret):
         if run[0] == "\\":  # each escaping doubles them
-            parts.append(rf"(?:\\(?:(?i:u005c))?|%(?:25){{0,4}}(?i:5c)){{1,{16 * len(run)}}}+")
+            parts.append(rf"(?:\\(?:(?i:u005c))?|%(?:25){{0,4}}(?i:5c)){{1,{16 * len(run)}}}")
         else:
             parts.append(_any_spelling_of_character(run))
     return "".join(parts)

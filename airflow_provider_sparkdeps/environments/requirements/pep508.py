@@ -50,7 +50,7 @@ def normalize_requirements(requirements: object, *, paths: bool = True) -> tuple
 
 def is_local(line: str) -> bool:
     """Whether a requirement is a path. As in pip and uv, it has a slash, a leading dot, or the suffix of a wheel."""
-    if "://" in line or re.match(r"[A-Za-z0-9._-]++\s*+(\[[^\]]*+\])?+\s*+@", line):
+    if "://" in line or re.match(r"[A-Za-z0-9._-]++\s*+(\[[^\]]*+\])?\s*+@", line):
         return False
     head = re.split(r"[;\[]", line)[0].strip()
     return head.startswith((".", "/", "~")) or head.endswith(_FILES) or "/" in head

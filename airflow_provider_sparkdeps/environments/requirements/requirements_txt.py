@@ -17,7 +17,7 @@ _OPTION = re.compile(r"(?P<name>-[rceif](?=[^-])|--?[a-z-]+)(?:\s*=\s*|\s*)(?P<v
 _LONG = {"-r": "--requirement", "-c": "--constraint", "-f": "--find-links", "-e": "--editable"}
 _QUOTED = re.compile(r"""^(["'])(.*)\1$""")
 _FLAGS = ("--pre", "--require-hashes", "--prefer-binary")
-_LOCAL_URL = re.compile(r"(^|[\s@+])file:|^[\w.-]++\s*+(\[[^\]]*+\])?+\s*+@\s*+(?![\w+.-]{1,40}:)")
+_LOCAL_URL = re.compile(r"(^|[\s@+])file:|^[\w.-]++\s*+(\[[^\]]*+\])?\s*+@\s*+(?![\w+.-]{1,40}:)")
 
 
 class RequirementsFiles:

@@ -111,6 +111,9 @@ def resolve(
     wheels = tuple(build_wheels(chosen.local, uv=uv, python=base.executable, directory=directory))
     lines = [*chosen.lock, *(f"{each.name}=={each.version} (sha256 {each.digest})" for each in wheels)]
     as_written = file if "--require-hashes" in for_install else None
+    for number, (_, text) in enumerate(wanted.texts if as_written else ()):
+        # The contents of local projects are part of the key, and they have no hash.
+        uv.file(text_name(number), [line for line in text.splitlines() if not line.startswith("./")])
     pylock = chosen.to_toml() if chosen.packages else ""
     return Resolution(tuple(sorted(lines)), directory, pylock, wheels, as_written, tuple(for_install))
 

@@ -145,7 +145,13 @@ class VirtualenvBuilder(Builder):
 
 def _compare(installed: Collection[str], resolution: Resolution) -> None:
     locked = {line.partition(" @ ")[0].partition("==")[0] for line in resolution.lock}
-    if different := sorted(locked ^ {*installed}):
+    different = sorted(locked ^ {*installed})
+    if different and resolution.as_written:
+        raise BuildError(
+            f"{join_limited(different)} must be in the requirements with a hash: if one package has a hash, then all"
+            " need one. Add the missing lines."
+        )
+    if different:
         raise BuildError(
             f"{join_limited(different)} should not differ between what was resolved and what uv has installed. If you"
             " can build it again with the same result, report it with your requirements."

@@ -72,7 +72,7 @@ def test_hashes_are_checked_however_the_version_is_spelled(
         ("ant==1.0 --hash=sha256:{0}\nbee==1.0", "none were provided for: bee==1.0"),
         ("ant==1.0 \\\n\t--hash=sha256:{1}", "Hash mismatch"),
         ("ant==1.0\t--hash=sha256:{1}", "Hash mismatch"),
-        ("ant==1.0 --hash=sha256:{0}\n./lib", "hash"),
+        ("ant==1.0 --hash=sha256:{0}\n./lib", "bee must be in the requirements with a hash"),
         ("dog==1.0 --hash=sha256:{1}", "bee"),
         (
             "ant==1.0\n--use-feature fast-deps",
@@ -90,6 +90,16 @@ def test_what_uv_refuses_or_ignores_is_an_error(
     filled = text.format(sha256(strangers, "ant-1.0"), sha256(strangers, "dog-1.0"))
     with pytest.raises(BuildError, match=message):
         packages(write(tmp_path / "requirements.txt", filled), tmp_path / "prefix")
+
+
+def test_local_projects_need_no_hash(strangers: Index, tmp_path: Path, lib: Path) -> None:
+    text = f"./lib\nant==1.0 --hash=sha256:{sha256(strangers, 'ant-1.0')}\n-r more.txt\n"
+    write(tmp_path / "more.txt", f"bee==1.0 --hash=sha256:{sha256(strangers, 'bee-1.0')}\n")
+    path = write(tmp_path / "requirements.txt", text)
+    assert packages(path, tmp_path / "right") == {"ant": "1.0", "bee": "1.0", "lib": "1.0"}
+    write(tmp_path / "more.txt", f"bee==1.0 --hash=sha256:{'0' * 64}\n")
+    with pytest.raises(BuildError, match=r"Hash mismatch for `bee==1\.0`"):
+        packages(path, tmp_path / "wrong")
 
 
 @pytest.mark.parametrize(
