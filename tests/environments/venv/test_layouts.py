@@ -73,7 +73,9 @@ def run(*command: str | Path, cwd: Path, **environ: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.soak] if seed > 3 else []) for seed in range(10)]
+)
 def test_a_lock_installs_what_uv_and_pip_install(seed: int, strangers: Index, tmp_path: Path) -> None:
     layout = Layout(seed)
     layout.write(tmp_path / "w")
