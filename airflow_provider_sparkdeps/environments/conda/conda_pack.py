@@ -18,6 +18,10 @@ RELOCATE = "bin/sparkdeps-relocate.py"
 # Replaces the path at which the environment was installed, which differs between builds.
 _PLACEHOLDER = "/opt/sparkdeps-prefix"
 _PYTHON_BY_ENV = re.compile(rb"#!/usr/bin/env (python[\d.]*)([^\n]*)\n")
+# How rattler and uv call a Python whose path is too long for a shebang.
+_PYTHON_BY_SHELL = re.compile(
+    rb"#!/bin/sh\n'''exec' [\"']?[^\"'\n]*/bin/(python[\d.]*)[\"']?([^\n]*?) \"\$0\" \"\$@\"(?: #'''\n|\n' '''\n)"
+)
 # The fields that identify a package; the others are paths and URLs of the machine that installed it.
 _META = (
     "name", "version", "build", "build_number", "subdir", "noarch", "depends", "constrains", "license", "md5",
@@ -100,6 +104,8 @@ class _DirectoryArchive:
         elif target.startswith("bin/") and not _starts_with(source, b"#!/usr/bin/env"):
             # conda-pack lets scripts find the interpreter on PATH; it is in the same directory.
             content = _PYTHON_BY_ENV.sub(_use_python_in_same_directory, content, count=1)
+            if head := _PYTHON_BY_SHELL.match(content):
+                content = _use_python_in_same_directory(head) + content[head.end() :]
         path.write_bytes(content.replace(self._installed_at, _PLACEHOLDER.encode()) if _is_text(content) else content)
         shutil.copymode(source, path)
 

@@ -26,6 +26,7 @@ from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 
+from ...support.build_contexts import build as make_prefix
 from ...support.build_contexts import make_context
 from ...support.conda_builds import Builder, relocate
 from ...support.conda_channel import MINOR, PLACEHOLDER
@@ -112,6 +113,17 @@ def test_scripts_find_the_interpreter_in_their_directory(build: Builder, script:
     assert done.returncode == 0, done.stderr
     if script != "tabulate":
         assert str(moved) in done.stdout
+
+
+def test_scripts_run_although_the_build_had_a_long_path(channel: str, tmp_path: Path) -> None:
+    # Then rattler and uv let the shell call Python, since the path is too long for a shebang.
+    prefix = tmp_path / ("long" * 40) / "prefix"
+    prefix.parent.mkdir()
+    environment = CondaEnvironment(["cheese=1.0"], channels=[channel], pip=["tabulate"])
+    make_prefix(environment, prefix)
+    moved = prefix.rename(tmp_path / "moved")
+    for script in ("cheese", "tabulate"):
+        subprocess.run([moved / "bin" / script], input="a b\n", text=True, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_pip_packages_do_not_replace_conda_packages(build: Builder) -> None:
