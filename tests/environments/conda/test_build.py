@@ -117,7 +117,7 @@ def test_scripts_find_the_interpreter_in_their_directory(build: Builder, script:
 
 def test_scripts_run_although_the_build_had_a_long_path(channel: str, tmp_path: Path) -> None:
     # Then rattler and uv let the shell call Python, since the path is too long for a shebang.
-    prefix = tmp_path / ("long" * 40) / "prefix"
+    prefix = tmp_path / ("long" * 20) / "prefix"
     prefix.parent.mkdir()
     environment = CondaEnvironment(["cheese=1.0"], channels=[channel], pip=["tabulate"])
     make_prefix(environment, prefix)
