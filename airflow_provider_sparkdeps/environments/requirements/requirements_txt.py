@@ -50,13 +50,18 @@ class RequirementsFiles:
                 located = f"{path}, line {number}: "
                 raise InvalidArgumentError(("" if ", line " in str(error) else located) + str(error)) from None
 
-    def texts(self, directory: Path) -> tuple[tuple[Path, str], ...]:
-        """Return the files with their texts for uv, which include each other by the names of `text_name`.
+    def texts(self, directory: Path) -> tuple[tuple[Path, str, str], ...]:
+        """Return the files with their texts as written (without comments), and for uv. The latter include each other
+        by the names of `text_name`, and have absolute paths.
 
         :param directory: to which local paths are relative.
         """
         return tuple(
-            (path, "".join(f"{for_uv(line, directory) if is_requirement(line) else line}\n" for line in lines))
+            (
+                path,
+                "\n".join(lines),
+                "".join(f"{for_uv(line, directory) if is_requirement(line) else line}\n" for line in lines),
+            )
             for path, lines in self._files.items()
         )
 

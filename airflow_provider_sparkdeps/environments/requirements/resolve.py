@@ -75,7 +75,7 @@ def resolve(
     if wanted.form != "lock":  # uv checks it
         check_python(wanted.requires_python, [base.version], wanted.file)
     uv.shown_as[str(root)] = ""
-    for number, (path, text) in enumerate(wanted.texts):
+    for number, (path, _, text) in enumerate(wanted.texts):
         uv.shown_as[str(uv.file(text_name(number), text.splitlines()))] = str(path)
     if wanted.texts:
         file = uv.scratch / text_name(0)
@@ -111,7 +111,7 @@ def resolve(
     wheels = tuple(build_wheels(chosen.local, uv=uv, python=base.executable, directory=directory))
     lines = [*chosen.lock, *(f"{each.name}=={each.version} (sha256 {each.digest})" for each in wheels)]
     as_written = file if "--require-hashes" in for_install else None
-    for number, (_, text) in enumerate(wanted.texts if as_written else ()):
+    for number, (_, _, text) in enumerate(wanted.texts if as_written else ()):
         # The contents of local projects are part of the key, and they have no hash.
         uv.file(text_name(number), [line for line in text.splitlines() if not line.startswith("./")])
     pylock = chosen.to_toml() if chosen.packages else ""

@@ -30,10 +30,10 @@ class UvInputs:
     :param form: how uv reads it: `requirements`, a `project` and its `groups` alone are resolved; a `lock` and a
         `script` are exported; and a `pylock` is installed as it is.
     :param file: that is read.
-    :param directory: where uv starts, to which local paths are relative.
+    :param directory: where uv starts.
     :param trees: of all local files.
     :param requirements: normalized, if they come from a list and not from a file.
-    :param texts: of the requirements files, as uv reads them; they include each other by the names of `text_name`.
+    :param texts: of the requirements files, as written and as uv reads them; see `RequirementsFiles.texts`.
     :param options: of uv, which correspond to options in the file; absolute paths are those of directories in a tree.
     :param extras: to install.
     :param groups: dependency groups to install.
@@ -46,7 +46,7 @@ class UvInputs:
     directory: Path
     trees: tuple[InputTree, ...] = ()
     requirements: tuple[str, ...] = ()
-    texts: tuple[tuple[Path, str], ...] = ()
+    texts: tuple[tuple[Path, str, str], ...] = ()
     options: tuple[str | Path, ...] = ()
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class UvInputs:
             ]
             everything["locals"] = sorted(map(list, zip(lines, digests, strict=True)))
         else:
-            everything |= {"files": digests, "texts": [text for _, text in self.texts]}
+            everything |= {"files": digests, "texts": [written for _, written, _ in self.texts]}
         return {name: value for name, value in everything.items() if value}
 
 
@@ -91,7 +91,7 @@ def from_list(requirements: Iterable[str], base: Path) -> UvInputs:
         tree.add_local(path)
         trees.append(tree)
     text = "".join(f"{for_uv(line, base)}\n" for line in requirements)
-    texts = ((Path("requirements"), text),)
+    texts = ((Path("requirements"), "", text),)
     return UvInputs("requirements", base / "requirements.in", NOWHERE, tuple(trees), requirements, texts)
 
 

@@ -118,7 +118,7 @@ def texts(path: Path) -> str:
     """The text that uv is given to read."""
     files = RequirementsFiles()
     files.read(path)
-    return files.texts(path.parent)[0][1]
+    return files.texts(path.parent)[0][2]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,15 @@ def test_uv_is_given_what_the_file_says(text: str, for_uv: str | None, tmp_path:
     filled = text.format(here=tmp_path.name, root=tmp_path) if "{" in text else text
     given = texts(write(tmp_path / "requirements.txt", filled))
     assert given.strip() == (text if for_uv is None else for_uv.replace("{root}", str(tmp_path)))
+
+
+def test_a_checkout_elsewhere_has_the_same_key(tmp_path: Path) -> None:
+    make_library(tmp_path / "one" / "my_lib")
+    write(tmp_path / "one" / "envs" / "requirements.txt", "-e ../my_lib\n-r more.txt\n")
+    write(tmp_path / "one" / "envs" / "more.txt", "six\n")
+    shutil.copytree(tmp_path / "one", tmp_path / "else" / "where")
+    places = (tmp_path / "one", tmp_path / "else" / "where")
+    assert len({key_of(place / "envs" / "requirements.txt") for place in places}) == 1
 
 
 def test_the_place_of_wheels_is_part_of_the_key(tmp_path: Path) -> None:
