@@ -46,7 +46,7 @@ class CondaEnvironment(Environment):
     :param dependencies: conda specs. Order, whitespace and comments make no difference. Python is always included. UDFs
         that use Arrow need pyarrow (and pandas) here, but not pyspark, which Spark's workers provide.
     :param channels: names, URLs and absolute paths, in order of priority; no other channels are used, but those of
-        specs such as `conda-forge::gdal`. `defaults` is repo.anaconda.com.
+        specs such as `conda-forge::gdal`. `defaults` is that of Anaconda.
     :param pip: PEP 508 strings. uv installs them without changing the conda packages.
     :param explicit: instead of dependencies: URLs of packages, each with an optional `#<md5>` or `#sha256:<sha256>`.
     :param file: instead of dependencies: an environment.yml, see `from_file`.
