@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import os
 import re
 import sys
 import tomllib
@@ -100,3 +101,11 @@ def sha256_of(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidArgumentError(f"Could not read {path}: {reason}. Correct its path.") from error
+
+
+def digest_with_mode(path: Path) -> str:
+    """Return the sha256 of a file, and whether it is executable.
+
+    :raises InvalidArgumentError: if it can't be read.
+    """
+    return sha256_of(path) + (" executable" if os.access(path, os.X_OK) else "")

@@ -7,24 +7,17 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_sparkdeps.environments.input_files import read_toml, sha256_of
+from airflow_provider_sparkdeps.environments.input_files import digest_with_mode, read_toml, sha256_of
+from airflow_provider_sparkdeps.environments.requirements.git import copy_repository, repository_of, repository_state
 from airflow_provider_sparkdeps.environments.requirements.pep508 import check_urls
-from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
-from airflow_provider_sparkdeps.utils.text import shorten_output
+from airflow_provider_sparkdeps.environments.requirements.project_files import project_files, walk
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
-# What tools, editors and builds leave in a project that git does not know.
-_CACHES = {
-    ".git", ".hg", ".svn", ".tox", ".nox", ".eggs", ".idea", ".vscode", ".mypy_cache", ".ruff_cache", ".pytest_cache",
-    "__pycache__", ".DS_Store",
-}  # fmt: skip
-_CACHE_SUFFIXES = (".egg-info", ".pyc", ".log")
-_SETUPTOOLS_BUILD = re.compile(r"lib.*|bdist\..*|temp\..*|scripts-.*")
 _READ = ("name", "dependencies", "optional-dependencies", "requires-python", "dynamic")
 # Those settings of `uv pip` that say where packages come from, and not which ones.
 _PIP_SETTINGS = {
@@ -63,13 +56,13 @@ class InputTree:
         found = list(self._facts.items())
         for path, key in self._files.items():
             name = "" if path == self.entry else os.path.relpath(path, self.origin)
-            found.append((name, _content(path) if key is None else key))
+            found.append((name, digest_with_mode(path) if key is None else key))
         return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
 
     def copy_to(self, root: Path) -> None:
         """Copy the files to the same paths below a directory."""
         for repository in sorted(self._repositories):
-            _copy_repository(repository, copy_of(repository, root))
+            copy_repository(repository, copy_of(repository, root))
         for path in self._files:
             target = copy_of(path, root)
             if not target.exists():
@@ -120,7 +113,12 @@ class InputTree:
             self.add_workspace(path)
             requires = _table(data, "build-system").get("requires", [])
             if not _table(data, "project").get("version") or any(re.search("scm|vcs|git", each) for each in requires):
-                self._add_repository(path)
+                name = os.path.relpath(path, self.origin)
+                self._facts[f"{name} in its directory"] = path.name
+                if repository := repository_of(path):
+                    self._repositories.add(repository)
+                    state = repository_state(repository)
+                    self._facts |= {f"{file} of {name} in git": content for file, content in state.items()}
 
     def add_project(self, path: Path) -> dict[str, Any]:
         """Add what uv reads of a project to find its dependencies: all files, if only its build backend knows them.
@@ -223,29 +221,6 @@ class InputTree:
             if "://" not in str(place):
                 self.add_directory(_normal(path / str(place)))
 
-    def _add_repository(self, path: Path) -> None:
-        """Add all that a version from git, or a list of files from git, may depend on."""
-        name = os.path.relpath(path, self.origin)
-        self._facts[f"{name} in its directory"] = path.name
-        to_top = _git(path, "rev-parse", "--show-cdup")
-        if to_top is None:
-            return
-        # Not `--show-toplevel`, which follows links: a checkout may be one.
-        repository = _normal(path / to_top.strip())
-        if not (repository / ".git").exists():
-            raise InvalidArgumentError(f"{path} is a link into a git repository. Write {os.path.realpath(path)}.")
-        self._repositories.add(repository)
-        asked = (
-            ("rev-parse", "HEAD"),
-            ("symbolic-ref", "--quiet", "HEAD"),
-            ("for-each-ref", "--merged", "HEAD", "--format=%(refname) %(objectname)", "refs/tags"),
-            ("diff", "--cached", "--raw", "--no-abbrev", "HEAD"),
-        )
-        self._facts[f"{name} in git"] = "\0".join(_git(repository, *each) or "" for each in asked)
-        for changed in _changed(repository):
-            content = _content(repository / changed) if (repository / changed).is_file() else ""
-            self._facts[f"{changed} of {name} in git"] = content
-
 
 def is_installable(path: Path) -> bool:
     """Whether a path is a project, an sdist or a wheel."""
@@ -259,27 +234,6 @@ def copy_of(path: Path, root: Path) -> Path:
     return root / path.relative_to(path.anchor)
 
 
-def project_files(root: Path) -> Iterator[Path]:
-    """Yield the files of a project: what git does not ignore, or without git all but caches and logs, sorted."""
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    if not listed or _git(root, "check-ignore", "--quiet", ".") is not None:
-        yield from walk(root)
-        return
-    logs = set()
-    if ".log\0" in listed:
-        logs = set((_git(root, "ls-files", "-z", "--others", "--exclude-standard", "*.log") or "").split("\0"))
-    for name in sorted({*listed.split("\0")} - logs - {""}):
-        path = root / name
-        if path.is_symlink() and path.is_dir():
-            if not Path(os.path.realpath(root)).is_relative_to(os.path.realpath(path)):
-                yield from walk(path)
-        elif path.is_dir():
-            # A submodule, which may not be there.
-            yield from project_files(path) if (path / ".git").exists() else walk(path)
-        elif path.is_file():
-            yield path
-
-
 def project_digest(path: Path) -> str:
     """Return the hex sha256 of a project's files, or of an sdist or wheel. Its path makes no difference."""
     if path.is_file():
@@ -288,79 +242,6 @@ def project_digest(path: Path) -> str:
     for file in walk(path):
         tree.add(file)
     return tree.digest()
-
-
-def walk(root: Path) -> Iterator[Path]:
-    """Yield the files of a directory, sorted, without caches and logs."""
-    seen: set[str] = set()
-    found = []
-    for directory, names, files in os.walk(root, followlinks=True):
-        here = Path(directory)
-        real = os.path.realpath(here)
-        # A link to a parent directory would be followed forever.
-        names[:] = [] if real in seen else [name for name in names if not _is_cache(here / name, at_top=here == root)]
-        if real not in seen:
-            found += [here / name for name in files if not _is_cache(here / name, at_top=False)]
-        seen.add(real)
-    yield from sorted(found)
-
-
-def _is_cache(path: Path, *, at_top: bool) -> bool:
-    if path.name in _CACHES or path.name.endswith(_CACHE_SUFFIXES) or (path / "pyvenv.cfg").is_file():
-        return True
-    if path.name == "node_modules":
-        return not (path / "__init__.py").exists()
-    if at_top and path.name in ("build", "dist"):
-        left = _SETUPTOOLS_BUILD if path.name == "build" else re.compile(r".*\.(whl|gz|zip)")
-        return all(left.fullmatch(each.name) for each in path.iterdir())
-    return False
-
-
-def _git(path: Path, *arguments: str) -> str | None:
-    """Return the output of git; None if there is no repository, no commit or no git."""
-    # Without a look at the files, no code runs that the repository's settings name. It may be that of another user.
-    is_listing = arguments[0] in ("ls-files", "check-ignore", "rev-parse") and "--modified" not in arguments
-    try:
-        done = _run_git("-C", str(path), *arguments, trusted=is_listing)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return os.fsdecode(done.stdout) if done.returncode == 0 else None
-
-
-def _run_git(*arguments: str, trusted: bool = False) -> subprocess.CompletedProcess[bytes]:
-    settings = {"core.fsmonitor": "false", **({"safe.directory": "*"} if trusted else {})}
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    # Nothing is written to the repository, so that it need not be locked.
-    environ |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_CONFIG_COUNT": str(len(settings))}
-    for number, (name, value) in enumerate(settings.items()):
-        environ |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-    return subprocess.run(["git", *arguments], capture_output=True, timeout=600, check=False, env=environ)
-
-
-def _changed(repository: Path) -> list[str]:
-    """Return the names of files that differ from git's index, or that git does not know and does not ignore."""
-    listed = _git(repository, "ls-files", "-z", "--modified", "--others", "--exclude-standard") or ""
-    return sorted(set(listed.split("\0")) - {""})
-
-
-def _copy_repository(source: Path, target: Path) -> None:
-    """Copy a repository with its history, its index and its files, so that its state is the same."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    done = _run_git("clone", "--quiet", "--shared", "--no-checkout", str(source), str(target))
-    if done.returncode != 0:
-        reason = shorten_output(done.stderr.decode(errors="replace"))
-        raise BuildError(f"git could not copy {source}, from which a project may take its version:\n\n{reason}")
-    for setting in ("core.fileMode", "core.autocrlf", "core.eol", "core.symlinks"):
-        if value := _git(source, "config", "--get", setting):
-            _git(target, "config", setting, value.strip())
-    index = _git(source, "rev-parse", "--git-path", "index") or ""
-    shutil.copy(source / index.strip(), target / ".git" / "index")
-    _git(target, "checkout-index", "--all", "--quiet")
-    for name in _changed(source):
-        (target / name).unlink(missing_ok=True)
-        if (source / name).is_symlink() or (source / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source / name, target / name, follow_symlinks=False)
 
 
 def check_strings(data: Any, path: Path) -> None:
@@ -398,11 +279,6 @@ def _local_packages(lock: dict[str, Any], project: str) -> Iterator[str]:
 
 def _glob(root: Path, patterns: list[str]) -> list[Path]:
     return [_normal(path) for pattern in patterns for path in sorted(root.glob(str(pattern)))]
-
-
-def _content(path: Path) -> str:
-    mode = " executable" if os.access(path, os.X_OK) else ""
-    return sha256_of(path) + mode
 
 
 def _read(data: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sparkdeps.environments import VenvEnvironment
-from airflow_provider_sparkdeps.environments.requirements.input_tree import InputTree, copy_of, project_files
+from airflow_provider_sparkdeps.environments.requirements.input_tree import InputTree, copy_of
+from airflow_provider_sparkdeps.environments.requirements.project_files import project_files
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 
 from ...support.projects import commit, key_of, make_library, write
