@@ -14,7 +14,6 @@ from typing import Any, ClassVar, TypedDict
 from airflow_provider_sparkdeps.environments.context import BuildContext, Builder, BuiltPrefix
 from airflow_provider_sparkdeps.exceptions import BuildError, InvalidArgumentError
 from airflow_provider_sparkdeps.utils.platforms import current_platform, current_python
-from airflow_provider_sparkdeps.utils.redaction import has_credentials
 
 KEY_FORMAT = 1
 """Part of every key. Increase it when the same specification would be built into something else."""
@@ -296,6 +295,8 @@ def check_env_vars(mapping: object, what: str) -> dict[str, str]:
     :param what: where they are written, for the error message.
     :raises InvalidArgumentError: if it is not a mapping of strings, or if one can't be set or is a credential.
     """
+    from airflow_provider_sparkdeps.utils.redaction import has_credentials
+
     if not isinstance(mapping, Mapping):
         raise InvalidArgumentError(f"{what} is {mapping!r}, which is not a mapping. Write {{'NAME': 'value'}}.")
     for name, value in mapping.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -91,6 +90,8 @@ def _any_spelling(secret: str) -> str:
 
 
 def _any_spelling_of_character(character: str) -> str:
+    import html  # large, and DAG files import this module
+
     encoded = "".join(f"%(?:25){{0,4}}(?i:{byte:02x})" for byte in character.encode(errors="surrogatepass"))
     plain = {re.escape(character), re.escape(html.escape(character)), re.escape(quote_plus(character)), encoded}
     escapes = {json.dumps(character)[1:-1], ascii(character)[1:-1], f"\\u{ord(character):04x}"}
