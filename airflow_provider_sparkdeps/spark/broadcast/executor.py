@@ -135,9 +135,11 @@ def _local_copy(sha256: str, uri: str | None) -> Path:
 
     if not SparkFiles._is_running_on_worker or not SparkFiles._root_directory:
         raise RuntimeError("The value of a broadcast variable can be read only in the task's callable and in UDFs.")
-    # Spark brings files of a session to a directory of the session. Its parent belongs to the executor.
-    session = Path(SparkFiles._root_directory).absolute()
-    cache = session.parent / "sparkdeps"
+    # Spark brings files of a session to a directory of the session, whose parent belongs to the executor. For window
+    # functions and streams, it names the latter; a stream has a directory of its own, with the files of its session.
+    root = Path(SparkFiles._root_directory).absolute()
+    is_session = root.name == os.environ.get("SPARK_JOB_ARTIFACT_UUID")
+    cache = (root.parent if is_session else root) / "sparkdeps"
     home = cache / f"bc-{sha256}"
     try:
         cache.mkdir(exist_ok=True)
@@ -145,7 +147,7 @@ def _local_copy(sha256: str, uri: str | None) -> Path:
             with (cache / f".{home.name}.lock").open("w") as lock:
                 _lock(lock, _FETCH_TIMEOUT)
                 if not _touch(home):
-                    _fetch(home, session / home.name, uri)
+                    _fetch(home, [root / home.name] if is_session else sorted(root.glob(f"*/{home.name}")), uri)
     except OSError as error:
         raise RuntimeError(
             f"Could not fetch broadcast value {sha256[:12]} on this executor: {error}. Check the executor's disk space "
@@ -173,27 +175,27 @@ def _lock(file: Any, timeout: float) -> None:
             time.sleep(0.02)
 
 
-def _fetch(home: Path, session_file: Path, uri: str | None) -> None:
+def _fetch(home: Path, session_files: list[Path], uri: str | None) -> None:
     """Install a file, from the session's own files or from the driver."""
     sha256 = home.name.removeprefix("bc-")
     for old in home.parent.glob(f".{home.name}.part.*"):
         old.unlink(missing_ok=True)  # This worker holds the lock, so a worker that was killed left the file.
     part = home.parent / f".{home.name}.part.{os.getpid()}"
     try:
-        if session_file.exists():
+        if session_file := next(filter(Path.exists, session_files), None):
             found = _sha256_of(session_file)
             _link_or_copy(session_file, part)
         elif uri:
             found = _fetch_from_driver(uri, part)
         else:
             raise RuntimeError(
-                f"Broadcast value {sha256[:12]} is not in {session_file.parent}: the session lost its files. Run the "
-                "task again in a new session."
+                f"Broadcast value {sha256[:12]} is not on this executor: the session lost its files. Run the task "
+                "again."
             )
         if found != sha256:
             raise RuntimeError(
                 f"Broadcast value {sha256[:12]} was damaged on its way to this executor: its sha256 is {found[:12]}. "
-                "Run the task again in a new session."
+                "Run the task again."
             )
         _install(part, home)
     finally:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from airflow_provider_sparkdeps.archives.uris import quote_uri
 from airflow_provider_sparkdeps.exceptions import ConnectError, SessionError
 from airflow_provider_sparkdeps.spark import conf
-from airflow_provider_sparkdeps.spark.delivery.launcher import EXECUTOR_SCHEMES, launcher_archive
+from airflow_provider_sparkdeps.spark.delivery.launcher import CACHE, EXECUTOR_SCHEMES, Start, launcher_archive
 from airflow_provider_sparkdeps.spark.delivery.reference import FETCH_FAILED, add_file, raise_if_refused
 from airflow_provider_sparkdeps.spark.delivery.server_cache import FetchMode, ServerCache
 from airflow_provider_sparkdeps.spark.session import Session
@@ -76,7 +76,7 @@ def _deliver(session: Session, archive: Archive, *, payload: Callable[[], Path],
         finally:
             if check:
                 check.result()
-    python = _send_launcher(spark, archive, uri, probe=is_first)
+    python = _send_launcher(session, archive, uri, probe=is_first)
     if is_first:
         can_fetch = cache and uri and scheme in EXECUTOR_SCHEMES and _executors_can_fetch(session, uri, python)
         fetch_mode = FetchMode.EXECUTOR if can_fetch else FetchMode.SPARK
@@ -153,15 +153,24 @@ def _send(spark: SparkSession, archive: Archive, payload: Path) -> None:
         spark.addArtifacts(str(named), file=True)
 
 
-def _send_launcher(spark: SparkSession, archive: Archive, uri: str | None, *, probe: bool) -> str:
-    content = launcher_archive(archive, uri, probe=probe)
-    # Spark accepts a name once, but the URI of an archive may change, e.g. by a new signature.
-    name = f"env-{archive.short_digest}-{hashlib.sha256(content).hexdigest()[:6]}"
+def _send_launcher(session: Session, archive: Archive, uri: str | None, *, probe: bool) -> str:
+    """Send two launchers, and return a path that leads to one of them from wherever Spark starts Python workers.
+
+    This is the session's directory on an executor or, for window functions and streams, the executor's own one, which
+    is its parent.
+    """
+    # Another session has another path, and so other workers. Spark accepts a name once, but the URI of an archive may
+    # change, e.g. by a new signature.
+    name = f"env-{archive.short_digest}-{hashlib.sha256(f'{session.id} {uri} {probe}'.encode()).hexdigest()[:12]}"
+    path = f"{CACHE}/{name}"
     with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
-        launcher = Path(directory) / f"{name}.tar.gz"
-        launcher.write_bytes(content)
-        spark.addArtifacts(f"{launcher}#{name}", archive=True)
-    return f"{name}/bin/python"
+        sent = []
+        for place, start in ((path, Start.SESSION), (f"../{path}", Start.EXECUTOR)):
+            launcher = Path(directory) / f"{name}-{start}.tar.gz"
+            launcher.write_bytes(launcher_archive(archive, uri, probe=probe, start=start))
+            sent.append(f"{launcher}#{place}")
+        session.spark.addArtifacts(*sent, archive=True)
+    return f"{path}/bin/python"
 
 
 def _check_platform(spark: SparkSession, archive: Archive) -> None:

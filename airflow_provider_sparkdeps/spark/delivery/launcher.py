@@ -6,6 +6,7 @@ import gzip
 import io
 import shlex
 import tarfile
+from enum import StrEnum
 from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -18,18 +19,33 @@ if TYPE_CHECKING:
 EXECUTOR_SCHEMES = ("file", "http", "https", "spark")
 """Schemes of URIs from which executors can fetch a payload without Spark's help."""
 
+CACHE = "sparkdeps"
+"""Directory of an executor's own directory in which environments are unpacked."""
+
 # What an executor keeps unpacked. The least recently used environments are removed first.
 _MAX_ENVS = 12
 _MAX_MEGABYTES = 20_000
+# Launchers of sessions, of a few kilobytes.
+_MAX_LAUNCHERS = 1000
 
 
-def launcher_archive(archive: Archive, uri: str | None = None, *, probe: bool = False) -> bytes:
+class Start(StrEnum):
+    """The directory in which Spark starts a Python worker."""
+
+    SESSION = "session"  # The directory of a session on an executor.
+    EXECUTOR = "executor"  # Its parent: for window functions and for streams.
+
+
+def launcher_archive(
+    archive: Archive, uri: str | None = None, *, probe: bool = False, start: Start = Start.SESSION
+) -> bytes:
     """Return a tar.gz with `bin/python`; the same arguments give the same bytes.
 
     :param archive: the environment whose interpreter it runs.
     :param uri: where executors fetch the payload if Spark does not bring it to them. Ignored unless its scheme is one
         of `EXECUTOR_SCHEMES`.
     :param probe: fetch the payload even on executors that have it unpacked, to find out whether they can.
+    :param start: the directory in which it is started. The launcher is at `sparkdeps/NAME` there.
     """
     scheme = urlsplit(uri).scheme if uri else ""
     values = {
@@ -44,8 +60,10 @@ def launcher_archive(archive: Archive, uri: str | None = None, *, probe: bool = 
         "scheme": scheme if scheme in EXECUTOR_SCHEMES else "",
         "uri": _for_shell(uri) if uri else "",
         "probe": "yes" if probe else "no",
+        "start": start,
         "max_envs": str(_MAX_ENVS),
         "max_megabytes": str(_MAX_MEGABYTES),
+        "max_launchers": str(_MAX_LAUNCHERS),
     }
     assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
     exports = "\n".join(f"export {name}={_value(value)}" for name, value in sorted(archive.env_vars.items()))

@@ -396,7 +396,7 @@ def fetch(directory: Path, content: bytes) -> Path:
     session_file.write_bytes(content)
     home = directory / "sparkdeps" / f"bc-{hashlib.sha256(content).hexdigest()}"
     home.parent.mkdir(exist_ok=True)
-    executor._fetch(home, session_file, None)
+    executor._fetch(home, [session_file], None)
     return home
 
 

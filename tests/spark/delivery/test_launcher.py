@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sparkdeps.environments.context import PREFIX_TOKEN
-from airflow_provider_sparkdeps.spark.delivery.launcher import launcher_archive
+from airflow_provider_sparkdeps.spark.delivery.launcher import Start, launcher_archive
 from airflow_provider_sparkdeps.spark.delivery.reference import FETCH_FAILED
 
 from ...support.executors import commands, flip_a_bit, leftovers, needs_unshare, wait_for
@@ -29,6 +29,7 @@ _INTERPRETER = """#!/bin/sh
 echo "$0"
 printf '%s\\n' "$MARK"
 for each; do echo "<$each>"; done
+[ -z "$PYTHONPATH" ] || echo "PYTHONPATH=$PYTHONPATH"
 """
 
 
@@ -63,16 +64,21 @@ class Executor:
         directory.mkdir(parents=True)
         if brought:
             (directory / "env.payload").write_bytes(self.payload)
-        (directory / "env").mkdir()
-        launcher = launcher_archive(self.archive, uri, probe=probe)
-        subprocess.run(["tar", "-xzf", "-", "-C", directory / "env"], input=launcher, check=True)
+        self.add_launcher(directory, launcher_archive(self.archive, uri, probe=probe))
         return directory
 
-    def start(self, session: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    @staticmethod
+    def add_launcher(directory: Path, launcher: bytes, name: str = "env-1") -> None:
+        (directory / "sparkdeps" / name).mkdir(parents=True, exist_ok=True)
+        subprocess.run(["tar", "-xzf", "-", "-C", directory / "sparkdeps" / name], input=launcher, check=True)
+
+    def start(
+        self, session: Path, *arguments: str, prefix: tuple[str, ...] = (), **environ: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*prefix, *self.shell, "env/bin/python", *arguments],
+            [*prefix, *self.shell, "sparkdeps/env-1/bin/python", *arguments],
             cwd=session,
-            env={"PATH": self.path, "MARK": "unchanged"},
+            env={"PATH": self.path, "MARK": "unchanged", **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -278,3 +284,39 @@ def test_an_executor_keeps_environments_of_a_limited_size(executor: Executor) ->
         os.utime(used, (1e9 - age, 1e9 - age))
     assert executor.run(executor.session())[0] == 0
     assert {path.name for path in cache.iterdir() if path.is_dir()} == {executor.home.name, "a" * 12, "b" * 12}
+
+
+def test_a_worker_in_the_executors_directory_has_the_files_of_its_session(executor: Executor, tmp_path: Path) -> None:
+    other = executor.session("of another environment")
+    (other / "sparkdeps/env-1").rename(other / "sparkdeps/env-2")
+    (other / "other.zip").touch()
+    for name in ("session", "stream"):
+        directory = executor.session(name, brought=name == "stream")
+        (directory / f"of a {name}.zip").write_text(name)
+        (directory / "module.py").touch()
+        (directory / "notes.txt").touch()
+    executor.add_launcher(executor.root, launcher_archive(executor.archive, start=Start.EXECUTOR))
+    stale = executor.home.parent / ".files.999999999"
+    stale.mkdir()
+    process = executor.start(executor.root, PYTHONPATH="/as before")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    files = executor.home.parent / f".files.{process.pid}"
+    path = out.splitlines()[-1].removeprefix("PYTHONPATH=").split(":")
+    assert path == [f"{files}", f"{files}/of a session.zip", f"{files}/of a stream.zip", "/as before"]
+    # Spark removes the directory of a session that has not been used for a while.
+    shutil.rmtree(executor.root / "session")
+    assert (files / "of a session.zip").read_text() == "session"
+    assert (files / "module.py").exists()
+    assert not stale.exists()
+
+
+def test_an_executor_keeps_the_launchers_that_were_used_last(executor: Executor) -> None:
+    cache = executor.home.parent
+    names = [f"env-{number}" for number in range(1, 1003)]
+    for age, name in enumerate(names):
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (1e9 - age, 1e9 - age))
+    os.utime(cache / "env-1", (1, 1))
+    assert executor.run(executor.session())[0] == 0
+    assert {path.name for path in cache.glob("env-*")} == {*names[:1000]}

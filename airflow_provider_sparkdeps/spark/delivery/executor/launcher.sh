@@ -3,22 +3,38 @@
 # launcher.py replaces the next line with assignments: digest, sha256, payload (a file name), megabytes (unpacked),
 # interpreter, version, bundled=yes|no (whether the payload contains the interpreter), post_unpack (a script in the
 # payload, or empty), scheme and uri (where the payload is if Spark does not bring it, or empty), probe=yes|no (whether
-# to fetch it even if it is unpacked), max_envs and max_megabytes (what to keep).
+# to fetch it even if it is unpacked), start=session|executor (the directory that it is started in), max_envs,
+# max_megabytes and max_launchers (what to keep).
 # @values@
 set -eu
 fail() { echo "sparkdeps: $*" >&2; exit 1; }
 
-# Workers start in the session's directory. Its parent belongs to the executor and is removed with it.
-cache=$(cd .. && pwd -P)/sparkdeps
+# This is DIRECTORY/sparkdeps/NAME/bin/python. Workers start in DIRECTORY, which is the session's or, for window
+# functions and streams, the executor's: its parent, which is removed with the executor.
+launcher=${0%/bin/*}
+case $start in
+session) root=../../.. sessions=. ;;
+# A stream has a directory of its own, as a session does, with the files of the session that started it.
+executor) root=../.. sessions='*' ;;
+esac
+root=$(cd "$launcher/$root" && pwd -P)
+cache=$root/sparkdeps
 env_dir=$cache/$digest
 work_dir=$cache/.$digest.part.$$
 
+find_payload() {
+    for file in $sessions/"$payload"; do
+        if [ -f "$file" ]; then echo "$file"; return; fi
+    done
+    false
+}
+
 # Writes the payload to stdout. URIs may be signed, so they are not logged.
 fetch() {
-    if [ -f "$payload" ]; then cat "$payload"; return; fi
+    if brought=$(find_payload); then cat "$brought"; return; fi
     case $scheme in
     file) cat "$uri" ;;
-    spark) bash "${0%/*}/fetch_from_driver" "$uri" ;;
+    spark) bash "$launcher/bin/fetch_from_driver" "$uri" ;;
     *)
         if command -v curl >/dev/null; then
             printf 'url = "%s"\n' "$uri" | curl -fsSL --connect-timeout 30 --max-time 1800 -K -
@@ -53,16 +69,15 @@ last_lines() { tail -n 2 "$1" | sed -e '$!N' -e 's/\n/; /' -e 's/[?][^ ]*//g' -e
 # Fails unless `fetch` has written the payload.
 verify() {
     [ ! -e "$work_dir/fetch.failed" ] ||
-        fail "Could not fetch $payload over $scheme: $(last_lines "$work_dir/fetch.log"). Run the task again in a new" \
-            "session."
+        fail "Could not fetch $payload over $scheme: $(last_lines "$work_dir/fetch.log"). Run the task again."
     read -r found rest <"$work_dir/sha256" || disk_full "$work_dir/sha256.log"
     [ "$found" = "$sha256" ] || fail "$payload was damaged on its way to this executor: its sha256 is $found" \
-        "instead of $sha256. Run the task again in a new session."
+        "instead of $sha256. Run the task again."
 }
 
 make_workdir() {
-    [ -f "$payload" ] || [ -n "$scheme" ] ||
-        fail "$payload is not in $(pwd): the session lost its files. Run the task again in a new session."
+    find_payload >/dev/null || [ -n "$scheme" ] ||
+        fail "$payload is not in $(pwd): the session lost its files. Run the task again."
     rm -rf "$work_dir"
     mkdir "$work_dir" "$work_dir/env.$$" || not_writable
 }
@@ -91,7 +106,7 @@ unpack() {
     # Spark reads it only after this script has ended, and a full pipe would block.
     if python3 -IS -c 'import hashlib, zlib' 2>/dev/null; then
         fetch 2>"$work_dir/fetch.log" |
-            python3 -IS "${0%/*}/gunzip_sha256" "$work_dir/sha256" 2>"$work_dir/sha256.log" | extract -xf
+            python3 -IS "$launcher/bin/gunzip_sha256" "$work_dir/sha256" 2>"$work_dir/sha256.log" | extract -xf
     else
         mkfifo "$work_dir/pipe"
         checksum <"$work_dir/pipe" >"$work_dir/sha256" 2>"$work_dir/sha256.log" &
@@ -136,6 +151,12 @@ evict() {
     done
 }
 
+# Spark removes the launchers in the directory of a session, but not those in the executor's.
+evict_launchers() {
+    touch -c "$cache/${launcher##*/}" || :
+    (cd "$cache" && ls -t | sed -n '/^env-/p' | sed "1,${max_launchers}d" | while read -r old; do rm -rf "$old"; done)
+}
+
 # Unpacks a zip file ($1) to a directory ($2). Of two at once, one fails or moves its copy into the other's directory.
 unzip() {
     nice -n 19 "$env_dir/$interpreter" -m zipfile -e "$1" "$2.$$" && mv "$2.$$" "$2"
@@ -165,6 +186,26 @@ use_unpacked_pyspark() {
     PYTHONPATH=$path
 }
 
+# Adds the session's py_files to PYTHONPATH, which Spark looks for in the directory where it starts workers. The copies
+# remain as long as this process, even if Spark removes the session's directory. The name has the process id.
+use_py_files() {
+    for old in "$cache"/.files.*; do
+        kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
+    done
+    files=$cache/.files.$$
+    rm -rf "$files"
+    mkdir "$files" || not_writable
+    path=$files
+    for file in $sessions/"$launcher"/../../*; do
+        case $file in *.py | *.zip | *.egg | *.jar) ;; *) continue ;; esac
+        [ -f "$file" ] && [ ! -e "$files/${file##*/}" ] || continue
+        cp "$file" "$files" || not_writable
+        case $file in *.py) ;; *) path=$path:$files/${file##*/} ;; esac
+    done
+    PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH}
+    export PYTHONPATH
+}
+
 # The date of this file is when the environment was last used, and its content is the size. All processes that use the
 # environment hold a shared lock on it. Without flock, nothing is ever removed.
 used=$cache/.$digest.used
@@ -185,6 +226,8 @@ if [ ! -d "$env_dir" ]; then
 elif [ "$probe" = yes ]; then
     probe_fetch
 fi
+evict_launchers
+[ "$start" = session ] || use_py_files
 [ -z "${PYTHONPATH:-}" ] || use_unpacked_pyspark
 # Packages in ~/.local of the executor's user are not part of the environment.
 export PYTHONNOUSERSITE=1
