@@ -43,8 +43,8 @@ def attach(
     The archive is sent the first time only. After that, switching between attached archives sends nothing. With an
     archive that has no pyarrow, UDFs and UDTFs that are created from now on don't use Arrow unless they ask for it.
 
-    The environment is used on executors. Spark's driver runs the server's own Python for `analyze` of UDTFs and for
-    the schema and the partitions of Python data sources.
+    Functions that Spark runs in the driver's own Python (`foreachBatch`, `analyze` of UDTFs, planning of Python data
+    sources) have the environment's packages if that Python has the same minor version.
 
     :param session: an open session.
     :param archive: the archive, as `store.build` returns it.

@@ -12,6 +12,7 @@ import grpc
 import pyspark.sql.connect.proto as pb2
 
 from airflow_provider_sparkdeps.spark.closures.request_size import RequestSizeLimit
+from airflow_provider_sparkdeps.spark.driver_python.functions import DriverPython
 
 
 class RequestListener(Protocol):
@@ -30,10 +31,19 @@ class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryCli
     :param listener: called for each request, response and succeeded operation.
     :param tags: added to each operation.
     :param size_limit: rejects requests with too large functions before they are sent.
+    :param driver_python: gives functions that Spark runs on the driver the packages of the environment.
     """
 
-    def __init__(self, listener: RequestListener, *, tags: Sequence[str], size_limit: RequestSizeLimit) -> None:
+    def __init__(
+        self,
+        listener: RequestListener,
+        *,
+        tags: Sequence[str],
+        size_limit: RequestSizeLimit,
+        driver_python: DriverPython,
+    ) -> None:
         self._listener = listener
+        self._driver_python = driver_python
         self._tags = tags
         self._size_limit = size_limit
 
@@ -48,7 +58,7 @@ class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryCli
         self._size_limit.check(request)
         if isinstance(request, pb2.ExecutePlanRequest):
             request.tags.extend(tag for tag in self._tags if tag not in request.tags)
-        stream = continuation(client_call_details, self._listener.on_request(request))
+        stream = continuation(client_call_details, self._changed(request))
         return _ObservedStream(stream, request, self._listener)
 
     def intercept_unary_unary(
@@ -56,7 +66,10 @@ class OperationInterceptor(grpc.UnaryStreamClientInterceptor, grpc.UnaryUnaryCli
     ) -> Any:
         """Called by gRPC for each other call: `AnalyzePlan` (which also caches), `Config`, ..."""
         self._size_limit.check(request)
-        return continuation(client_call_details, self._listener.on_request(request))
+        return continuation(client_call_details, self._changed(request))
+
+    def _changed(self, request: Any) -> Any:
+        return self._listener.on_request(self._driver_python.wrap(request))
 
 
 class _ObservedStream:

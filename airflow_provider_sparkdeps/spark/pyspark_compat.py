@@ -2,8 +2,8 @@
 
 Tried with clients and servers 4.0.5, 4.1.4, 4.2.1 and 4.3.0. Look here first when a new release breaks something. Code
 that runs on executors cannot import this module; its private parts are `_accumulatorRegistry` in
-`accumulators/executor.py`, `SparkFiles` in `broadcast/executor.py`, and the protocol of the driver's file server there
-and in `delivery/executor/`.
+`accumulators/executor.py`, `SparkFiles` in `broadcast/executor.py`, the serializer in `driver_python/driver.py`, and in
+`delivery/executor/` the directories in which Spark starts workers and the protocol of the driver's file server.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyspark.sql.connect.client.retries import RetryPolicy
     from pyspark.sql.connect.session import SparkSession
+    from pyspark.sql.types import StructType
 
 ACCUMULATOR_METRIC = "__python_accumulator__"
 """Name of the observed metric in which Spark Connect returns accumulator updates."""
@@ -31,6 +32,21 @@ def decompress_plan(operation: Any) -> Any:
     kind = pb2.Command if operation.op_type == operation.OP_TYPE_COMMAND else pb2.Relation
     # Not `zstandard.decompress`: it requires the size in the frame.
     return kind.FromString(zstandard.ZstdDecompressor().decompress(operation.data))
+
+
+def decompress_request(request: Any) -> Any:
+    """Return a request with an uncompressed plan. PySpark compresses large plans."""
+    import pyspark.sql.connect.proto as pb2
+
+    if not isinstance(request, pb2.ExecutePlanRequest) or request.plan.WhichOneof("op_type") != "compressed_operation":
+        return request
+    compressed = request.plan.compressed_operation
+    decompressed = pb2.ExecutePlanRequest()
+    decompressed.CopyFrom(request)
+    is_command = compressed.op_type == compressed.OP_TYPE_COMMAND
+    plan = decompressed.plan.command if is_command else decompressed.plan.root
+    plan.CopyFrom(decompress_plan(compressed))
+    return decompressed
 
 
 def accumulator_serializer() -> Any:
@@ -54,6 +70,18 @@ def is_pickled_by_reference(value: ModuleType | FunctionType | type) -> bool:
 def set_server_side_id(spark: SparkSession, server_side_id: str) -> None:
     """Send the server's own id of the session with each request, so that a restarted server rejects them."""
     spark.client._server_session_id = server_side_id
+
+
+def schema_of_udtf(spark: SparkSession, handler: type) -> StructType:
+    """Return the schema that `analyze` of a UDTF returns, which Spark runs in the driver's Python.
+
+    :raises PySparkException: if it fails.
+    """
+    from pyspark.sql.connect.dataframe import DataFrame
+    from pyspark.sql.connect.udtf import UserDefinedTableFunction
+
+    plan = UserDefinedTableFunction(handler, None)._build_common_inline_user_defined_table_function()
+    return DataFrame(plan, spark).schema
 
 
 def stop_released_session(spark: SparkSession) -> None:

@@ -17,7 +17,7 @@ from airflow_provider_sparkdeps.spark.accumulators.updates import (
     read_update,
     unreadable,
 )
-from airflow_provider_sparkdeps.spark.pyspark_compat import ACCUMULATOR_METRIC, decompress_plan
+from airflow_provider_sparkdeps.spark.pyspark_compat import ACCUMULATOR_METRIC, decompress_request
 
 if TYPE_CHECKING:
     import pyspark.sql.connect.proto as pb2
@@ -70,7 +70,7 @@ class UpdateCollector:
             return request
         if operation := getattr(request, "operation_id", None):
             self._sent.setdefault(operation, ("", frozenset()))
-        request = _decompress(request)
+        request = decompress_request(request)
         if (action := _action(request)) is None:
             return request
         data = request.SerializeToString()
@@ -205,21 +205,6 @@ def _raise_if_failed(value: Any) -> Any:
     if isinstance(value, FailedUpdate):
         raise SessionError(value.message)
     return value
-
-
-def _decompress(request: Any) -> Any:
-    """Return a request with an uncompressed plan. PySpark compresses large plans."""
-    import pyspark.sql.connect.proto as pb2
-
-    if not isinstance(request, pb2.ExecutePlanRequest) or request.plan.WhichOneof("op_type") != "compressed_operation":
-        return request
-    compressed = request.plan.compressed_operation
-    decompressed = pb2.ExecutePlanRequest()
-    decompressed.CopyFrom(request)
-    is_command = compressed.op_type == compressed.OP_TYPE_COMMAND
-    plan = decompressed.plan.command if is_command else decompressed.plan.root
-    plan.CopyFrom(decompress_plan(compressed))
-    return decompressed
 
 
 def _action(request: Any) -> str | None:

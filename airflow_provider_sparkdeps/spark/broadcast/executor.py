@@ -133,12 +133,15 @@ def _local_copy(sha256: str, uri: str | None) -> Path:
     """Return the executor's copy of a file. The first worker that needs it fetches and verifies it."""
     from pyspark import SparkFiles
 
-    if not SparkFiles._is_running_on_worker or not SparkFiles._root_directory:
+    # driver_python/driver.py sets it where Spark runs a function in the driver's Python.
+    on_driver = os.environ.get("SPARKDEPS_SESSION_DIRECTORY")
+    root_directory = on_driver or SparkFiles._root_directory
+    if not root_directory:
         raise RuntimeError("The value of a broadcast variable can be read only in the task's callable and in UDFs.")
     # Spark brings files of a session to a directory of the session, whose parent belongs to the executor. For window
     # functions and streams, it names the latter; a stream has a directory of its own, with the files of its session.
-    root = Path(SparkFiles._root_directory).absolute()
-    is_session = root.name == os.environ.get("SPARK_JOB_ARTIFACT_UUID")
+    root = Path(root_directory).absolute()
+    is_session = bool(on_driver) or root.name == os.environ.get("SPARK_JOB_ARTIFACT_UUID")
     cache = (root.parent if is_session else root) / "sparkdeps"
     home = cache / f"bc-{sha256}"
     try:

@@ -245,11 +245,19 @@ class Session:
 
         from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder, retry_policy
         from airflow_provider_sparkdeps.spark.closures.request_size import RequestSizeLimit
+        from airflow_provider_sparkdeps.spark.driver_python.functions import DriverPython
         from airflow_provider_sparkdeps.spark.interceptor import OperationInterceptor
 
         builder = EndpointChannelBuilder(self.endpoint, session_id=self.id, user_agent=USER_AGENT)
         size_limit = RequestSizeLimit(self.endpoint.session_conf)
-        builder.add_interceptor(OperationInterceptor(self._collector, tags=self._tags, size_limit=size_limit))
+        builder.add_interceptor(
+            OperationInterceptor(
+                self._collector,
+                tags=self._tags,
+                size_limit=size_limit,
+                driver_python=DriverPython(lambda: self.spark),
+            )
+        )
         # Annotated with PySpark's default builder, but its base class is enough.
         self._spark = spark = SparkSession.builder.channelBuilder(builder).create()  # type: ignore[arg-type]
         spark.client.set_retry_policies([retry_policy(self.endpoint)])

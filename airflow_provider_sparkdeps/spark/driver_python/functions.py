@@ -1,0 +1,137 @@
+"""Finds functions in requests that Spark runs in the driver's Python, and gives them the session's environment.
+
+These are functions of `foreachBatch`, UDTFs with `analyze`, and Python data sources.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sparkdeps.spark import conf
+from airflow_provider_sparkdeps.spark.delivery.launcher import CACHE
+from airflow_provider_sparkdeps.spark.driver_python import driver
+from airflow_provider_sparkdeps.spark.pyspark_compat import decompress_request, schema_of_udtf
+from airflow_provider_sparkdeps.utils.text import first_line
+
+if TYPE_CHECKING:
+    from pyspark.sql.connect.session import SparkSession
+
+log = logging.getLogger(__name__)
+
+# In the pickle of a function that uses a broadcast variable.
+_BROADCAST = b"_unpickle_reference"
+
+
+class DriverPython:
+    """The driver's Python for the functions of one session.
+
+    :param spark: returns the session.
+    """
+
+    def __init__(self, spark: Callable[[], SparkSession]) -> None:
+        self._spark = spark
+        # interpreter -> what the driver found
+        self._found: dict[str, dict[str, Any]] = {}
+        self._is_looking = False
+        self._warned: set[str] = set()
+
+    def wrap(self, request: Any) -> Any:
+        """Return a request in which such functions have the packages of the attached environment.
+
+        If the driver can't use the environment, a warning names the function and the reason.
+        """
+        plain = request if self._is_looking else decompress_request(request)
+        if self._is_looking or not any(_functions(plain)):
+            return request
+        interpreter = self._spark().conf.get(conf.PYTHON, "") or ""
+        if not interpreter.startswith(f"{CACHE}/"):
+            interpreter = ""
+        for kind, function in _functions(plain):
+            if not interpreter and _BROADCAST not in function.command:
+                continue
+            found = self._look(interpreter)
+            if "session" in found:
+                function.command = _wrapped(function.command, found)
+            if "error" in found:
+                self._warn(kind, function.command, found["error"])
+        return plain
+
+    def _look(self, interpreter: str) -> dict[str, Any]:
+        """Ask the driver for the packages of an environment."""
+        if interpreter not in self._found:
+            self._is_looking = True
+            try:
+                self._found[interpreter] = _ask_driver(self._spark(), interpreter)
+            finally:
+                self._is_looking = False
+        return self._found[interpreter]
+
+    def _warn(self, kind: str, pickled: bytes, reason: str) -> None:
+        name = f"{kind} {_name(pickled)}"
+        if name not in self._warned:
+            self._warned.add(name)
+            log.warning(
+                "Spark runs %s in the Python of its driver, where packages of the environment are missing: %s.",
+                name,
+                reason.rstrip("."),
+            )
+
+
+def _functions(request: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the kind and the message of each function that Spark runs on the driver."""
+    for field, value in request.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        for message in [value] if hasattr(value, "ListFields") else value:
+            name = message.DESCRIPTOR.name
+            if field.name == "foreach_batch":
+                yield "the foreachBatch function", message.python_function
+            elif name == "PythonDataSource":
+                yield "data source", message
+            elif name != "PythonUDTF":
+                yield from _functions(message)
+            elif not message.HasField("return_type"):
+                yield "`analyze` of UDTF", message
+
+
+def _ask_driver(spark: SparkSession, interpreter: str) -> dict[str, Any]:
+    """Run `find_environment` on the driver: in `analyze` of a UDTF, whose schema says what it returned."""
+    from pyspark.cloudpickle import register_pickle_by_value
+    from pyspark.errors import PySparkException
+    from pyspark.sql.types import StructType
+    from pyspark.sql.udtf import AnalyzeResult
+
+    register_pickle_by_value(driver)
+
+    class FindEnvironment:
+        @staticmethod
+        def analyze() -> AnalyzeResult:
+            return AnalyzeResult(StructType().add(json.dumps(driver.find_environment(interpreter)), "string"))
+
+        def eval(self) -> None: ...
+
+    try:
+        answer: dict[str, Any] = json.loads(schema_of_udtf(spark, FindEnvironment).names[0])
+    except PySparkException as error:
+        return {"error": first_line(error)}
+    return answer
+
+
+def _wrapped(pickled: bytes, found: dict[str, Any]) -> bytes:
+    from pyspark.cloudpickle import dumps, register_pickle_by_value
+
+    register_pickle_by_value(driver)
+    wrapped: bytes = dumps(driver._Wrapped(pickled, found))
+    return wrapped
+
+
+def _name(pickled: bytes) -> str:
+    from pyspark.cloudpickle import loads
+
+    try:
+        return f"{getattr(loads(pickled), '__qualname__', '?')}"
+    except Exception:  # noqa: BLE001 (the name is only for a message)
+        return "?"
