@@ -20,7 +20,7 @@ LEVELS = ("exceptions", "utils", "environments", "archives", "spark")
 # Inside spark/, likewise. What stands in one line does not import from each other.
 SPARK = (
     {"endpoint", "conf", "pyspark_compat"},
-    {"closures", "accumulators"},
+    {"closures", "accumulators", "driver_python"},
     {"grpc_errors"},
     {"interceptor"},
     {"channel"},

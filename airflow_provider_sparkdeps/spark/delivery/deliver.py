@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from airflow_provider_sparkdeps.archives.uris import quote_uri
 from airflow_provider_sparkdeps.exceptions import ConnectError, SessionError
 from airflow_provider_sparkdeps.spark import conf
-from airflow_provider_sparkdeps.spark.delivery.launcher import CACHE, EXECUTOR_SCHEMES, Start, launcher_archive
+from airflow_provider_sparkdeps.spark.delivery.launcher import EXECUTOR_SCHEMES, Start, launcher_archive
 from airflow_provider_sparkdeps.spark.delivery.reference import FETCH_FAILED, add_file, raise_if_refused
 from airflow_provider_sparkdeps.spark.delivery.server_cache import FetchMode, ServerCache
 from airflow_provider_sparkdeps.spark.session import Session
@@ -162,7 +162,7 @@ def _send_launcher(session: Session, archive: Archive, uri: str | None, *, probe
     # Another session has another path, and so other workers. Spark accepts a name once, but the URI of an archive may
     # change, e.g. by a new signature.
     name = f"env-{archive.short_digest}-{hashlib.sha256(f'{session.id} {uri} {probe}'.encode()).hexdigest()[:12]}"
-    path = f"{CACHE}/{name}"
+    path = f"{conf.PREFIX}/{name}"
     with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
         sent = []
         for place, start in ((path, Start.SESSION), (f"../{path}", Start.EXECUTOR)):

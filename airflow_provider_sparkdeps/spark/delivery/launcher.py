@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 EXECUTOR_SCHEMES = ("file", "http", "https", "spark")
 """Schemes of URIs from which executors can fetch a payload without Spark's help."""
 
-CACHE = "sparkdeps"
-"""Directory of an executor's own directory in which environments are unpacked."""
-
 # What an executor keeps unpacked. The least recently used environments are removed first.
 _MAX_ENVS = 12
 _MAX_MEGABYTES = 20_000

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.spark import conf
-from airflow_provider_sparkdeps.spark.delivery.launcher import CACHE
 from airflow_provider_sparkdeps.spark.driver_python import driver
 from airflow_provider_sparkdeps.spark.pyspark_compat import decompress_request, schema_of_udtf
 from airflow_provider_sparkdeps.utils.text import first_line
@@ -47,7 +46,7 @@ class DriverPython:
         if self._is_looking or not any(_functions(plain)):
             return request
         interpreter = self._spark().conf.get(conf.PYTHON, "") or ""
-        if not interpreter.startswith(f"{CACHE}/"):
+        if not interpreter.startswith(f"{conf.PREFIX}/"):
             interpreter = ""
         for kind, function in _functions(plain):
             if not interpreter and _BROADCAST not in function.command:
