@@ -24,6 +24,7 @@ _OVERRULED = re.compile(
 # An archive must not depend on when its wheels were built. Zip files have no earlier time in any time zone.
 _BUILT_AT = "315619200"
 _INDEX = "SPARKDEPS"
+_PASSWORD = re.compile(r"UV_INDEX_\w+_PASSWORD")
 # uv "prepares" packages that are not in its cache yet.
 _INDEX_OF = re.compile(r"^([\w.-]+)==\S+.*\n(?: .*\n)*? *# from (https?://\S+)$", re.MULTILINE)
 _IGNORED = re.compile(r"Ignoring unsupported option.*|Failed to parse.*during settings discovery.*(\n .*)*")
@@ -183,7 +184,8 @@ class Uv:
         return self.scratch / "pylock.toml"
 
     def _uv(self, *arguments: str | Path, what: str, directory: Path | None = None) -> CompletedTool:
-        secrets = [self._login.password] if self._login else []
+        secrets = [value for name, value in os.environ.items() if _PASSWORD.fullmatch(name)]
+        secrets += [self._login.password] if self._login else []
 
         def on_line(line: str) -> None:
             if counted := _COUNTED.match(line.strip()):
