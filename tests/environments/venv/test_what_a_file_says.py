@@ -246,6 +246,15 @@ def test_dependencies_that_only_the_build_backend_knows_are_installed(
     assert "app" not in strangers.names_asked()
 
 
+@pytest.mark.slow
+def test_path_dependencies_of_poetry_are_local(strangers: Index, tmp_path: Path, lib: Path) -> None:
+    text = POETRY.replace('ant = "^1.0"', 'lib = { path = "../lib", develop = true }')
+    path = write(tmp_path / "app" / "pyproject.toml", text)
+    write(tmp_path / "app" / "app" / "__init__.py", "")
+    assert resolve(path) == ("bee==2.0", "lib==1.0")
+    assert not strangers.names_asked() & LOCAL
+
+
 def test_settings_of_uv_are_obeyed(strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV_INDEX")
     text = f'{APP}dependencies = ["ant"]\n[tool.uv]\nindex-url = "{strangers.url}"\n'
@@ -502,6 +511,21 @@ def test_packages_with_the_names_of_leftovers_are_built(strangers: Index, tmp_pa
     found = {path.parent.relative_to(site).as_posix() for path in site.rglob("__init__.py")}
     # hatchling leaves out a `dist` at the top.
     assert found == {"lib", *(f"lib/{name}" for name in names), *names} - {"dist"}
+
+
+def test_files_elsewhere_that_a_project_names_are_there_when_it_is_built(strangers: Index, tmp_path: Path) -> None:
+    lib = make_library(tmp_path / "lib", name="lib", more='license = { file = "../LICENSE" }')
+    force = '[tool.hatch.build.targets.wheel.force-include]\n"../shared" = "lib/shared"\n'
+    write(lib / "pyproject.toml", (lib / "pyproject.toml").read_text() + force)
+    for name in ("LICENSE", "shared/words.txt"):
+        write(tmp_path / name, name)
+    environment = VenvEnvironment(["./lib"], base_dir=tmp_path, bundle_python=False)
+    build(environment, tmp_path / "prefix")
+    assert [*(tmp_path / "prefix").glob("lib/python3.*/site-packages/lib/shared/words.txt")]
+    for name in ("LICENSE", "shared/words.txt"):
+        before = environment.key
+        write(tmp_path / name, "other")
+        assert environment.key != before, name
 
 
 def test_a_local_path_outside_of_what_the_key_depends_on_is_refused(
