@@ -27,8 +27,15 @@ _INDEX = "SPARKDEPS"
 _PASSWORD = re.compile(r"UV_INDEX_\w+_PASSWORD")
 # uv "prepares" packages that are not in its cache yet.
 _INDEX_OF = re.compile(r"^([\w.-]+)==\S+.*\n(?: .*\n)*? *# from (https?://\S+)$", re.MULTILINE)
-_IGNORED = re.compile(r"Ignoring unsupported option.*|Failed to parse.*during settings discovery.*(\n .*)*")
+_IGNORED = re.compile(
+    r"Ignoring unsupported option.*|Failed to parse.*during settings discovery.*(\n .*)*|Found both a `uv.*(\n- .*)*"
+)
 _COUNTED = re.compile(r"(Prepared|Installed) (\d+) packages? in")
+
+
+def is_set(name: str) -> bool:
+    """Whether an environment variable is set to what uv reads as true."""
+    return os.environ.get(name, "").lower() not in ("", "0", "false", "f", "no", "n", "off")
 
 
 @cache
@@ -67,6 +74,9 @@ class Uv:
         self._login = login
         self._phase = "resolve"
         self._installed = self._fetched = 0
+        overruled = sorted(set(filter(_OVERRULED.fullmatch, os.environ)) - {"UV_REQUIRE_HASHES"})
+        if overruled:
+            self._report(f"settings of this worker that do not apply here: {', '.join(overruled)}")
         self._cross_platform = [*cross_platform, "--only-binary", ":all:"] if cross_platform else []
 
     def compile(
@@ -100,6 +110,7 @@ class Uv:
         directory: Path,
         *arguments: str | Path,
         python: Path,
+        title: str,
         extras: Sequence[str] = (),
         groups: Sequence[str] = (),
     ) -> Path:
@@ -107,12 +118,14 @@ class Uv:
 
         :param directory: of the project, where uv starts.
         :param arguments: options of `uv export`.
+        :param title: path of the project or script, for the error.
         :raises BuildError: if it fails, such as for a lock that is older than its project; with uv's output.
         """
         self._uv(
             "export", *arguments, *_selection(extras, groups), "--python", python, "--no-default-groups",
             "--no-header", "--format", "pylock.toml", "--output-file", self._pylock,
-            what="read the lock", directory=directory,
+            what=f"read the lock of {title}, which must agree with it and with the settings of this worker",
+            directory=directory,
         )  # fmt: skip
         return self._pylock
 

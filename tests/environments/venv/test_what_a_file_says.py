@@ -269,6 +269,14 @@ def test_settings_of_uv_are_obeyed(strangers: Index, tmp_path: Path, monkeypatch
     assert resolve(write(path, f'{APP}dependencies = ["ant"]\n')) == ("ant==3.0a1",)
 
 
+def test_what_a_uv_toml_would_hide_is_refused_by_name(strangers: Index, tmp_path: Path) -> None:
+    text = f'{APP}dependencies = ["ant"]\n[tool.uv]\nconstraint-dependencies = ["ant<2"]\n'
+    path = write(tmp_path / "pyproject.toml", text)
+    write(tmp_path / "uv.toml", 'prerelease = "allow"\n')
+    with pytest.raises(BuildError, match=r"would ignore something: Found both a `uv\.toml`(?s:.*)constraint-dep"):
+        resolve(path)
+
+
 @pytest.mark.parametrize(("options", "message"), [({"extras": ["lost"]}, "lost"), ({"groups": ["lost"]}, "lost")])
 def test_an_extra_or_group_that_does_not_exist_is_an_error(
     options: dict[str, list[str]], message: str, strangers: Index, tmp_path: Path
@@ -366,6 +374,22 @@ def test_a_lock_is_compared_with_its_project_by_uv(strangers: Index, tmp_path: P
         resolve(path)
 
 
+def test_the_lock_that_uv_refuses_is_named(strangers: Index, tmp_path: Path) -> None:
+    script = write(tmp_path / "job.py", '# /// script\n# dependencies = ["ant"]\n# ///\n')
+    uv("lock", "--script", "job.py", cwd=tmp_path)
+    write(script, script.read_text().replace("ant", "bee"))
+    with pytest.raises(BuildError, match=rf"read the lock of {script}(?s:.*)settings of this worker"):
+        resolve(script)
+
+
+def test_a_lock_for_other_platforms_is_refused_by_its_own_name(strangers: Index, tmp_path: Path) -> None:
+    only = "[tool.uv]\nenvironments = ['sys_platform == \"darwin\"']\n"
+    path = write(tmp_path / "pyproject.toml", f'{APP}requires-python = ">=3.9"\ndependencies = ["ant"]\n{only}')
+    uv("lock", cwd=tmp_path)
+    with pytest.raises(BuildError, match=r"^The lock of pyproject\.toml is not for Python"):
+        resolve(path)
+
+
 @pytest.mark.slow
 def test_a_lock_of_a_project_with_dynamic_dependencies_is_installed(strangers: Index, tmp_path: Path) -> None:
     path = write(tmp_path / "pyproject.toml", DYNAMIC)
@@ -455,6 +479,36 @@ def test_settings_of_the_worker_do_not_replace_what_a_file_says(
     write(tmp_path / "uv.toml", 'prerelease = "allow"\n')
     assert resolve(path) == ("ant==1.5", "bee==2.0", "lib==1.0")
     assert not strangers.names_asked() & LOCAL
+
+
+def test_what_a_worker_that_requires_hashes_cannot_check_is_refused(
+    strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write(tmp_path / "pyproject.toml", f'{APP}dependencies = ["ant"]\n')
+    listed = write(tmp_path / "requirements.txt", "ant\n")
+    script = write(tmp_path / "job.py", '# /// script\n# dependencies = ["ant"]\n# ///\n')
+    hashed = write(tmp_path / "hashed.txt", f"ant==1.0 --hash=sha256:{sha256(strangers, 'ant-1.0')}\n")
+    monkeypatch.setenv("UV_REQUIRE_HASHES", "1")
+    for path in (project, listed, script):
+        with pytest.raises(BuildError, match="UV_REQUIRE_HASHES is set on this worker"):
+            resolve(path)
+    assert packages(hashed, tmp_path / "prefix") == {"ant": "1.0"}
+    uv("lock", cwd=tmp_path)
+    uv("lock", "--script", "job.py", cwd=tmp_path)
+    assert resolve(project) == resolve(script) == ("ant==2.0",)
+    monkeypatch.setenv("UV_REQUIRE_HASHES", "false")
+    assert resolve(listed) == ("ant==2.0",)
+
+
+def test_settings_of_the_worker_that_do_not_apply_are_reported(
+    strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_OVERRIDE", "overrides.txt")
+    monkeypatch.setenv("UV_COMPILE_BYTECODE", "1")
+    lines: list[str] = []
+    VenvEnvironment(["ant"]).resolve_lock(make_context(lines=lines))
+    assert [line for line in lines if "do not apply here: UV_COMPILE_BYTECODE, UV_OVERRIDE" in line]
+    assert not [line for line in lines if "warning" in line]
 
 
 @pytest.mark.parametrize("lock", [False, True])
