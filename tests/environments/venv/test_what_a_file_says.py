@@ -293,6 +293,22 @@ def test_a_patch_release_that_the_project_excludes_is_refused(strangers: Index, 
         resolve(path)
 
 
+@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [("", "ant"), ('[tool.uv]\ndefault-groups = ["t"]\n', "ant bee"), ('[tool.uv]\ndefault-groups = "all"\n', "*")],
+)
+def test_default_groups_that_a_project_sets_are_installed(
+    setting: str, names: str, locked: bool, strangers: Index, tmp_path: Path
+) -> None:
+    groups = '[dependency-groups]\nt = ["bee"]\ndev = ["cow"]\n'
+    path = write(tmp_path / "pyproject.toml", f'{APP}dependencies = ["ant"]\n{groups}{setting}')
+    if locked:
+        uv("lock", cwd=tmp_path)
+    found = [line.partition("==")[0] for line in resolve(path)]
+    assert found == ("ant bee cow" if names == "*" else names).split()
+
+
 def test_groups_without_a_project_are_installed(strangers: Index, tmp_path: Path) -> None:
     assert resolve(write(tmp_path / "pyproject.toml", '[dependency-groups]\nt = ["ant"]\n'), groups=["t"]) == (
         "ant==2.0",
