@@ -83,6 +83,7 @@ def test_hashes_are_checked_however_the_version_is_spelled(
             "ant==1.0\n--use-feature fast-deps",
             "uv would ignore something: Ignoring unsupported option in .*--use-feature",
         ),
+        ("--prefer-binary\nant", "uv would ignore something: Ignoring unsupported option in .*--prefer-binary"),
         ("ant==1.0\n--global-option x", "Unexpected"),
         ("ant==1.0 --config-settings a=b", "config-settings"),
         ("ant => 1", r"parse requirement in `/\S*/requirements\.txt`"),
@@ -113,7 +114,6 @@ def test_local_projects_need_no_hash(strangers: Index, tmp_path: Path, lib: Path
         ("ant", ("ant==2.0",)),
         ("--pre\nant", ("ant==3.0a1",)),
         ("--trusted-host 127.0.0.1\nant", ("ant==2.0",)),
-        ("--prefer-binary\nant", ("ant==2.0",)),
         ("-rbase.txt\n-climits.txt", ("ant==1.5",)),
         ("--requirement='base.txt' # x\n--constraint limits.txt", ("ant==1.5",)),
         ("{url}files/ant-1.0-py3-none-any.whl", ("ant",)),
@@ -139,7 +139,7 @@ def test_what_pip_reads_is_read(text: str, lock: tuple[str, ...], strangers: Ind
 def test_all_options_of_a_line_are_read(strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV_INDEX")
     write(tmp_path / "base.txt", "ant\n")
-    text = f"--prefer-binary --extra-index-url {strangers.url} -r base.txt --pre\n"
+    text = f"--extra-index-url {strangers.url} -r base.txt --pre\n"
     assert resolve(write(tmp_path / "requirements.txt", text)) == ("ant==3.0a1",)
     text = f"-i {strangers.url} --trusted-host 127.0.0.1\nant\n"
     assert resolve(write(tmp_path / "requirements.txt", text)) == ("ant==2.0",)
@@ -215,6 +215,19 @@ def test_a_local_index_is_used(strangers: Index, tmp_path: Path) -> None:
     before = environment.key
     write(simple / "index.html", "")
     assert environment.key != before
+
+
+@pytest.mark.parametrize("option", ["-i", "--index-url", "--extra-index-url="])
+def test_a_local_index_of_a_requirements_txt_is_used(
+    option: str, strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UV_INDEX")
+    simple = tmp_path / "simple" / "ant"
+    simple.mkdir(parents=True)
+    shutil.copy(strangers.wheels / "ant-1.0-py3-none-any.whl", simple)
+    write(simple / "index.html", '<a href="ant-1.0-py3-none-any.whl">ant-1.0-py3-none-any.whl</a>')
+    path = write(tmp_path / "requirements.txt", f"{option} ./simple\nant\n")
+    assert packages(path, tmp_path / "prefix") == {"ant": "1.0"}
 
 
 SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
