@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentError, SparkDepsError
+from airflow_provider_sparkdeps.utils.redaction import redact
 
 _LARGEST = 10
 
@@ -67,8 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
     except SparkDepsError as error:
         print(f"sparkdeps: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # What reads the output, such as `head`, needs no more. Python would fail again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
 
@@ -96,7 +103,10 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    for archive in ArchiveStore(arguments.store).list_archives():
+    archives = ArchiveStore(arguments.store).list_archives()
+    if not archives:
+        print(f"sparkdeps: there are no archives in {redact(arguments.store)}", file=sys.stderr)
+    for archive in archives:
         print(
             f"{archive.key[:12]}  {archive.kind:5}  Python {archive.python:8}  {archive.size / 1e6:8.1f} MB  "
             f"{archive.created_at}  {' '.join(archive.packages)}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,6 +47,19 @@ def test_an_archive_is_built_listed_described_and_checked_against_a_function(
     assert main([*command, "--py-file", "x/pandas.py"]) == 0
     assert main(["closure", "cli_job:score"]) == 0
     del sys.modules["cli_job"]
+
+
+def test_an_empty_store_and_a_reader_that_stops_are_no_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", "--store", str(tmp_path / "lost")]) == 0
+    assert "there are no archives in" in capsys.readouterr().err
+    command = [sys.executable, "-m", "airflow_provider_sparkdeps.cli", "closure", "textwrap:dedent"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert not done.stderr
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,11 @@ KEY_FORMAT = 1
 _MINOR = re.compile(r"3\.(0|[1-9]\d*)")
 _TITLE_LENGTH = 80
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Tokens of well-known services, and JSON Web Tokens.
+_TOKEN = re.compile(
+    r"(?<![\w-])(gh[a-z]_\w{20}|github_pat_\w{20}|glpat-[\w-]{20}|xox[a-z]-[\w-]{10}|A(KI|SI)A[0-9A-Z]{16}"
+    r"|eyJ[\w-]+\.eyJ[\w-]+\.)"
+)
 _REFUSED_VARIABLE = re.compile(r"PYTHON(PATH|HASHSEED|HOME|NOUSERSITE)|PATH|LD_LIBRARY_PATH|(SPARK|PYSPARK)_.*")
 
 
@@ -91,6 +96,15 @@ class Environment(ABC):
                 f"index_conn_id={self.index_conn_id!r} is not a connection ID. Write one, or leave it out."
             )
 
+        if "://" in (self.index_conn_id or ""):
+            raise InvalidArgumentError(
+                "index_conn_id is a URL and not the ID of a connection. Create a connection with the URL and the login,"
+                " and pass its ID."
+            )
+        if self.index_conn_id and self._is_installed:
+            raise InvalidArgumentError(
+                "index_conn_id can't be combined with an installed environment, which needs no index. Leave it out."
+            )
         object.__setattr__(self, "env_vars", check_env_vars(self.env_vars, "env_vars"))
 
     @property
@@ -307,7 +321,8 @@ def check_env_vars(mapping: object, what: str) -> dict[str, str]:
                 f"{what} sets {name}, which can't be set for Python workers: Spark or the environment sets it, or it is"
                 " not a name. Remove it."
             )
-        if has_credentials(f"?{name}={value}"):
+        is_number = "TOKENS" in name.upper() and value.isdecimal()
+        if (has_credentials(f"?{name}={value}") and not is_number) or _TOKEN.search(value):
             raise InvalidArgumentError(
                 f"The variable {name} of {what} looks like a credential, which would be written to manifests, and read"
                 " by all users of the cluster. Remove it, and read an Airflow connection in the task."

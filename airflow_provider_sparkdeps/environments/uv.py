@@ -24,10 +24,18 @@ _OVERRULED = re.compile(
 # An archive must not depend on when its wheels were built. Zip files have no earlier time in any time zone.
 _BUILT_AT = "315619200"
 _INDEX = "SPARKDEPS"
+_PASSWORD = re.compile(r"UV_INDEX_\w+_PASSWORD")
 # uv "prepares" packages that are not in its cache yet.
 _INDEX_OF = re.compile(r"^([\w.-]+)==\S+.*\n(?: .*\n)*? *# from (https?://\S+)$", re.MULTILINE)
-_IGNORED = re.compile(r"Ignoring unsupported option.*|Failed to parse.*during settings discovery.*(\n .*)*")
+_IGNORED = re.compile(
+    r"Ignoring unsupported option.*|Failed to parse.*during settings discovery.*(\n .*)*|Found both a `uv.*(\n- .*)*"
+)
 _COUNTED = re.compile(r"(Prepared|Installed) (\d+) packages? in")
+
+
+def is_set(name: str) -> bool:
+    """Whether an environment variable is set to what uv reads as true."""
+    return os.environ.get(name, "").lower() not in ("", "0", "false", "f", "no", "n", "off")
 
 
 @cache
@@ -66,6 +74,9 @@ class Uv:
         self._login = login
         self._phase = "resolve"
         self._installed = self._fetched = 0
+        overruled = sorted(set(filter(_OVERRULED.fullmatch, os.environ)) - {"UV_REQUIRE_HASHES"})
+        if overruled:
+            self._report(f"settings of this worker that do not apply here: {', '.join(overruled)}")
         self._cross_platform = [*cross_platform, "--only-binary", ":all:"] if cross_platform else []
 
     def compile(
@@ -99,6 +110,7 @@ class Uv:
         directory: Path,
         *arguments: str | Path,
         python: Path,
+        title: str,
         extras: Sequence[str] = (),
         groups: Sequence[str] = (),
     ) -> Path:
@@ -106,12 +118,14 @@ class Uv:
 
         :param directory: of the project, where uv starts.
         :param arguments: options of `uv export`.
+        :param title: path of the project or script, for the error.
         :raises BuildError: if it fails, such as for a lock that is older than its project; with uv's output.
         """
         self._uv(
             "export", *arguments, *_selection(extras, groups), "--python", python, "--no-default-groups",
             "--no-header", "--format", "pylock.toml", "--output-file", self._pylock,
-            what="read the lock", directory=directory,
+            what=f"read the lock of {title}, which must agree with it and with the settings of this worker",
+            directory=directory,
         )  # fmt: skip
         return self._pylock
 
@@ -183,7 +197,8 @@ class Uv:
         return self.scratch / "pylock.toml"
 
     def _uv(self, *arguments: str | Path, what: str, directory: Path | None = None) -> CompletedTool:
-        secrets = [self._login.password] if self._login else []
+        secrets = [value for name, value in os.environ.items() if _PASSWORD.fullmatch(name)]
+        secrets += [self._login.password] if self._login else []
 
         def on_line(line: str) -> None:
             if counted := _COUNTED.match(line.strip()):

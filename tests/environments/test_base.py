@@ -31,6 +31,9 @@ def key(*requirements: str, **options: Any) -> str:
         ([42], "which is not a string"),
         (["pandas => 2"], "'pandas => 2' is not a requirement"),
         (["pandas 2"], "'pandas 2' is not a requirement"),
+        (["git+https://example.com/x@v1"], "Write its name before the URL: 'my_lib @ "),
+        (["requirements.txt"], r"'requirements\.txt' is the name of a file"),
+        (["x @ git+file:///opt/x@v1"], "of a repository, that of a checkout"),
         (["-r requirements.txt"], "Options of pip or uv"),
         (["my-lib @ file:///home/me/my_lib"], "Write only its path"),
         (["-e my-lib"], "Only paths can: "),
@@ -106,12 +109,40 @@ def test_variables_are_part_of_the_key_and_of_the_data() -> None:
         ({"DB_PASSWORD": "hunter2"}, "looks like a credential"),
         ({"AWS_SECRET_ACCESS_KEY": "hunter2"}, "looks like a credential"),
         ({"INDEX": "https://me:hunter2@example.com"}, "looks like a credential"),
+        *(
+            ({"GIVEN": f"use {token}"}, "The variable GIVEN of env_vars looks like a credential")
+            for token in (
+                f"ghp_hunter2{'a1' * 16}",
+                f"github_pat_hunter2{'a1' * 16}",
+                f"glpat-hunter2{'a1' * 8}",
+                "xoxb-hunter2-12345",
+                f"AKIA{'HUNT' * 4}",
+                "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJodW50ZXIyIn0.hunter2",
+            )
+        ),
     ],
 )
 def test_a_variable_that_cannot_be_set_or_is_a_secret_is_refused_at_once(variables: Any, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message) as caught:
         VenvEnvironment(["six"], env_vars=variables)
     assert "hunter2" not in str(caught.value)
+
+
+def test_numbers_of_tokens_are_no_secrets() -> None:
+    variables = {"MAX_TOKENS": "100", "TOKENIZERS_PARALLELISM": "false"}
+    assert VenvEnvironment(["six"], env_vars=variables).env_vars == variables
+
+
+def test_an_index_that_is_not_the_id_of_a_connection_is_refused_without_its_password() -> None:
+    with pytest.raises(InvalidArgumentError, match="index_conn_id is a URL") as caught:
+        VenvEnvironment(["six"], index_conn_id="https://me:hunter2@example.com/simple")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [VenvEnvironment, CondaEnvironment])
+def test_what_is_installed_already_needs_no_index(kind: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="index_conn_id can't be combined with an installed environment"):
+        kind.from_prefix("/opt/x", index_conn_id="ours")
 
 
 def test_order_whitespace_comments_spelling_and_duplicates_do_not_change_the_key() -> None:

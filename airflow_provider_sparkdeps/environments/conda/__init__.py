@@ -252,9 +252,14 @@ class CondaEnvironment(Environment):
             return CondaPackages(self.dependencies, self.channels, self.pip, self.explicit)
         path = self._absolute(self.file)
         found = environment_yml.read_environment_yml(path)
+        channels = normalize_channels(found["channels"])
+        if channels and self.channels:
+            raise InvalidArgumentError(
+                f"{path} has channels, and channels={list(self.channels)} are passed. Remove one of them."
+            )
         packages = CondaPackages(
             found["dependencies"],
-            normalize_channels(found["channels"]) or self.channels,
+            channels or self.channels,
             [*found["pip"], *self.pip],
             variables=found["variables"],
         )

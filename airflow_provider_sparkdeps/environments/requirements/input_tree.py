@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -25,6 +26,8 @@ _PIP_SETTINGS = {
     "resolution", "exclude-newer", "no-build", "no-binary", "only-binary", "no-build-isolation", "config-settings",
     "link-mode", "compile-bytecode", "generate-hashes", "annotation-style", "no-header", "no-annotate", "strict",
 }  # fmt: skip
+# Without the parent directories themselves, such as the root of setuptools_scm.
+_ELSEWHERE = re.compile(r"(?:\.\.?/)*\.\./[^/.][^\0\n]{0,200}")
 _LOCAL_SOURCES = ("editable", "directory", "path", "virtual")
 ARCHIVES = (".whl", ".tar.gz", ".zip")
 """Endings of the files that uv installs."""
@@ -110,6 +113,7 @@ class InputTree:
             data = self._add_settings(path)
             for file in project_files(path):
                 self.add(file)
+            self._add_files_elsewhere(path, data)
             self.add_workspace(path)
             requires = _table(data, "build-system").get("requires", [])
             if not _table(data, "project").get("version") or any(re.search("scm|vcs|git", each) for each in requires):
@@ -119,6 +123,19 @@ class InputTree:
                     self._repositories.add(repository)
                     state = repository_state(repository)
                     self._facts |= {f"{file} of {name} in git": content for file, content in state.items()}
+
+    def _add_files_elsewhere(self, project: Path, data: Any) -> None:
+        """Add what is outside of a project and named in its pyproject.toml, such as a license that projects share."""
+        for each in itertools.chain(data, data.values()) if isinstance(data, dict) else data:
+            if isinstance(each, dict | list):
+                self._add_files_elsewhere(project, each)
+            elif isinstance(each, str) and _ELSEWHERE.fullmatch(each):
+                path = _normal(project / each)
+                if path.is_file():
+                    self.add(path)
+                elif path.is_dir() and not is_installable(path):
+                    for file in project_files(path):
+                        self.add(file)
 
     def add_project(self, path: Path) -> dict[str, Any]:
         """Add what uv reads of a project to find its dependencies: all files, if only its build backend knows them.
@@ -192,6 +209,7 @@ class InputTree:
             settings = _table(found, "tool", "uv") if is_project else found
             _check_settings(settings, path / name)
             self.add_sources(path, settings)
+            self.add_sources(path, {"sources": _table(data, "tool", "poetry", "dependencies")})
         return data
 
     def add_sources(self, path: Path, settings: dict[str, Any]) -> None:
@@ -290,7 +308,7 @@ def _refuse_sources_of_others(data: dict[str, Any], path: Path) -> None:
     for tool, table in (("poetry", "dependencies"), ("pixi", "pypi-dependencies")):
         for name, source in _table(data, "tool", tool, table).items():
             odd = sorted({"path", "git", "url", "source", "index"} & set(source)) if isinstance(source, dict) else []
-            if odd and "project" in data:
+            if odd and ("project" in data or odd == ["source"]):
                 raise InvalidArgumentError(
                     f"{path} says in [tool.{tool}.{table}] where {name} comes from ({odd[0]}), which uv does not read."
                     " Write it into [tool.uv.sources]."

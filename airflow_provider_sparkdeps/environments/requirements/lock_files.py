@@ -64,6 +64,7 @@ def select_packages(
     environment: dict[str, str],
     without: Collection[str] = (),
     indexes: Mapping[str, str] | None = None,
+    title: str,
 ) -> SelectedPackages:
     """Return the packages of a pylock.toml whose markers apply.
 
@@ -73,6 +74,7 @@ def select_packages(
     :param environment: values of PEP 508's markers for the interpreter and platform.
     :param without: names of packages that are left out.
     :param indexes: the index of packages, where the lock does not name it.
+    :param title: what the user knows the file by.
     :raises BuildError: if the lock is not for this interpreter, or has a package twice or without a source.
     """
     from packaging.markers import Marker
@@ -83,7 +85,7 @@ def select_packages(
     markers = data.get("environments", [])
     if markers and not any(Marker(each).evaluate(environment, context="requirement") for each in markers):
         raise BuildError(
-            f"{path.name} is not for Python {environment['python_full_version']} on {environment['sys_platform']}: it"
+            f"{title} is not for Python {environment['python_full_version']} on {environment['sys_platform']}: it"
             f" was locked for {' and '.join(map(repr, markers))}. Lock it for this environment, too."
         )
     chosen = set(groups) | set(data.get("default-groups", []))
@@ -97,7 +99,7 @@ def select_packages(
         if name in excluded or (marker and not Marker(marker).evaluate(context, context="lock_file")):
             continue
         if name in selected:
-            raise BuildError(f"{path.name} selects {name} twice. Lock it again.")
+            raise BuildError(f"{title} selects {name} twice. Lock it again.")
         selected[name] = {each: value for each, value in package.items() if each not in ("marker", "dependencies")}
         if indexes and name in indexes:
             selected[name].setdefault("index", indexes[name])

@@ -85,6 +85,8 @@ def normalize_requirement(line: str) -> str:
         reason = redact(first_line(error))
         raise InvalidArgumentError(f"{redact(line)!r} is not a requirement: {reason}. {_fix(line)}") from None
     check_url(requirement)
+    if requirement.name.endswith((".txt", ".toml", ".lock", ".yml")):
+        raise InvalidArgumentError(f"{requirement.name!r} is the name of a file. Pass it to from_file().")
     extras = ",".join(sorted(canonicalize_name(extra) for extra in requirement.extras))
     normalized = canonicalize_name(requirement.name) + (f"[{extras}]" if extras else "")
     normalized += f" @ {requirement.url}" if requirement.url else str(requirement.specifier)
@@ -123,6 +125,8 @@ def _fix(line: str) -> str:
             "Options of pip or uv are not supported here. Use VenvEnvironment.from_file() for a requirements.txt, and"
             " index_conn_id for a private index."
         )
+    if "://" in line:
+        return "Write its name before the URL: 'my_lib @ git+https://...'."
     return "Write a name and optionally versions: 'pandas', 'pandas>=2,<3', 'pandas[parquet]==2.2.*'; or './my_lib'."
 
 
@@ -136,7 +140,8 @@ def check_url(requirement: Requirement) -> None:
     scheme = urlsplit(requirement.url).scheme
     if scheme in ("", "file") or scheme.endswith("+file"):
         raise InvalidArgumentError(
-            f"The URL of {requirement.name!r} is that of a local file. Write only its path, such as './my_lib'."
+            f"The URL of {requirement.name!r} is that of a local file. Write only its path, such as"
+            " './my_lib' (of a repository, that of a checkout)."
         )
     check_urls(requirement.url, f"requirement {requirement.name!r}")
 

@@ -14,9 +14,10 @@ from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.utils.redaction import redact
 
 _OPTION = re.compile(r"(?P<name>-[rceif](?=[^-])|--?[a-z-]+)(?:\s*=\s*|\s*)(?P<value>.*)", re.DOTALL)
-_LONG = {"-r": "--requirement", "-c": "--constraint", "-f": "--find-links", "-e": "--editable"}
+_LONG = {"-r": "--requirement", "-c": "--constraint", "-f": "--find-links", "-i": "--index-url", "-e": "--editable"}
 _QUOTED = re.compile(r"""^(["'])(.*)\1$""")
-_FLAGS = ("--pre", "--require-hashes", "--prefer-binary")
+_PLACES = ("--find-links", "--index-url", "--extra-index-url")
+_FLAGS = ("--pre", "--require-hashes")
 _LOCAL_URL = re.compile(r"(^|[\s@+])file:|^[\w.-]++\s*+(\[[^\]]*+\])?\s*+@\s*+(?![\w+.-]{1,40}:)")
 
 
@@ -88,8 +89,8 @@ class RequirementsFiles:
             included = Path(os.path.normpath(path.parent / Path(value).expanduser()))
             self.read(included, referenced_by=str(path))
             return f"{name} {text_name(list(self._files).index(included))}"
-        if name == "--find-links" and "://" not in value:
-            self._add_options("--find-links", Path(os.path.normpath(path.parent / value)))
+        if name in _PLACES and "://" not in value:
+            self._add_options(name, Path(os.path.normpath(path.parent / value)))
         elif name in _FLAGS and value:
             raise InvalidArgumentError(f"{name} has no value, but {value[:200]!r} follows it. Remove that.")
         elif name == "--pre":
@@ -100,7 +101,7 @@ class RequirementsFiles:
             self._add_options("--require-hashes")
         elif name in ("--only-binary", "--no-binary"):
             return "\n".join(f"{name} {each.strip()}" for each in value.split(","))
-        elif name != "--prefer-binary":  # which uv always does
+        else:
             return f"{name} {value}"
         return ""
 

@@ -13,7 +13,7 @@ from airflow_provider_sparkdeps.environments.requirements.input_tree import copy
 from airflow_provider_sparkdeps.environments.requirements.lock_files import LocalPackage, select_packages
 from airflow_provider_sparkdeps.environments.requirements.requirements_txt import text_name
 from airflow_provider_sparkdeps.environments.requirements.uv_inputs import UvInputs, check_python
-from airflow_provider_sparkdeps.environments.uv import Uv
+from airflow_provider_sparkdeps.environments.uv import Uv, is_set
 from airflow_provider_sparkdeps.exceptions import BuildError
 
 
@@ -67,6 +67,13 @@ def resolve(
             f"UV_CONFIG_FILE is set on this worker, with which uv ignores the settings in {wanted.file}. Unset it, and"
             " write the settings of the worker to ~/.config/uv/uv.toml."
         )
+    has_lock = wanted.form == "script" and wanted.file.with_name(f"{wanted.file.name}.lock").is_file()
+    has_hashes = wanted.form in ("lock", "pylock") or "--require-hashes" in wanted.options or has_lock
+    if is_set("UV_REQUIRE_HASHES") and not has_hashes:
+        raise BuildError(
+            "UV_REQUIRE_HASHES is set on this worker, but the requirements have no hashes. Use a lock or a"
+            " requirements.txt with hashes, or unset it."
+        )
     root = uv.scratch / "files"
     for tree in wanted.trees:
         tree.copy_to(root)
@@ -85,15 +92,16 @@ def resolve(
     selected = {"extras": wanted.extras, "groups": wanted.groups}
     lock, indexes = file, dict[str, str]()
     if wanted.form == "script":
-        locked = ["--locked"] if file.with_name(f"{file.name}.lock").is_file() else []
-        lock = uv.export(directory, "--script", file, *locked, python=base.executable)
+        arguments: list[str | Path] = ["--script", file, *(["--locked"] if has_lock else [])]
+        lock = uv.export(directory, *arguments, python=base.executable, title=str(wanted.file))
     elif wanted.form == "lock":
-        lock = uv.export(directory, "--locked", "--no-emit-project", **selected, python=base.executable)
+        arguments = ["--locked", "--no-emit-project"]
+        lock = uv.export(directory, *arguments, **selected, python=base.executable, title=str(wanted.file))
     elif wanted.form != "pylock":
         local = {name: path for tree in wanted.trees for name, path in tree.named.items()}
         limits = [f"{name} @ {copy_of(path, root).as_uri()}" for name, path in local.items()]
         limits += [f"{name}=={version}" for name, version in (installed or {}).items()]
-        options = [*options, "--constraints", uv.file("constraints.txt", limits)]
+        options += ["--constraints", uv.file("constraints.txt", limits)] if limits else []
         sources = [] if wanted.form == "groups" else [file]
         lock, indexes = uv.compile(directory, *sources, *options, **selected, python=base.executable)
     if wanted.form != "pylock":
@@ -104,6 +112,7 @@ def resolve(
         environment=marker_environment(base, platform),
         without=(wanted.name, *(installed or ())),
         indexes=indexes,
+        title=wanted.file.name if wanted.form == "pylock" else f"The lock of {wanted.file.name}",
     )
     outside = [each.path for each in chosen.local if not each.path.is_relative_to(root)]
     if outside:

@@ -142,7 +142,10 @@ def from_project(path: Path, *, extras: Sequence[str], groups: Sequence[str], py
     project = data.get("project", {})
     name = project.get("name") or data.get("tool", {}).get("poetry", {}).get("name", "")
     requires = project.get("requires-python", "")
-    of_groups = data.get("tool", {}).get("uv", {}).get("dependency-groups", {})
+    settings = data.get("tool", {}).get("uv", {})
+    default = settings.get("default-groups", [])
+    groups = sorted({*groups, *(data.get("dependency-groups", ()) if default == "all" else default)})
+    of_groups = settings.get("dependency-groups", {})
     limits = [requires, *(of_groups.get(group, {}).get("requires-python", "") for group in groups)]
     requires = ",".join(filter(None, map(str, limits)))
     check_python(requires, [f"{python}.{patch}" for patch in range(60)], path)

@@ -93,7 +93,12 @@ class UvBuilder(Builder):
             where = ["--python", prefix / "bin" / "python"]
         wheels = [wheel.path for wheel in resolution.wheels]
         self.uv.install(
-            *where, *resolution.options, pylock=resolution.pylock, wheels=wheels, as_written=resolution.as_written
+            *where,
+            *resolution.options,
+            pylock=resolution.pylock,
+            wheels=wheels,
+            as_written=resolution.as_written,
+            directory=resolution.directory,
         )
         if is_foreign:
             _move_scripts(target, prefix / "bin")

@@ -91,8 +91,15 @@ def test_a_file_with_only_a_pip_section_needs_channels_for_python(build: Builder
 def test_defaults_is_a_channel_and_nodefaults_is_none(tmp_path: Path, channels: str) -> None:
     path = write(tmp_path / "environment.yml", f"channels: [{channels}]\ndependencies: [six]")
     expected = [each for each in channels.split(", ") if each != "nodefaults"] or ["conda-forge"]
+    passed = ["conda-forge"] if channels == "nodefaults" else []
     key = CondaEnvironment(["six"], channels=expected).key
-    assert CondaEnvironment.from_file(path, channels=["conda-forge"]).key == key
+    assert CondaEnvironment.from_file(path, channels=passed).key == key
+
+
+def test_channels_that_would_be_ignored_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "environment.yml", f"channels: [{ANY}]\ndependencies: [six]")
+    with pytest.raises(InvalidArgumentError, match=r"has channels, and channels=\['bioconda'\] are passed"):
+        _ = CondaEnvironment.from_file(path, channels=["bioconda"]).key
 
 
 def test_variables_are_in_the_built_environment_and_in_the_key(build: Builder, channel: str, tmp_path: Path) -> None:

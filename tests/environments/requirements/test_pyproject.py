@@ -65,6 +65,13 @@ def test_a_requirement_of_python_is_read_as_pep_440_says(requires: str, tmp_path
     assert key_of(write(tmp_path / "pyproject.toml", text), groups=["lint"])
 
 
+def test_an_index_that_only_poetry_knows_is_refused(tmp_path: Path) -> None:
+    poetry = '[tool.poetry]\nname = "app"\nversion = "1"\n'
+    text = f'{poetry}[tool.poetry.dependencies]\nsix = {{ version = "*", source = "x" }}\n'
+    with pytest.raises(InvalidArgumentError, match=r"\[tool\.poetry\.dependencies\] where six comes from \(source\)"):
+        key_of(write(tmp_path / "pyproject.toml", text))
+
+
 @pytest.mark.parametrize("requires", ["<3.9", f"!={OWN}.*", f"<{OWN}", f">{OWN}.99", f"=={OWN}.99"])
 def test_a_project_that_excludes_this_python_is_refused(requires: str, tmp_path: Path) -> None:
     path = write(tmp_path / "pyproject.toml", PYPROJECT.replace(">=3.9", requires))

@@ -137,7 +137,7 @@ def texts(path: Path) -> str:
         ("https://example.com/a/six-1.17.0-py2.py3-none-any.whl", None),
         ("git+https://example.com/lib.git@v1#egg=lib", None),
         ("six==1.17.0 --hash=sha256:0", None),
-        ("--pre\n--prefer-binary\n--require-hashes\n--trusted-host x", ""),
+        ("--pre\n--require-hashes\n--trusted-host x", ""),
         ("-i https://example.com/simple", "-i https://example.com/simple"),
         ("--no-binary :all:", None),
         ("-r base.txt -i https://example.com/a --pre", "--requirement requirements-1.txt\n-i https://example.com/a"),

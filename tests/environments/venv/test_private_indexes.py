@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sparkdeps.environments import Login, PexEnvironment, VenvEnvironment
+from airflow_provider_sparkdeps.environments.uv import uv_binary
 from airflow_provider_sparkdeps.exceptions import BuildError
 
 from ...support.build_contexts import build
@@ -93,6 +96,29 @@ def test_no_process_shows_the_password(index: Index, tmp_path: Path) -> None:
     thread.join()
     assert [line for line in seen if b"compile" in line and b"uv" in line], "uv was not seen"
     assert not [line for line in seen if b"hunter2" in line]
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_the_worker_may_have_the_login_of_an_index_that_a_project_names(
+    locked: bool, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_NO_CACHE", "1")  # so that the installation asks the index, too
+    monkeypatch.setenv("UV_INDEX_TEAM_USERNAME", "me")
+    monkeypatch.setenv("UV_INDEX_TEAM_PASSWORD", PASSWORD)
+    path = write(
+        tmp_path / "app" / "pyproject.toml",
+        '[project]\nname = "app"\nversion = "1"\nrequires-python = ">=3.9"\ndependencies = ["ours-only"]\n'
+        f'[[tool.uv.index]]\nname = "team"\nurl = "{index.url}"\nexplicit = true\n'
+        '[tool.uv.sources]\nours-only = { index = "team" }\n',
+    )
+    if locked:
+        subprocess.run([uv_binary(), "lock", "--quiet", "--python", sys.executable], cwd=path.parent, check=True)
+    lines: list[str] = []
+    built = build(VenvEnvironment.from_file(path, bundle_python=False), tmp_path / "prefix", lines=lines)
+    assert built.packages == {"ours-only": "1.0"}
+    assert "hunter2" not in "".join([*lines, *built.lock])
+    found = [path for path in (tmp_path / "prefix").rglob("*") if path.is_file()]
+    assert not [path for path in found if b"hunter2" in path.read_bytes()]
 
 
 def test_a_missing_login_is_an_error(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_hashes_are_checked_however_the_version_is_spelled(
             "ant==1.0\n--use-feature fast-deps",
             "uv would ignore something: Ignoring unsupported option in .*--use-feature",
         ),
+        ("--prefer-binary\nant", "uv would ignore something: Ignoring unsupported option in .*--prefer-binary"),
         ("ant==1.0\n--global-option x", "Unexpected"),
         ("ant==1.0 --config-settings a=b", "config-settings"),
         ("ant => 1", r"parse requirement in `/\S*/requirements\.txt`"),
@@ -113,7 +114,6 @@ def test_local_projects_need_no_hash(strangers: Index, tmp_path: Path, lib: Path
         ("ant", ("ant==2.0",)),
         ("--pre\nant", ("ant==3.0a1",)),
         ("--trusted-host 127.0.0.1\nant", ("ant==2.0",)),
-        ("--prefer-binary\nant", ("ant==2.0",)),
         ("-rbase.txt\n-climits.txt", ("ant==1.5",)),
         ("--requirement='base.txt' # x\n--constraint limits.txt", ("ant==1.5",)),
         ("{url}files/ant-1.0-py3-none-any.whl", ("ant",)),
@@ -139,7 +139,7 @@ def test_what_pip_reads_is_read(text: str, lock: tuple[str, ...], strangers: Ind
 def test_all_options_of_a_line_are_read(strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV_INDEX")
     write(tmp_path / "base.txt", "ant\n")
-    text = f"--prefer-binary --extra-index-url {strangers.url} -r base.txt --pre\n"
+    text = f"--extra-index-url {strangers.url} -r base.txt --pre\n"
     assert resolve(write(tmp_path / "requirements.txt", text)) == ("ant==3.0a1",)
     text = f"-i {strangers.url} --trusted-host 127.0.0.1\nant\n"
     assert resolve(write(tmp_path / "requirements.txt", text)) == ("ant==2.0",)
@@ -217,6 +217,19 @@ def test_a_local_index_is_used(strangers: Index, tmp_path: Path) -> None:
     assert environment.key != before
 
 
+@pytest.mark.parametrize("option", ["-i", "--index-url", "--extra-index-url="])
+def test_a_local_index_of_a_requirements_txt_is_used(
+    option: str, strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UV_INDEX")
+    simple = tmp_path / "simple" / "ant"
+    simple.mkdir(parents=True)
+    shutil.copy(strangers.wheels / "ant-1.0-py3-none-any.whl", simple)
+    write(simple / "index.html", '<a href="ant-1.0-py3-none-any.whl">ant-1.0-py3-none-any.whl</a>')
+    path = write(tmp_path / "requirements.txt", f"{option} ./simple\nant\n")
+    assert packages(path, tmp_path / "prefix") == {"ant": "1.0"}
+
+
 SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
 DYNAMIC = (
     f'{APP}dynamic = ["dependencies"]\n[project.optional-dependencies]\nx = ["bee"]\n[dependency-groups]\nt = ["cow"]\n'
@@ -246,6 +259,15 @@ def test_dependencies_that_only_the_build_backend_knows_are_installed(
     assert "app" not in strangers.names_asked()
 
 
+@pytest.mark.slow
+def test_path_dependencies_of_poetry_are_local(strangers: Index, tmp_path: Path, lib: Path) -> None:
+    text = POETRY.replace('ant = "^1.0"', 'lib = { path = "../lib", develop = true }')
+    path = write(tmp_path / "app" / "pyproject.toml", text)
+    write(tmp_path / "app" / "app" / "__init__.py", "")
+    assert resolve(path) == ("bee==2.0", "lib==1.0")
+    assert not strangers.names_asked() & LOCAL
+
+
 def test_settings_of_uv_are_obeyed(strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV_INDEX")
     text = f'{APP}dependencies = ["ant"]\n[tool.uv]\nindex-url = "{strangers.url}"\n'
@@ -258,6 +280,14 @@ def test_settings_of_uv_are_obeyed(strangers: Index, tmp_path: Path, monkeypatch
     assert resolve(write(path, old)) == ("six==1.15.0",)
     write(tmp_path / "uv.toml", f'index-url = "{strangers.url}"\nprerelease = "allow"\n')
     assert resolve(write(path, f'{APP}dependencies = ["ant"]\n')) == ("ant==3.0a1",)
+
+
+def test_what_a_uv_toml_would_hide_is_refused_by_name(strangers: Index, tmp_path: Path) -> None:
+    text = f'{APP}dependencies = ["ant"]\n[tool.uv]\nconstraint-dependencies = ["ant<2"]\n'
+    path = write(tmp_path / "pyproject.toml", text)
+    write(tmp_path / "uv.toml", 'prerelease = "allow"\n')
+    with pytest.raises(BuildError, match=r"would ignore something: Found both a `uv\.toml`(?s:.*)constraint-dep"):
+        resolve(path)
 
 
 @pytest.mark.parametrize(("options", "message"), [({"extras": ["lost"]}, "lost"), ({"groups": ["lost"]}, "lost")])
@@ -274,6 +304,22 @@ def test_a_patch_release_that_the_project_excludes_is_refused(strangers: Index, 
     path = write(tmp_path / "pyproject.toml", f'{APP}requires-python = "!={own}"\ndependencies = ["ant"]\n')
     with pytest.raises(InvalidArgumentError, match=f"requires Python !={own}, which excludes {own}"):
         resolve(path)
+
+
+@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [("", "ant"), ('[tool.uv]\ndefault-groups = ["t"]\n', "ant bee"), ('[tool.uv]\ndefault-groups = "all"\n', "*")],
+)
+def test_default_groups_that_a_project_sets_are_installed(
+    setting: str, names: str, locked: bool, strangers: Index, tmp_path: Path
+) -> None:
+    groups = '[dependency-groups]\nt = ["bee"]\ndev = ["cow"]\n'
+    path = write(tmp_path / "pyproject.toml", f'{APP}dependencies = ["ant"]\n{groups}{setting}')
+    if locked:
+        uv("lock", cwd=tmp_path)
+    found = [line.partition("==")[0] for line in resolve(path)]
+    assert found == ("ant bee cow" if names == "*" else names).split()
 
 
 def test_groups_without_a_project_are_installed(strangers: Index, tmp_path: Path) -> None:
@@ -354,6 +400,22 @@ def test_a_lock_is_compared_with_its_project_by_uv(strangers: Index, tmp_path: P
     assert resolve(path) == ("ant==1.5",)
     write(path, f'{APP}dependencies = ["ant<1.5"]\n')
     with pytest.raises(BuildError, match=r"lockfile .* needs to be updated"):
+        resolve(path)
+
+
+def test_the_lock_that_uv_refuses_is_named(strangers: Index, tmp_path: Path) -> None:
+    script = write(tmp_path / "job.py", '# /// script\n# dependencies = ["ant"]\n# ///\n')
+    uv("lock", "--script", "job.py", cwd=tmp_path)
+    write(script, script.read_text().replace("ant", "bee"))
+    with pytest.raises(BuildError, match=rf"read the lock of {script}(?s:.*)settings of this worker"):
+        resolve(script)
+
+
+def test_a_lock_for_other_platforms_is_refused_by_its_own_name(strangers: Index, tmp_path: Path) -> None:
+    only = "[tool.uv]\nenvironments = ['sys_platform == \"darwin\"']\n"
+    path = write(tmp_path / "pyproject.toml", f'{APP}requires-python = ">=3.9"\ndependencies = ["ant"]\n{only}')
+    uv("lock", cwd=tmp_path)
+    with pytest.raises(BuildError, match=r"^The lock of pyproject\.toml is not for Python"):
         resolve(path)
 
 
@@ -448,6 +510,36 @@ def test_settings_of_the_worker_do_not_replace_what_a_file_says(
     assert not strangers.names_asked() & LOCAL
 
 
+def test_what_a_worker_that_requires_hashes_cannot_check_is_refused(
+    strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write(tmp_path / "pyproject.toml", f'{APP}dependencies = ["ant"]\n')
+    listed = write(tmp_path / "requirements.txt", "ant\n")
+    script = write(tmp_path / "job.py", '# /// script\n# dependencies = ["ant"]\n# ///\n')
+    hashed = write(tmp_path / "hashed.txt", f"ant==1.0 --hash=sha256:{sha256(strangers, 'ant-1.0')}\n")
+    monkeypatch.setenv("UV_REQUIRE_HASHES", "1")
+    for path in (project, listed, script):
+        with pytest.raises(BuildError, match="UV_REQUIRE_HASHES is set on this worker"):
+            resolve(path)
+    assert packages(hashed, tmp_path / "prefix") == {"ant": "1.0"}
+    uv("lock", cwd=tmp_path)
+    uv("lock", "--script", "job.py", cwd=tmp_path)
+    assert resolve(project) == resolve(script) == ("ant==2.0",)
+    monkeypatch.setenv("UV_REQUIRE_HASHES", "false")
+    assert resolve(listed) == ("ant==2.0",)
+
+
+def test_settings_of_the_worker_that_do_not_apply_are_reported(
+    strangers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_OVERRIDE", "overrides.txt")
+    monkeypatch.setenv("UV_COMPILE_BYTECODE", "1")
+    lines: list[str] = []
+    VenvEnvironment(["ant"]).resolve_lock(make_context(lines=lines))
+    assert [line for line in lines if "do not apply here: UV_COMPILE_BYTECODE, UV_OVERRIDE" in line]
+    assert not [line for line in lines if "warning" in line]
+
+
 @pytest.mark.parametrize("lock", [False, True])
 def test_settings_of_a_project_apply_to_the_installation(lock: bool, strangers: Index, tmp_path: Path) -> None:
     path = write(tmp_path / "pyproject.toml", f'{APP}dependencies = ["ant"]\n[tool.uv]\nno-binary-package = ["ant"]\n')
@@ -502,6 +594,21 @@ def test_packages_with_the_names_of_leftovers_are_built(strangers: Index, tmp_pa
     found = {path.parent.relative_to(site).as_posix() for path in site.rglob("__init__.py")}
     # hatchling leaves out a `dist` at the top.
     assert found == {"lib", *(f"lib/{name}" for name in names), *names} - {"dist"}
+
+
+def test_files_elsewhere_that_a_project_names_are_there_when_it_is_built(strangers: Index, tmp_path: Path) -> None:
+    lib = make_library(tmp_path / "lib", name="lib", more='license = { file = "../LICENSE" }')
+    force = '[tool.hatch.build.targets.wheel.force-include]\n"../shared" = "lib/shared"\n'
+    write(lib / "pyproject.toml", (lib / "pyproject.toml").read_text() + force)
+    for name in ("LICENSE", "shared/words.txt"):
+        write(tmp_path / name, name)
+    environment = VenvEnvironment(["./lib"], base_dir=tmp_path, bundle_python=False)
+    build(environment, tmp_path / "prefix")
+    assert [*(tmp_path / "prefix").glob("lib/python3.*/site-packages/lib/shared/words.txt")]
+    for name in ("LICENSE", "shared/words.txt"):
+        before = environment.key
+        write(tmp_path / name, "other")
+        assert environment.key != before, name
 
 
 def test_a_local_path_outside_of_what_the_key_depends_on_is_refused(
