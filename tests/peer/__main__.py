@@ -51,7 +51,7 @@ def run_with(version: str, arguments: list[str]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.peer", description=__doc__)
-    parser.add_argument("--suites", nargs="*", help="names of suites, or parts of names; default: all in suites.txt")
+    parser.add_argument("--suites", nargs="*", help="names as in suites.txt; by default, all")
     parser.add_argument("--modes", default=",".join(OURS), help="modes to compare with stock sessions")
     parser.add_argument("--jobs", type=int, default=1, help="suites that run at once")
     parser.add_argument("--pyspark", metavar="VERSION", help="another release, installed into a virtualenv")
@@ -66,7 +66,7 @@ def main() -> int:
         chosen = [
             suite
             for suite in suites.run
-            if suite in tests and (not args.suites or any(part in suite for part in args.suites))
+            if suite in tests and (not args.suites or any(suite.endswith(f".{name}") for name in args.suites))
         ]
         if not chosen:
             parser.error("There is no such suite in suites.txt.")

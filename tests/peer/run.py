@@ -21,10 +21,11 @@ from airflow_provider_sparkdeps.environments import VenvEnvironment
 RUNNER = Path(__file__).with_name("runner.py")
 OURS = ("plain", "attached", "accumulator")
 """Modes of our sessions: without an environment, with one, and with an accumulator that plain UDFs add to."""
-# PySpark's tests start their server with these, so that clients have to reattach often.
+# PySpark's tests start their server with these, so that clients have to reattach often, and tasks are not tried again.
 SERVER_CONF = {
     "spark.connect.execute.reattachable.senderMaxStreamDuration": "1s",
     "spark.connect.execute.reattachable.senderMaxStreamSize": "123",
+    "spark.task.maxFailures": "1",
 }
 TIMEOUT = 1200.0
 
