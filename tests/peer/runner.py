@@ -113,6 +113,19 @@ class Opener:
         SparkSession.Builder.getOrCreate = get_or_create  # type: ignore[method-assign,assignment]
 
 
+def use_no_jvm() -> None:
+    """Let suites that compare with a classic session, for which they need a JVM in this process, use their session."""
+    connectutils.is_remote_only = lambda: True  # type: ignore[attr-defined]
+    reused, mixed = connectutils.ReusedConnectTestCase, connectutils.ReusedMixedTestCase
+
+    def set_up(cls: Any) -> None:
+        reused.setUpClass.__func__(cls)  # type: ignore[attr-defined]
+        cls.connect = cls.spark
+
+    mixed.setUpClass = classmethod(set_up)  # type: ignore[method-assign,assignment]
+    mixed.tearDownClass = classmethod(reused.tearDownClass.__func__)  # type: ignore[attr-defined,method-assign,assignment]
+
+
 def count_plain_udfs() -> None:
     """Let each plain UDF that is created add to `calls` of the session that it is sent to."""
     cls = pyspark.sql.connect.udf.UserDefinedFunction
@@ -142,8 +155,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("names", nargs="+")
     args = parser.parse_args()
-    # Without a JVM in this process, there is no classic session beside the one of the tests.
-    connectutils.is_remote_only = lambda: True  # type: ignore[attr-defined]
+    use_no_jvm()
     opener = Opener(args.mode, args.url, args.store)
     opener.patch()
     if args.mode == "accumulator":

@@ -15,21 +15,20 @@ class Suites:
 
     :param run: modules.
     :param left_out: modules and the reason.
-    :param known: tests that are known to differ and the reason.
+    :param accumulator: tests that are known to differ with an accumulator, and the reason.
     """
 
     run: tuple[str, ...]
     left_out: dict[str, str]
-    known: dict[str, str]
+    accumulator: dict[str, str]
 
 
 def read_suites() -> Suites:
-    """Read the file; names get the prefix of their package."""
     sections: dict[str, dict[str, str]] = {}
     for line in _FILE.read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             section = sections.setdefault(line.strip("[]"), {})
         elif line and not line.startswith("#"):
             name, _, reason = line.partition(": ")
-            section[PREFIX + name] = reason
-    return Suites(tuple(sections["run"]), sections["left out"], sections["known"])
+            section[name] = reason
+    return Suites(tuple(PREFIX + name for name in sections["run"]), sections["left out"], sections["accumulator"])
