@@ -78,7 +78,7 @@ def main() -> int:
         build_environment(HOME / "store")
         print(f"{'suite':<70} {'stock':>6} {' '.join(f'{mode:>11}' for mode in modes)}")
         with EmbeddedServer(conf=SERVER_CONF) as server, ThreadPoolExecutor(args.jobs) as pool:
-            peer = Peer(server.url, work / "tests", HOME / "store", work / "files")
+            peer = Peer(server.url, work / "tests", HOME / "store", work / "files", suites.left_out)
             unknown = sum(pool.map(lambda suite: compare(peer, suite, modes, suites.accumulator), chosen))
     print(f"{unknown} tests pass in a stock session and fail in one of ours")
     return 1 if unknown else 0

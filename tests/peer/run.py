@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,12 +64,14 @@ class Peer:
 
     :param tests: the directory with PySpark and its tests.
     :param work: a directory for files of the tests.
+    :param left_out: suites and single tests that are not run.
     """
 
     url: str
     tests: Path
     store: Path
     work: Path
+    left_out: Collection[str] = ()
 
     def run(self, names: Sequence[str], mode: str, *, timeout: float = TIMEOUT) -> Outcomes:
         """Run suites or single tests in one process, in sessions of a mode.
@@ -80,10 +82,11 @@ class Peer:
         results = self.work / f"{mode}-{names[0]}.jsonl"
         results.unlink(missing_ok=True)
         command: list[str | Path] = [sys.executable, RUNNER, "--mode", mode, "--url", self.url, "--store", self.store]
+        skip = [f"--skip={test}" for test in self.left_out for name in names if test.startswith(f"{name}.")]
         environ = {**os.environ, "PYTHONPATH": str(self.tests), "SPARK_HOME": str(Path(pyspark.__file__).parent)}
         with results.with_suffix(".log").open("wb") as log, contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(
-                [*command, "--results", results, *names],
+                [*command, "--results", results, *skip, *names],
                 cwd=self.work,
                 env=environ,
                 stdin=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ class Suites:
     """The sections of the file.
 
     :param run: modules.
-    :param left_out: modules and the reason.
+    :param left_out: modules and single tests, and the reason.
     :param accumulator: tests that are known to differ with an accumulator, and the reason.
     """
 
@@ -31,4 +31,5 @@ def read_suites() -> Suites:
         elif line and not line.startswith("#"):
             name, _, reason = line.partition(": ")
             section[name] = reason
-    return Suites(tuple(PREFIX + name for name in sections["run"]), sections["left out"], sections["accumulator"])
+    left_out = {PREFIX + name: reason for name, reason in sections["left out"].items()}
+    return Suites(tuple(PREFIX + name for name in sections["run"]), left_out, sections["accumulator"])
