@@ -16,13 +16,14 @@ UNIT := tests/utils tests/environments tests/archives tests/spark/closures tests
 export UV_SYSTEM_CERTS ?= true
 export UV_PYTHON_DOWNLOADS ?= never
 
-.PHONY: help setup demo unit test soak bench lint types shellcheck check constraints clean
+.PHONY: help setup demo unit test soak peer bench lint types shellcheck check constraints clean
 
 help:
 	@echo 'make demo         run the main job on an embedded Spark Connect cluster and a local Airflow'
 	@echo 'make unit         the tests that need neither Spark nor Airflow, in a minute'
 	@echo 'make test         lint, types and all tests, on a real Spark Connect server and a real Airflow'
 	@echo 'make soak         the tests that take long: large environments, servers and an Airflow that are killed'
+	@echo "make peer         PySpark's own tests, in stock sessions and in ours; takes hours"
 	@echo 'make bench        compare the speed with that of other tools; takes an hour'
 	@echo 'make check        lint and types only: ruff, mypy and shellcheck'
 	@echo 'make constraints  resolve the pinned versions again'
@@ -42,6 +43,9 @@ demo: setup
 
 soak: setup
 	$(BIN)/python -m pytest -m soak $(ARGS)
+
+peer: setup
+	$(BIN)/python -m tests.peer $(ARGS)
 
 bench: setup $(PEERS)/.done
 	$(BIN)/python -m benchmarks $(ARGS)

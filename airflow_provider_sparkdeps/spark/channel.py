@@ -53,9 +53,22 @@ class EndpointChannelBuilder(ChannelBuilder):
         for option, value in _channel_options(endpoint).items():
             self.setChannelOption(option, value)
 
+    # PySpark and its users read these four, which only PySpark's builder of URLs has.
+    @property
+    def endpoint(self) -> str:
+        return self._endpoint.target
+
     @property
     def host(self) -> str:
-        return self._endpoint.host
+        return self.endpoint.rpartition(":")[0]
+
+    @property
+    def secure(self) -> bool:
+        return self.use_ssl or self._endpoint.token is not None
+
+    @property
+    def use_ssl(self) -> bool:
+        return self._endpoint.secure
 
     def metadata(self) -> list[tuple[str, str]]:
         """Return the headers. PySpark would drop those with the name of one of its own parameters."""

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from pyspark.errors import PySparkException
+from pyspark.sql.connect.client import DefaultChannelBuilder
 from pyspark.sql.functions import udf
 
 from airflow_provider_sparkdeps.exceptions import ConnectError, InvalidArgumentError, SessionError
+from airflow_provider_sparkdeps.spark.channel import EndpointChannelBuilder
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.rpc import check_server
@@ -53,6 +55,23 @@ def slowly(seconds: float, started: Path | None = None) -> Any:
         return value
 
     return slow
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("sc://spark.example.org", Endpoint(host="spark.example.org")),
+        ("sc://[::1]:15003", Endpoint(host="::1", port=15003)),
+        ("sc://localhost/;token=abc", Endpoint(host="localhost", token="abc")),
+        ("sc://spark.example.org/;use_ssl=true", Endpoint(host="spark.example.org", tls=True)),
+    ],
+)
+def test_the_channel_builder_has_the_properties_of_pysparks_own(url: str, endpoint: Endpoint) -> None:
+    def properties(builder: Any) -> list[Any]:
+        return [builder.endpoint, builder.host, builder.secure, builder.use_ssl]
+
+    ours = EndpointChannelBuilder(endpoint, session_id="1", user_agent="tests")
+    assert properties(ours) == properties(DefaultChannelBuilder(url))
 
 
 @pytest.mark.parametrize("given", ["path", "text"])
