@@ -138,9 +138,12 @@ def texts(path: Path) -> str:
         ("git+https://example.com/lib.git@v1#egg=lib", None),
         ("six==1.17.0 --hash=sha256:0", None),
         ("--pre\n--require-hashes\n--trusted-host x", ""),
-        ("-i https://example.com/simple", "-i https://example.com/simple"),
+        ("-i https://example.com/simple", "--index-url https://example.com/simple"),
         ("--no-binary :all:", None),
-        ("-r base.txt -i https://example.com/a --pre", "--requirement requirements-1.txt\n-i https://example.com/a"),
+        (
+            "-r base.txt -i https://example.com/a --pre",
+            "--requirement requirements-1.txt\n--index-url https://example.com/a",
+        ),
         ("--only-binary a, b", "--only-binary a\n--only-binary b"),
     ],
 )
