@@ -15,7 +15,7 @@ SELECTION = {
         multiple_udfs named_arguments replace_existing shrinking_window simple sliding_window""",
     "arrow.test_parity_arrow_udf_window.WindowArrowPythonUDFParityTests": """
         bounded_mixed bounded_simple growing_window kwargs mixed_udf multiple_udfs replace_existing shrinking_window
-        simple sliding_window time_min""",
+        simple sliding_window""",
     "streaming.test_parity_foreach.StreamingForeachParityTests": """
         streaming_foreach_with_basic_open_process_close streaming_foreach_with_simple_function
         streaming_foreach_without_open_method""",

@@ -139,10 +139,12 @@ def _local_copy(sha256: str, uri: str | None) -> Path:
     if not root_directory:
         raise RuntimeError("The value of a broadcast variable can be read only in the task's callable and in UDFs.")
     # Spark brings files of a session to a directory of the session, whose parent belongs to the executor. For window
-    # functions and streams, it names the latter; a stream has a directory of its own, with the files of its session.
+    # functions and streams, it names the latter, or a session's that has no files. A stream has a directory of its own,
+    # with the files of the session.
     root = Path(root_directory).absolute()
     is_session = bool(on_driver) or root.name == os.environ.get("SPARK_JOB_ARTIFACT_UUID")
-    cache = (root.parent if is_session else root) / "sparkdeps"
+    executor = root.parent if is_session else root
+    cache = executor / "sparkdeps"
     home = cache / f"bc-{sha256}"
     try:
         cache.mkdir(exist_ok=True)
@@ -150,7 +152,7 @@ def _local_copy(sha256: str, uri: str | None) -> Path:
             with (cache / f".{home.name}.lock").open("w") as lock:
                 _lock(lock, _FETCH_TIMEOUT)
                 if not _touch(home):
-                    _fetch(home, [root / home.name] if is_session else sorted(root.glob(f"*/{home.name}")), uri)
+                    _fetch(home, [root / home.name, *executor.glob(f"*/{home.name}")], uri)
     except OSError as error:
         raise RuntimeError(
             f"Could not fetch broadcast value {sha256[:12]} on this executor: {error}. Check the executor's disk space "

@@ -154,22 +154,25 @@ def _send(spark: SparkSession, archive: Archive, payload: Path) -> None:
 
 
 def _send_launcher(session: Session, archive: Archive, uri: str | None, *, probe: bool) -> str:
-    """Send two launchers, and return a path that leads to one of them from wherever Spark starts Python workers.
+    """Send launchers, and return a path that leads to one of them from wherever Spark starts Python workers.
 
-    This is the session's directory on an executor or, for window functions and streams, the executor's own one, which
-    is its parent.
+    This is the directory of the session or of its clone on an executor, or the executor's own one, which is the parent
+    of both. A stream runs in a clone, but workers of `foreach` start in the directory of the session.
     """
     # Another session has another path, and so other workers. Spark accepts a name once, but the URI of an archive may
     # change, e.g. by a new signature.
     name = f"env-{archive.short_digest}-{hashlib.sha256(f'{session.id} {uri} {probe}'.encode()).hexdigest()[:12]}"
     path = f"{conf.PREFIX}/{name}"
     with tempfile.TemporaryDirectory(prefix="sparkdeps-attach-") as directory:
-        sent = []
-        for place, start in ((path, Start.SESSION), (f"../{path}", Start.EXECUTOR)):
-            launcher = Path(directory) / f"{name}-{start}.tar.gz"
+        places = {
+            path: Start.SESSION,
+            f"../{session.rpc.server_side_id(session.id)}/{path}": Start.SESSION,
+            f"../{path}": Start.EXECUTOR,
+        }
+        launchers = [Path(directory) / f"{name}-{number}.tar.gz" for number in range(len(places))]
+        for launcher, start in zip(launchers, places.values(), strict=True):
             launcher.write_bytes(launcher_archive(archive, uri, probe=probe, start=start))
-            sent.append(f"{launcher}#{place}")
-        session.spark.addArtifacts(*sent, archive=True)
+        session.spark.addArtifacts(*map("{}#{}".format, launchers, places), archive=True)
     return f"{path}/bin/python"
 
 

@@ -13,18 +13,20 @@ fail() { echo "sparkdeps: $*" >&2; exit 1; }
 # functions and streams, the executor's: its parent, which is removed with the executor.
 launcher=${0%/bin/*}
 case $start in
-session) root=../../.. sessions=. ;;
-# A stream has a directory of its own, as a session does, with the files of the session that started it.
-executor) root=../.. sessions='*' ;;
+session) executor=.. ;;
+executor) executor=. ;;
 esac
-root=$(cd "$launcher/$root" && pwd -P)
+root=$(cd "$launcher/../../$executor" && pwd -P)
 cache=$root/sparkdeps
 env_dir=$cache/$digest
 work_dir=$cache/.$digest.part.$$
 
+# A stream has a directory of its own, as a session does, with the files of the session that started it. But Spark may
+# start its workers in the session's directory, which has no files on executors where the session has run no query.
 find_payload() {
-    for file in $sessions/"$payload"; do
+    for file in "$payload" $executor/*/"$payload"; do
         if [ -f "$file" ]; then echo "$file"; return; fi
+        [ "$probe" = no ] || break
     done
     false
 }
@@ -186,23 +188,24 @@ use_unpacked_pyspark() {
     PYTHONPATH=$path
 }
 
-# Adds the session's py_files to PYTHONPATH, which Spark looks for in the directory where it starts workers. The copies
-# remain as long as this process, even if Spark removes the session's directory. The name has the process id.
+# Adds those py_files of the session to PYTHONPATH that are not in the directory where Spark has started this, and where
+# it looks for them. The copies remain as long as this process, even if Spark removes the directory that they are from.
+# The name has the process id.
 use_py_files() {
     for old in "$cache"/.files.*; do
         kill -0 "${old##*.}" 2>/dev/null || rm -rf "$old"
     done
-    files=$cache/.files.$$
+    files=$cache/.files.$$ path=
     rm -rf "$files"
-    mkdir "$files" || not_writable
-    path=$files
-    for file in $sessions/"$launcher"/../../*; do
+    for file in $executor/*/"$launcher"/../../*; do
         case $file in *.py | *.zip | *.egg | *.jar) ;; *) continue ;; esac
-        [ -f "$file" ] && [ ! -e "$files/${file##*/}" ] || continue
-        cp "$file" "$files" || not_writable
-        case $file in *.py) ;; *) path=$path:$files/${file##*/} ;; esac
+        name=${file##*/}
+        [ -f "$file" ] && [ ! -e "$name" ] && [ ! -e "$files/$name" ] || continue
+        mkdir -p "$files" && cp "$file" "$files" || not_writable
+        case $name in *.py) ;; *) path=$path:$files/$name ;; esac
     done
-    PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH}
+    [ -d "$files" ] || return 0
+    PYTHONPATH=$files$path${PYTHONPATH:+:$PYTHONPATH}
     export PYTHONPATH
 }
 
@@ -227,7 +230,7 @@ elif [ "$probe" = yes ]; then
     probe_fetch
 fi
 evict_launchers
-[ "$start" = session ] || use_py_files
+use_py_files
 [ -z "${PYTHONPATH:-}" ] || use_unpacked_pyspark
 # Packages in ~/.local of the executor's user are not part of the environment.
 export PYTHONNOUSERSITE=1
