@@ -11,10 +11,10 @@ from .suites import PREFIX
 
 SELECTION = {
     "pandas.test_parity_pandas_udf_window.PandasUDFWindowParityTests": """
-        array_type bounded_mixed bounded_simple growing_window kwargs mixed_sql mixed_sql_and_udf mixed_udf
-        multiple_udfs named_arguments replace_existing shrinking_window simple sliding_window""",
+        bounded_mixed bounded_simple growing_window mixed_sql mixed_sql_and_udf mixed_udf
+        multiple_udfs replace_existing shrinking_window simple sliding_window""",
     "arrow.test_parity_arrow_udf_window.WindowArrowPythonUDFParityTests": """
-        bounded_mixed bounded_simple growing_window kwargs mixed_udf multiple_udfs replace_existing shrinking_window
+        bounded_mixed bounded_simple growing_window mixed_udf multiple_udfs replace_existing shrinking_window
         simple sliding_window""",
     "streaming.test_parity_foreach.StreamingForeachParityTests": """
         streaming_foreach_with_basic_open_process_close streaming_foreach_with_simple_function
@@ -22,9 +22,9 @@ SELECTION = {
     "pandas.streaming.test_parity_pandas_grouped_map_with_state.GroupedApplyInPandasWithStateTests": """
         apply_in_pandas_with_state_basic apply_in_pandas_with_state_basic_no_state""",
     "test_parity_python_streaming_datasource.PythonStreamingDataSourceParityTests": """
-        simple_stream_reader stream_arrow_writer stream_reader stream_reader_pyarrow stream_writer""",
+        stream_reader stream_reader_pyarrow stream_writer""",
     "test_parity_udtf.UDTFParityTests": """
-        array_output_type_casting eval_with_exception simple_udtf simple_udtf_with_analyze udtf_eval_with_no_return
+        eval_with_exception simple_udtf simple_udtf_with_analyze udtf_eval_with_no_return
         udtf_init udtf_registration udtf_terminate udtf_with_analyze udtf_with_analyze_table_argument""",
     "test_parity_udtf.ArrowUDTFParityTests": """
         simple_udtf udtf_eval_with_return_stmt udtf_terminate""",
