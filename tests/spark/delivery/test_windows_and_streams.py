@@ -212,3 +212,29 @@ def test_an_environment_that_an_executor_has_removed_is_unpacked_again_for_a_win
         for home in homes(own_server, six15):
             shutil.rmtree(home, ignore_errors=True)
         assert in_windows(session, see_six()).keys() == {f"{name}: 1.15.0" for name in executors(own_server)}
+
+
+def test_foreach_of_a_stream_that_is_the_first_query_of_a_session_has_all_that_the_session_has(
+    own_server: EmbeddedServer, six15: Built, tmp_path: Path
+) -> None:
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    with open_session(own_server) as session:
+        six15.attach(session)
+        see = everything_in(session, tmp_path)
+
+        def write(row: Any) -> None:
+            (reports / str(row.value)).write_text(see(row))
+
+        source = session.spark.readStream.format("rate-micro-batch").option("rowsPerBatch", 8)
+        query = source.option("numPartitions", 4).load().writeStream.foreach(write).start()
+        try:
+            deadline = time.monotonic() + 120
+            while len(seen := [file.read_text() for file in reports.iterdir()]) < 16:
+                assert query.isActive, query.exception()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        finally:
+            query.stop()
+        directory = session.rpc.server_side_id(session.id)
+    assert set(seen) - {""} == {f"{directory}: 1.15.0, 42"}
