@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ class DriverPython:
         self._spark = spark
         # interpreter -> what the driver found
         self._found: dict[str, dict[str, Any]] = {}
-        self._is_looking = False
+        self._lock = threading.RLock()
+        self._looking = threading.local()
         self._warned: set[str] = set()
 
     def wrap(self, request: Any) -> Any:
@@ -42,13 +44,18 @@ class DriverPython:
 
         If the driver can't use the environment, a warning names the function and the reason.
         """
-        plain = request if self._is_looking else decompress_request(request)
-        if self._is_looking or not any(_functions(plain)):
+        if getattr(self._looking, "now", False):
+            return request
+        plain = decompress_request(request)
+        if not any(_functions(plain)):
             return request
         interpreter = self._spark().conf.get(conf.PYTHON, "") or ""
         if not interpreter.startswith(f"{conf.PREFIX}/"):
             interpreter = ""
-        for kind, function in _functions(plain):
+        # PySpark may send its request again.
+        changed = type(plain)()
+        changed.CopyFrom(plain)
+        for kind, function in _functions(changed):
             if not interpreter and _BROADCAST not in function.command:
                 continue
             found = self._look(interpreter)
@@ -56,17 +63,21 @@ class DriverPython:
                 function.command = _wrapped(function.command, found)
             if "error" in found:
                 self._warn(kind, function.command, found["error"])
-        return plain
+        return changed
 
     def _look(self, interpreter: str) -> dict[str, Any]:
-        """Ask the driver for the packages of an environment."""
-        if interpreter not in self._found:
-            self._is_looking = True
-            try:
-                self._found[interpreter] = _ask_driver(self._spark(), interpreter)
-            finally:
-                self._is_looking = False
-        return self._found[interpreter]
+        """Ask the driver for the packages of an environment, until it knows them."""
+        with self._lock:
+            found = self._found.get(interpreter)
+            if found is None:
+                self._looking.now = True
+                try:
+                    found = _ask_driver(self._spark(), interpreter)
+                finally:
+                    self._looking.now = False
+                if "error" not in found:
+                    self._found[interpreter] = found
+            return found
 
     def _warn(self, kind: str, pickled: bytes, reason: str) -> None:
         name = f"{kind} {_name(pickled)}"
