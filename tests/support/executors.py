@@ -105,9 +105,10 @@ def homes(server: EmbeddedServer, built: Built) -> set[Path]:
 
 
 def leftovers(home: Path) -> list[str]:
-    """Return what a cache contains of an archive in addition to the archive and its locks."""
+    """Return what a cache contains of an archive in addition to the archive, its locks and launchers."""
     found = home.parent.glob(f"*{home.name}*")
-    return [path.name for path in found if path != home and path.suffix not in (".lock", ".used")]
+    is_kept = (home.name, f".{home.name}.lock", f".{home.name}.used")
+    return [path.name for path in found if path.name not in is_kept and not path.name.startswith("env-")]
 
 
 def never() -> Path:

@@ -263,11 +263,12 @@ def test_the_launcher_fails_if_the_path_is_too_long_for_binaries_and_leaves_noth
 
     def launch(executor: Path) -> subprocess.CompletedProcess[str]:
         session = executor / "session"
-        session.mkdir(parents=True)
+        launcher = session / "sparkdeps/env-1"
+        launcher.mkdir(parents=True)
         shutil.copy(store.fetch(archive), session)
-        subprocess.run(["tar", "-xzf", "-", "-C", session], input=launcher_archive(archive), check=True)
+        subprocess.run(["tar", "-xzf", "-", "-C", launcher], input=launcher_archive(archive), check=True)
         code = "import sys; print(open(sys.prefix + '/share/cellar/where.txt').readline())"
-        command: list[str | Path] = [session / "bin/python", "-c", code]
+        command: list[str | Path] = [launcher / "bin/python", "-c", code]
         return subprocess.run(command, cwd=session, capture_output=True, text=True, check=False)
 
     short = launch(tmp_path / "short")
