@@ -59,10 +59,10 @@ class DriverPython:
             if not interpreter and _BROADCAST not in function.command:
                 continue
             found = self._look(interpreter)
-            if "session" in found:
-                function.command = _wrapped(function.command, found)
             if "error" in found:
                 self._warn(kind, function.command, found["error"])
+            if "session" in found:
+                function.command = _wrapped(function.command, found)
         return changed
 
     def _look(self, interpreter: str) -> dict[str, Any]:

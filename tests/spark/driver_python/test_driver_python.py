@@ -22,7 +22,7 @@ from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.spark.attach import detach
 from airflow_provider_sparkdeps.spark.broadcast import broadcast
 from airflow_provider_sparkdeps.spark.delivery.py_files import add_py_files
-from airflow_provider_sparkdeps.spark.driver_python import functions
+from airflow_provider_sparkdeps.spark.driver_python import driver, functions
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.session import Session
 
@@ -206,3 +206,5 @@ def test_a_driver_that_cannot_use_the_environment_is_reported_with_the_function(
         "Spark runs `analyze` of UDTF schema_and_rows_of_a_udtf.<locals>.Seen in the Python of its driver, where "
         f"packages of the environment are missing: {reason}."
     ]
+    # To find the name, the function is unpickled in this process, which must not change.
+    assert driver.SESSION_DIRECTORY not in os.environ
