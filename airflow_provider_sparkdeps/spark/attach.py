@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,13 @@ from airflow_provider_sparkdeps.utils.redaction import secrets_in
 
 if TYPE_CHECKING:
     from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
+
+
+# Settings that are changed while an environment is attached.
+_CHANGED = (*conf.ARROW, conf.PLANNER_MEMORY)
+# Megabytes, more than any machine has.
+_NO_LIMIT = 1 << 24
+_UNITS = {"": 1, "m": 1, "g": 1 << 10, "t": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def attach_payload(session: Session, archive: Archive, *, payload: Callable[[], 
     :return: whether the archive was new to the session.
     """
     _check_python(archive)
-    confs = _read(session, conf.ATTACHED, *conf.ARROW, *(conf.SAVED + name for name in conf.ARROW))
+    confs = _read(session, conf.ATTACHED, *_CHANGED, *(conf.SAVED + name for name in _CHANGED))
     # The server keeps this with the session, and clones inherit it: sha256=interpreter of each archive that was sent.
     attached = dict(entry.split("=", 1) for entry in confs.get(conf.ATTACHED, "").split())
     is_new = archive.sha256 not in attached
@@ -80,6 +88,7 @@ def attach_payload(session: Session, archive: Archive, *, payload: Callable[[], 
     changes = _arrow_changes(confs, has_pyarrow="pyarrow" in archive.packages)
     changes[conf.ATTACHED] = " ".join(map("=".join, attached.items()))
     changes[conf.PYTHON] = attached[archive.sha256]
+    changes |= _planner_changes(confs, [*attached].index(archive.sha256) + 1)
     _write(session, changes)
     return is_new
 
@@ -89,8 +98,9 @@ def detach(session: Session) -> None:
 
     :param session: an open session.
     """
-    confs = _read(session, *conf.ARROW, *(conf.SAVED + name for name in conf.ARROW))
-    _write(session, {conf.PYTHON: None, **_arrow_changes(confs, has_pyarrow=True)})
+    confs = _read(session, *_CHANGED, *(conf.SAVED + name for name in _CHANGED))
+    changes = {**_arrow_changes(confs, has_pyarrow=True), **_planner_changes(confs, None)}
+    _write(session, {conf.PYTHON: None, **changes})
 
 
 def _check_python(archive: Archive) -> None:
@@ -113,6 +123,25 @@ def _arrow_changes(confs: Mapping[str, str], *, has_pyarrow: bool) -> dict[str, 
             # Empty if it was not set.
             changes |= {name: "false", conf.SAVED + name: confs.get(name, "")}
     return changes
+
+
+def _planner_changes(confs: Mapping[str, str], number: int | None) -> dict[str, str | None]:
+    """Return the settings that give each environment a process of its own in the driver.
+
+    Spark reuses a process for functions of a session that have the same limit of memory, and modules of two
+    environments can't be in one process. The limit is larger by some MB than that of the user or than any memory.
+
+    :param number: of the environment in its session; None for none.
+    """
+    name = conf.PLANNER_MEMORY
+    saved, current = confs.get(conf.SAVED + name), confs.get(name)
+    if number is None:
+        return {} if saved is None else {name: saved or None, conf.SAVED + name: None}
+    before = (current or "") if saved is None else saved
+    size = re.fullmatch(r"(\d+)([mgt]?)b?", before.strip().lower() or str(_NO_LIMIT))
+    if not size:
+        return {}
+    return {name: str(int(size[1]) * _UNITS[size[2]] + number), conf.SAVED + name: before}
 
 
 def _read(session: Session, *names: str) -> dict[str, str]:

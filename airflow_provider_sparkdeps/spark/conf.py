@@ -7,6 +7,7 @@ PYTHON = "spark.sql.execution.pyspark.python"
 PREFIX = "sparkdeps"  # the first directory in our values of PYTHON, which executors have for what they keep
 # Whether UDFs and UDTFs exchange rows by Arrow by default; Spark 4.3 sets both to true.
 ARROW = ("spark.sql.execution.pythonUDF.arrow.enabled", "spark.sql.execution.pythonUDTF.arrow.enabled")
+PLANNER_MEMORY = "spark.sql.planner.pythonExecution.memory"  # in MB, or with a unit
 RPC_SECURITY = ("spark.authenticate", "spark.network.crypto.enabled", "spark.ssl.rpc.enabled")
 
 # Ours, in the session that they describe.

@@ -63,8 +63,23 @@ def is_pickled_by_reference(value: ModuleType | FunctionType | type) -> bool:
     if isinstance(value, ModuleType):
         reduced: Any = Pickler.dispatch_table[ModuleType](value)
         return bool(reduced[0].__name__ == "subimport")
+    return _reduced(value) is NotImplemented
+
+
+def pickled_attributes(value: type) -> dict[str, Any]:
+    """Return the attributes that cloudpickle takes of a class that is pickled by value; none if it fails."""
+    reduced = _reduced(value)
+    return dict(reduced[2][0]) if isinstance(reduced, tuple) and len(reduced) > 2 else {}
+
+
+def _reduced(value: Any) -> Any:
+    from pyspark.cloudpickle import Pickler
+
     pickler: Any = Pickler
-    return pickler(io.BytesIO()).reducer_override(value) is NotImplemented
+    try:
+        return pickler(io.BytesIO()).reducer_override(value)
+    except Exception:  # noqa: BLE001 (whoever pickles it gets the error)
+        return None
 
 
 def set_server_side_id(spark: SparkSession, server_side_id: str) -> None:
@@ -82,6 +97,24 @@ def schema_of_udtf(spark: SparkSession, handler: type) -> StructType:
 
     plan = UserDefinedTableFunction(handler, None)._build_common_inline_user_defined_table_function()
     return DataFrame(plan, spark).schema
+
+
+def activate(spark: SparkSession) -> Callable[[], None]:
+    """Make a session the active one of this thread, which the pandas API on Spark uses.
+
+    :return: makes the session active again that was so before, or none.
+    """
+    from pyspark.sql.connect.session import SparkSession as ConnectSession
+
+    local = ConnectSession._active_session
+    before = getattr(local, "session", None)
+    local.session = spark
+
+    def restore() -> None:
+        if getattr(local, "session", None) is spark:
+            local.session = None if before is None or before.is_stopped else before
+
+    return restore
 
 
 def stop_released_session(spark: SparkSession) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,8 @@ SESSION_DIRECTORY = "SPARKDEPS_SESSION_DIRECTORY"
 _UNPACK_TIMEOUT = 1800
 # Variables that a shell sets or that belong to one process.
 _OWN_VARIABLES = {"_", "OLDPWD", "PWD", "PYTHONNOUSERSITE", "PYTHONPATH", "SHLVL"}
+_PY_FILES = (".py", ".zip", ".egg", ".jar")
+_UNPACKED = re.compile(r"(.*/sparkdeps)/([0-9a-f]{12,})/")
 # The interpreter of the environment runs this.
 _DESCRIBE = """
 import json, os, sys, sysconfig
@@ -30,15 +34,18 @@ def find_environment(interpreter: str) -> dict[str, Any]:
     """Unpack an environment on the driver, and return where its packages are.
 
     :param interpreter: path of the session's interpreter, relative to the session's directory; empty for none.
-    :return: `session` (its directory), and `paths`, `variables` and `interpreter`, or `error` if it can't be used.
+    :return: `session` (its directory), `relative` (the interpreter), and `paths`, `variables` and `interpreter`, or
+        `error` if it can't be used.
     """
     from pyspark import SparkFiles
 
     session = Path(SparkFiles.getRootDirectory()).absolute()
-    found: dict[str, Any] = {"session": str(session)}
+    found: dict[str, Any] = {"session": str(session), "relative": interpreter}
     if not interpreter:
         return found
-    found["interpreter"] = str(session / interpreter)
+    # On executors, Spark starts some workers in the executor's directory.
+    start = session if (session / interpreter).exists() else Path.cwd()
+    found["interpreter"] = str(start / interpreter)
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         described = _run(found, environ, "-c", _DESCRIBE)
@@ -54,17 +61,53 @@ def find_environment(interpreter: str) -> dict[str, Any]:
     return {**found, "paths": environment["paths"], "variables": changed}
 
 
-def unpickle(pickled: bytes, found: dict[str, Any]) -> Any:
-    """Unpickle a function or class that Spark runs on the driver. On executors, nothing is changed.
+def unpickle(pickled: bytes, found: dict[str, Any], everywhere: bool) -> Any:
+    """Unpickle a function or class that Spark runs on the driver, or on executors in the cluster's own Python.
 
-    :param found: what `find_environment` returned.
+    :param found: what `find_environment` returned on the driver.
+    :param everywhere: whether executors use the cluster's own Python for it. If not, nothing is changed there.
     """
     from pyspark import TaskContext
     from pyspark.cloudpickle import loads
 
     if TaskContext.get() is None:
+        os.environ[SESSION_DIRECTORY] = found["session"]
         _use(found)
+    elif everywhere:
+        _use(_find_on_executor(found["relative"]))
     return loads(pickled)
+
+
+def _find_on_executor(interpreter: str) -> dict[str, Any]:
+    known: dict[str, dict[str, Any]] = sys.__dict__.setdefault("_sparkdeps_found", {})
+    if interpreter not in known:
+        found = find_environment(interpreter)
+        if "error" in found:
+            raise RuntimeError(f"sparkdeps: the executor's own Python can't use the environment: {found['error']}")
+        _prepend(_copy_py_files(found))
+        known[interpreter] = found
+    return known[interpreter]
+
+
+def _copy_py_files(found: dict[str, Any]) -> list[str]:
+    """Copy the session's py_files, as the launcher does, and return what to add to `sys.path`.
+
+    Spark does not add them where it starts workers in the executor's directory. Launchers remove copies of processes
+    that have ended.
+    """
+    unpacked = next(filter(None, map(_UNPACKED.match, found["paths"])))
+    cache = Path(unpacked[1])
+    launchers = cache.parent.glob(f"*/{found['relative']}")
+    files = [file for launcher in launchers for file in launcher.parents[3].iterdir() if file.suffix in _PY_FILES]
+    copies = cache / f".files.{os.getpid()}"
+    copies.mkdir(exist_ok=True)
+    paths = [str(copies)]
+    # Of two versions, the last one counts.
+    for file in sorted(files, key=lambda each: each.stat().st_mtime, reverse=True):
+        if not (copy := copies / file.name).exists():
+            shutil.copy(file, copy)
+            paths += [str(copy)] if file.suffix != ".py" else []
+    return paths
 
 
 def _use(found: dict[str, Any]) -> None:
@@ -72,18 +115,13 @@ def _use(found: dict[str, Any]) -> None:
     from pyspark.sql.datasource import DataSource, DataSourceWriter
 
     session = Path(found["session"])
-    os.environ[SESSION_DIRECTORY] = str(session)
-    # Spark adds them for `analyze` and data sources, but not for `foreachBatch`.
-    files = [session, *(file for file in session.glob("*") if file.suffix in (".zip", ".egg", ".jar"))]
-    _prepend([str(file) for file in files])
+    # Spark adds them for `analyze` and data sources, but not for `foreachBatch`. Of two versions, the last one counts.
+    files = [file for file in session.glob("*") if file.suffix in _PY_FILES and file.suffix != ".py"]
+    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    _prepend([str(session), *map(str, files)])
     if "paths" not in found:
         return
     _hold(found)
-    # The process may have run a function in another environment of the session.
-    used: set[str] = getattr(sys, "_sparkdeps_paths", set())
-    for path in used.difference(found["paths"]):
-        _forget(path)
-    sys._sparkdeps_paths = {*found["paths"]}  # type: ignore[attr-defined]
     _prepend(found["paths"])
     os.environ.update(found["variables"])
     # The instances of a data source that this process pickles are unpickled by others.
@@ -93,14 +131,14 @@ def _use(found: dict[str, Any]) -> None:
 
     def wrapping_dumps(self: Any, value: Any) -> Any:
         is_source = isinstance(value, (DataSource, DataSourceWriter))
-        return dumps(self, _Wrapped(dumps(self, value), found) if is_source else value)
+        return dumps(self, _Wrapped(dumps(self, value), found, False) if is_source else value)
 
     serializer.dumps = wrapping_dumps
 
 
 class _Wrapped:
-    def __init__(self, pickled: bytes, found: dict[str, Any]) -> None:
-        self._arguments = (pickled, found)
+    def __init__(self, pickled: bytes, found: dict[str, Any], everywhere: bool) -> None:
+        self._arguments = (pickled, found, everywhere)
 
     def __reduce__(self) -> tuple[Any, Any]:
         return unpickle, self._arguments
@@ -110,22 +148,16 @@ def _prepend(paths: list[str]) -> None:
     sys.path[:] = [*paths, *(path for path in sys.path if path not in paths)]
 
 
-def _forget(path: str) -> None:
-    sys.path[:] = [each for each in sys.path if each != path]
-    for name, module in list(sys.modules.items()):
-        if (getattr(module, "__file__", None) or "").startswith(f"{path}/"):
-            del sys.modules[name]
-
-
 def _hold(found: dict[str, Any]) -> None:
     """Keep the environment from being removed while this process runs. Unpack it again if it was."""
-    cache = Path(found["session"]).parent / "sparkdeps"
+    held: dict[str, int] = sys.__dict__.setdefault("_sparkdeps_held", {})
     for path in found["paths"]:
-        if path.startswith(f"{cache}/"):
-            digest = Path(path).relative_to(cache).parts[0]
+        unpacked = _UNPACKED.match(path)
+        if unpacked and unpacked[0] not in held:
             # The descriptor stays open.
-            fcntl.flock(os.open(cache / f".{digest}.used", os.O_RDONLY | os.O_CREAT), fcntl.LOCK_SH)
-            break
+            used = os.open(f"{unpacked[1]}/.{unpacked[2]}.used", os.O_RDONLY | os.O_CREAT)
+            fcntl.flock(used, fcntl.LOCK_SH)
+            held[unpacked[0]] = used
     if not all(map(os.path.exists, found["paths"])):
         _run(found, dict(os.environ), "-c", "")
 

@@ -1,6 +1,7 @@
 """Finds functions in requests that Spark runs in the driver's Python, and gives them the session's environment.
 
-These are functions of `foreachBatch`, UDTFs with `analyze`, and Python data sources.
+These are functions of `foreachBatch`, UDTFs with `analyze`, processors of `transformWithState`, and Python data
+sources.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ log = logging.getLogger(__name__)
 
 # In the pickle of a function that uses a broadcast variable.
 _BROADCAST = b"_unpickle_reference"
+_PROCESSOR = "the processor of transformWithState"
 
 
 class DriverPython:
     """The driver's Python for the functions of one session.
 
     :param spark: returns the session.
+    :param interpreter_of: returns the interpreter of the session with an id, which may be a clone of that session.
     """
 
-    def __init__(self, spark: Callable[[], SparkSession]) -> None:
+    def __init__(self, spark: Callable[[], SparkSession], interpreter_of: Callable[[str], str]) -> None:
         self._spark = spark
+        self._interpreter_of = interpreter_of
         # interpreter -> what the driver found
         self._found: dict[str, dict[str, Any]] = {}
         self._lock = threading.RLock()
@@ -49,7 +53,7 @@ class DriverPython:
         plain = decompress_request(request)
         if not any(_functions(plain)):
             return request
-        interpreter = self._spark().conf.get(conf.PYTHON, "") or ""
+        interpreter = self._interpreter_of(plain.session_id)
         if not interpreter.startswith(f"{conf.PREFIX}/"):
             interpreter = ""
         # PySpark may send its request again.
@@ -62,7 +66,7 @@ class DriverPython:
             if "error" in found:
                 self._warn(kind, function.command, found["error"])
             if "session" in found:
-                function.command = _wrapped(function.command, found)
+                function.command = _wrapped(function.command, found, everywhere=kind == _PROCESSOR)
         return changed
 
     def _look(self, interpreter: str) -> dict[str, Any]:
@@ -99,6 +103,11 @@ def _functions(request: Any) -> Iterator[tuple[str, Any]]:
             name = message.DESCRIPTOR.name
             if field.name == "foreach_batch":
                 yield "the foreachBatch function", message.python_function
+            elif name == "GroupMap" and message.HasField("transform_with_state_info"):
+                # Before the first batch, Spark calls `init` of the processor on the driver. On executors it does not
+                # use the session's interpreter for it.
+                yield _PROCESSOR, message.func.python_udf
+                yield from _functions(message.input)
             elif name == "PythonDataSource":
                 yield "data source", message
             elif name != "PythonUDTF":
@@ -130,11 +139,11 @@ def _ask_driver(spark: SparkSession, interpreter: str) -> dict[str, Any]:
     return answer
 
 
-def _wrapped(pickled: bytes, found: dict[str, Any]) -> bytes:
+def _wrapped(pickled: bytes, found: dict[str, Any], *, everywhere: bool) -> bytes:
     from pyspark.cloudpickle import dumps, register_pickle_by_value
 
     register_pickle_by_value(driver)
-    wrapped: bytes = dumps(driver._Wrapped(pickled, found))
+    wrapped: bytes = dumps(driver._Wrapped(pickled, found, everywhere))
     return wrapped
 
 

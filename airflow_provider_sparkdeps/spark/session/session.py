@@ -17,7 +17,7 @@ from airflow_provider_sparkdeps.spark.accumulators import Accumulator
 from airflow_provider_sparkdeps.spark.accumulators.collector import UpdateCollector
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_name, to_kind
 from airflow_provider_sparkdeps.spark.accumulators.param import WithParam
-from airflow_provider_sparkdeps.spark.pyspark_compat import stop_released_session
+from airflow_provider_sparkdeps.spark.pyspark_compat import activate, stop_released_session
 from airflow_provider_sparkdeps.spark.rpc import USER_AGENT, RpcClient
 from airflow_provider_sparkdeps.spark.session.heartbeat import Heartbeat
 from airflow_provider_sparkdeps.spark.session.progress import ProgressLogger
@@ -86,6 +86,7 @@ class Session:
         self._cleanups: list[Callable[[], object]] = []
         self._rpc: RpcClient | None = None
         self._spark: SparkSession | None = None
+        self._deactivate: Callable[[], None] = lambda: None
 
     @property
     def spark(self) -> SparkSession:
@@ -234,6 +235,7 @@ class Session:
             rpc.interrupt(self._unique_tag, timeout=_CLOSE_TIMEOUT * 0.4)
         elif not self._is_shared:
             rpc.release(timeout=_CLOSE_TIMEOUT * 0.4)
+        self._deactivate()
         if spark is not None:
             left = max(0.5, deadline - time.monotonic())
             _run_bounded("sparkdeps-close", lambda: stop_released_session(spark), timeout=left)
@@ -255,11 +257,15 @@ class Session:
                 self._collector,
                 tags=self._tags,
                 size_limit=size_limit,
-                driver_python=DriverPython(lambda: self.spark),
+                driver_python=DriverPython(
+                    lambda: self.spark,
+                    lambda session_id: self.rpc.get_conf(session_id, [conf.PYTHON]).get(conf.PYTHON, ""),
+                ),
             )
         )
         # Annotated with PySpark's default builder, but its base class is enough.
         self._spark = spark = SparkSession.builder.channelBuilder(builder).create()  # type: ignore[arg-type]
+        self._deactivate = activate(spark)
         spark.client.set_retry_policies([retry_policy(self.endpoint)])
         spark.registerProgressHandler(ProgressLogger(self._on_progress))  # type: ignore[arg-type]
         return spark

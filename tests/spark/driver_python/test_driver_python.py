@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql.datasource import DataSource, DataSourceReader, DataSourceWriter, InputPartition, WriterCommitMessage
 from pyspark.sql.functions import udtf
+from pyspark.sql.streaming.stateful_processor import StatefulProcessor
 from pyspark.sql.types import StructType
 from pyspark.sql.udtf import AnalyzeResult
 
@@ -24,6 +26,7 @@ from airflow_provider_sparkdeps.spark.broadcast import broadcast
 from airflow_provider_sparkdeps.spark.delivery.py_files import add_py_files
 from airflow_provider_sparkdeps.spark.driver_python import driver, functions
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+from airflow_provider_sparkdeps.spark.pyspark_compat import schema_of_udtf
 from airflow_provider_sparkdeps.spark.session import Session
 
 from ...support.executors import Built, open_session
@@ -39,7 +42,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
     def build(version: str) -> Built:
         wheel = make_wheel(directory, "sparkdeps-only-there", version)
         requirements = [str(wheel), "pandas<3", "pyarrow"]
-        archive = store.build(VenvEnvironment(requirements, env_vars={"MARK": version}), timeout=300)
+        env_vars = {"MARK": version, f"ONLY_{version[0]}": "x"}
+        archive = store.build(VenvEnvironment(requirements, env_vars=env_vars), timeout=300)
         return Built(archive, store.fetch(archive))
 
     return build
@@ -92,13 +96,53 @@ def schema_and_rows_of_a_udtf(see: Callable[[], str]) -> tuple[list[str], list[s
 def test_analyze_of_a_udtf_has_the_packages_of_the_environment_that_is_attached(
     own_session: Session, first: Built, second: Built
 ) -> None:
-    for built, version in ((first, "1.0"), (second, "2.0")):
+    for built, version in ((first, "1.0"), (second, "2.0"), (first, "1.0")):
         built.attach(own_session)
         expected = EXPECTED.format(version)
         assert schema_and_rows_of_a_udtf(seen_in(own_session)) == ([expected], [expected])
+    clone: Any = own_session.spark.cloneSession()
+    second.attach(own_session)
+    assert analyzed(clone) == "1.0 1.0 x None", "a clone keeps its environment"
+    assert analyzed(own_session.spark) == "2.0 2.0 None x"
     detach(own_session)
+    assert analyzed(own_session.spark) == "None None None None"
+    clone.stop()
     with pytest.raises(PySparkException, match="No module named 'sparkdeps_only_there'"):
         schema_and_rows_of_a_udtf(seen_in(own_session))
+
+
+def test_a_limit_of_memory_that_the_user_has_set_is_kept(own_session: Session, first: Built) -> None:
+    name = "spark.sql.planner.pythonExecution.memory"
+    own_session.spark.conf.set(name, "2g")
+    first.attach(own_session)
+    assert own_session.spark.conf.get(name) == "2049"
+    assert analyzed(own_session.spark) == "1.0 1.0 x None"
+    detach(own_session)
+    assert own_session.spark.conf.get(name) == "2g"
+
+
+def analyzed(spark: Any) -> str:
+    """Return what `analyze` sees: the version of the package, MARK, and the variables of either environment."""
+
+    class Seen:
+        @staticmethod
+        def analyze() -> AnalyzeResult:
+            import os
+
+            try:
+                import numpy  # noqa: F401 (native code, which a process loads once)
+
+                version = importlib.import_module("sparkdeps_only_there").VERSION
+            except ImportError:
+                version = None
+            names = ("MARK", "ONLY_1", "ONLY_2")
+            seen = " ".join([str(version), *(str(os.environ.get(name)) for name in names)])
+            return AnalyzeResult(StructType().add(seen, "string"))
+
+        def eval(self) -> Iterator[tuple[str]]:
+            yield ("a",)
+
+    return str(schema_of_udtf(spark, Seen).names[0])
 
 
 def make_source(see: Callable[[], str], report: Path) -> type[DataSource]:
@@ -177,6 +221,42 @@ def test_foreach_batch_has_packages_variables_py_files_and_broadcast_values(
         report.write_text(line)
 
     assert run_batch(own_session, batch, report) == EXPECTED.format("1.0") + " 2 8"
+
+
+def test_a_processor_of_transform_with_state_has_the_environment_on_the_driver_and_on_executors(
+    own_session: Session, first: Built, tmp_path: Path
+) -> None:
+    first.attach(own_session)
+    (tmp_path / "sparkdeps_test_state.py").write_text("two = 2")
+    add_py_files(own_session, [tmp_path / "sparkdeps_test_state.py"])
+    see, spark = seen_in(own_session), own_session.spark
+
+    class Processor(StatefulProcessor):
+        def init(self, handle: Any) -> None:
+            self.seen = see()
+
+        def handleInputRows(self, key: Any, rows: Any, timers: Any) -> Iterator[pd.DataFrame]:
+            two = importlib.import_module("sparkdeps_test_state").two
+            yield pd.DataFrame({"seen": [f"{self.seen} {see()} {two}"]})
+
+        def close(self) -> None: ...
+
+    provider = "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
+    spark.conf.set("spark.sql.streaming.stateStore.providerClass", provider)
+    spark.conf.set("spark.sql.shuffle.partitions", "2")
+    source = spark.readStream.format("rate-micro-batch").option("rowsPerBatch", 4).load()
+    processed = source.groupBy("value").transformWithStateInPandas(Processor(), "seen string", "Update", "None")
+    query = processed.writeStream.format("memory").queryName("seen").outputMode("update").start()
+    try:
+        deadline = time.monotonic() + 90
+        while not (rows := spark.table("seen").take(1)):
+            assert query.isActive, str(query.exception())
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    finally:
+        query.stop()
+    expected = EXPECTED.format("1.0")
+    assert rows[0][0] == f"{expected} {expected} 2"
 
 
 def test_broadcast_values_can_be_read_in_foreach_batch_without_an_environment(
