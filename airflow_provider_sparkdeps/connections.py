@@ -37,6 +37,14 @@ _EXTRAS: dict[str, tuple[str, type]] = {
 }
 # The name in connections of type `spark_connect`, which apache-airflow-providers-apache-spark defines.
 _ALIASES = {"use_ssl": "use_tls"}
+# The types of the same provider, and of a connection string of Spark's in the place of Airflow's URI.
+_OTHER_TYPES = ("spark_connect", "sc")
+# The parameters of Spark's connection strings: the field of an Endpoint that each one sets, and its type.
+_PARAMETERS: dict[str, tuple[str, type]] = {
+    "use_ssl": ("tls", bool),
+    "token": ("token", str),
+    "user_id": ("user_id", str),
+}
 
 
 def endpoint_from_connection(connection: Connection, *, host: str | None = None, port: int | None = None) -> Endpoint:
@@ -49,15 +57,17 @@ def endpoint_from_connection(connection: Connection, *, host: str | None = None,
         contain secrets.
     """
     try:
-        if host is None:
-            host, own_port = _host_and_port(connection)
-            port = port or own_port
+        _check_type(connection)
+        own_host, own_port, parameters = _address(connection, required=host is None)
         return Endpoint(
-            host=host,
-            port=port or DEFAULT_PORT,
-            user_id=connection.login or None,
-            token=connection.password or None,
-            **_extras(connection),
+            host=host or own_host,
+            port=port or own_port or DEFAULT_PORT,
+            **{
+                "user_id": connection.login or None,
+                "token": connection.password or None,
+                **_extras(connection),
+                **_endpoint_fields(parameters),
+            },
         )
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"Connection {connection.conn_id!r} is invalid: {error}") from None
@@ -81,7 +91,7 @@ def login_from_connection(connection: Connection) -> Login:
     :param connection: a connection of any type.
     :raises InvalidArgumentError: if the connection does not contain the address.
     """
-    extra = connection.extra_dejson
+    extra = _extra(connection)
     address = str(extra.get("url") or connection.host or "").strip()
     schema = (connection.schema or "").strip("/")
     if address and "://" not in address:
@@ -109,14 +119,32 @@ def login_from_connection(connection: Connection) -> Login:
     return login
 
 
-def _host_and_port(connection: Connection) -> tuple[str, int | None]:
-    host = (connection.host or "").strip()
+def _check_type(connection: Connection) -> None:
+    if connection.conn_type not in (CONN_TYPE, *_OTHER_TYPES):
+        raise InvalidArgumentError(
+            f"it is of type {connection.conn_type!r}, which is no Spark Connect server. Use a connection of type "
+            f"{CONN_TYPE!r}, or as a URI sc://name:port."
+        )
+
+
+def _address(connection: Connection, *, required: bool) -> tuple[str, int | None, str]:
+    """Return host, port and the parameters of a connection string (`sc://host:port/;use_ssl=true`)."""
+    host, schema = (connection.host or "").strip(), (connection.schema or "").strip().strip("/")
+    # In a URI of Airflow's, parameters are where other connections have their schema.
+    if schema and not schema.startswith(";"):
+        raise InvalidArgumentError(
+            "it has a schema, which a Spark Connect server does not have. Remove it. Parameters of a connection string "
+            "begin with a semicolon: sc://name:port/;use_ssl=true."
+        )
+    if not host and not required:
+        return "", None, schema
     if not host:
         raise InvalidArgumentError(
             "host is empty. Write the name of the Spark Connect server, or local-cluster[2,1,1024]."
         )
     if "://" not in host:
-        return host, connection.port
+        return host, connection.port, schema
+    host, _, own = host.partition("/;")
     try:
         parts = urlsplit(host)
         given_port = parts.port
@@ -128,15 +156,44 @@ def _host_and_port(connection: Connection) -> tuple[str, int | None]:
         raise InvalidArgumentError(
             "host is not the address of a Spark Connect server. Write sc://name:port, or only the name."
         )
-    return parts.hostname or "", connection.port or given_port
+    return parts.hostname or "", connection.port or given_port, f"{schema};{unquote(own)}"
+
+
+def _endpoint_fields(parameters: str) -> dict[str, Any]:
+    """Return the fields of an endpoint that the parameters of a connection string set."""
+    fields: dict[str, Any] = {}
+    for parameter in filter(None, parameters.split(";")):
+        name, found, value = parameter.partition("=")
+        if name not in _PARAMETERS or not value:
+            # Without a name, it may be a part of a secret.
+            shown = f" {name!r}" if found else ""
+            raise InvalidArgumentError(
+                f"a parameter{shown} of the connection string is unknown or has no value. Use "
+                f"{', '.join(_PARAMETERS)}, and the connection's extra for the rest, for example headers."
+            )
+        field, kind = _PARAMETERS[name]
+        fields[field] = _convert_extra(name, value, kind)
+    if fields.get("token"):
+        mask_secret(fields["token"])
+    return fields
+
+
+def _extra(connection: Connection) -> Mapping[str, Any]:
+    extra = connection.extra_dejson
+    if not isinstance(extra, Mapping):
+        raise InvalidArgumentError(
+            f"Connection {connection.conn_id!r} has an extra that is a {type(extra).__name__}. Write a JSON object, "
+            'for example {"headers": {}}.'
+        )
+    return extra
 
 
 def _extras(connection: Connection) -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    for key, value in connection.extra_dejson.items():
+    for key, value in _extra(connection).items():
         name = _ALIASES.get(key, key)
         if name not in _EXTRAS:
-            if connection.conn_type == CONN_TYPE:
+            if connection.conn_type != "spark_connect":
                 raise InvalidArgumentError(f"extra {key!r} is unknown. Remove it, or use one of {', '.join(_EXTRAS)}.")
             continue
         if value is None or value == "":

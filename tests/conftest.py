@@ -79,6 +79,9 @@ def airflow(
     home = tmp_path_factory.mktemp("airflow")
     for directory in (Path(__file__).parent / "dags", Path(__file__).parents[1] / "example_dags"):
         shutil.copytree(directory, home / "dags", dirs_exist_ok=True)
+    # A module of the bundle that is a link out of it.
+    (home / "elsewhere.py").write_text("def shout(text):\n    return text.upper() + '!'\n")
+    (home / "dags" / "linked_helpers.py").symlink_to(home / "elsewhere.py")
     # The test of the conda example creates this channel.
     channel = {"SPARKDEPS_EXAMPLE_CHANNEL": (home / "channel").as_uri(), "SPARKDEPS_EXAMPLE_PACKAGE": "cheese"}
     with LocalAirflow(home, dags=home / "dags", connections=connections, environ=channel) as running:

@@ -78,6 +78,48 @@ def test_a_connection_of_type_spark_connect_works() -> None:
     assert (endpoint.target, endpoint.tls) == ("spark.example.org:443", True)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sc://spark.example.org:443/;use_ssl=true;token=5ec7e7%3Dx;user_id=jo",
+        "sparkdeps://spark.example.org:443/;use_ssl=true;token=5ec7e7%3Dx;user_id=jo",
+        "spark-connect://spark.example.org:443/;token=5ec7e7%3Dx;user_id=jo",
+    ],
+)
+def test_parameters_of_sparks_connection_strings_are_honoured(uri: str) -> None:
+    endpoint = endpoint_from_connection(Connection.from_uri(uri, conn_id="spark"))
+    assert (endpoint.target, endpoint.secure) == ("spark.example.org:443", True)
+    assert (endpoint.token, endpoint.user_id) == ("5ec7e7=x", "jo")
+    assert "5ec7e7" not in redact(f"token {endpoint.token}")
+    in_the_form = connection(host=uri.replace("sparkdeps", "sc").replace("spark-connect", "sc"), port=None)
+    assert endpoint_from_connection(in_the_form) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("spark://master:7077", "of type 'spark', which is no Spark Connect server"),
+        ("http://master:7077", "of type 'http', which is no Spark Connect server"),
+        ("sc://h:1/;use_tls=true", "parameter 'use_tls' of the connection string is unknown.*Use use_ssl, token"),
+        ("sc://h:1/;session_id=a", "parameter 'session_id'"),
+        ("sc://h:1/;token=abc;secret", "a parameter of the connection string is unknown"),
+        ("sc://h:1/;use_ssl=perhaps", "'use_ssl' is of type str. Write true or false"),
+        ("sc://h:1/;token", "unknown or has no value"),
+        ("sparkdeps://h:1/secret", "it has a schema"),
+    ],
+)
+def test_what_a_uri_says_besides_is_refused(uri: str, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message) as rejected:
+        endpoint_from_connection(Connection.from_uri(uri, conn_id="spark"))
+    assert "secret" not in str(rejected.value)
+
+
+@pytest.mark.parametrize("read", [endpoint_from_connection, login_from_connection])
+def test_an_extra_that_is_no_object_is_refused(read: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"has an extra that is a list\. Write a JSON object"):
+        read(connection(extra="[1]"))
+
+
 def test_a_token_in_the_stores_address_is_masked_in_logs() -> None:
     endpoint = endpoint_from_connection(
         connection(extra={"archive_store_uri": "https://mirror.example.org/a?sig=5ec7e7-of-the-mirror"})

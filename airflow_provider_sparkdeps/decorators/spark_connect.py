@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
@@ -29,10 +29,14 @@ class _SparkConnectDecoratedOperator(DecoratedOperator, SparkConnectPythonOperat
     ) -> None:
         # Airflow checks the call against the public signature. The operator gets the function itself.
         super().__init__(
-            python_callable=hide_injected(python_callable),
+            python_callable=python_callable,
             op_args=op_args,
             op_kwargs=op_kwargs,
-            kwargs_to_upstream={"python_callable": python_callable, "op_args": op_args, "op_kwargs": op_kwargs},
+            kwargs_to_upstream={
+                "python_callable": python_callable.hides,  # type: ignore[attr-defined]
+                "op_args": op_args,
+                "op_kwargs": op_kwargs,
+            },
             **kwargs,
         )
 
@@ -53,9 +57,13 @@ def spark_connect_task(
     :param multiple_outputs: push each key of a returned dict as a separate XCom.
     :param kwargs: arguments of `SparkConnectPythonOperator`, except `op_args` and `op_kwargs`.
     """
-    return task_decorator_factory(
-        python_callable=python_callable,
-        multiple_outputs=multiple_outputs,
-        decorated_operator_class=_SparkConnectDecoratedOperator,
-        **kwargs,
-    )
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        return task_decorator_factory(
+            python_callable=hide_injected(function),
+            multiple_outputs=multiple_outputs,
+            decorated_operator_class=_SparkConnectDecoratedOperator,
+            **kwargs,
+        )
+
+    return cast("TaskDecorator", decorate if python_callable is None else decorate(python_callable))

@@ -21,6 +21,7 @@ from airflow_provider_sparkdeps.spark.delivery.py_files import add_py_files
 from airflow_provider_sparkdeps.spark.delivery.reference import explain_fetch_errors
 from airflow_provider_sparkdeps.spark.session import Session
 from airflow_provider_sparkdeps.utils.redaction import redact
+from airflow_provider_sparkdeps.utils.text import parse_template
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -71,7 +72,7 @@ class SparkConnectBaseOperator(BaseOperator):
         self._hook = SparkConnectHook(spark_conn_id)
         with self._hook.connect(tag=tag) as session:
             uri = self._attach(session, archive, store) if archive is not None else None
-            add_py_files(session, py_files)
+            add_py_files(session, parse_template(py_files))
             with explain_fetch_errors(uri):
                 yield session
 
@@ -85,7 +86,7 @@ class SparkConnectBaseOperator(BaseOperator):
                 progress=self.log.info,
                 logins=logins_for(self.environment),
             )
-        archive = Archive.from_dict(self.environment)
+        archive = Archive.from_dict(parse_template(self.environment))
         if store.find(archive.key) is None:
             raise ArchiveError(
                 f"Archive {archive.short_digest} is not in {store}. Run this task after the one that builds it, and "

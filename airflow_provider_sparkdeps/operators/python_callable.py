@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.decorator import determine_kwargs
@@ -14,6 +17,7 @@ from airflow.sdk.definitions.context import context_merge
 from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_initial_values, check_name, to_kind
+from airflow_provider_sparkdeps.spark.closures.walker import name_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,18 +41,19 @@ def validate_arguments(
     """
     if not callable(python_callable):
         raise InvalidArgumentError(f"python_callable is of type {type(python_callable).__name__}. Use a function.")
-    if inspect.iscoroutinefunction(python_callable):
-        raise InvalidArgumentError(
-            f"{python_callable.__name__} is an async function, and Spark Connect blocks. Define it with `def`."
-        )
+    name = name_of(python_callable)
+    if inspect.iscoroutinefunction(python_callable) or inspect.iscoroutinefunction(
+        getattr(python_callable, "__call__", None)  # noqa: B004 (of an object)
+    ):
+        raise InvalidArgumentError(f"{name} is an async function, and Spark Connect blocks. Define it with `def`.")
     names = inspect.signature(python_callable).parameters
     if given := [name for name in INJECTED if name in op_kwargs]:
         raise InvalidArgumentError(
-            f"The argument {given[0]!r} of {python_callable.__name__} is set by the operator. Remove it from the call."
+            f"The argument {given[0]!r} of {name} is set by the operator. Remove it from the call."
         )
-    if isinstance(py_files, str):
+    if isinstance(py_files, str) and not _is_template(py_files):
         raise InvalidArgumentError(f"py_files={py_files!r} is a string. Use a list: [{py_files!r}].")
-    if isinstance(environment, (str, bytes, list, tuple)):
+    if isinstance(environment, (str, bytes, list, tuple)) and not _is_template(environment):
         raise InvalidArgumentError(
             f"environment is of type {type(environment).__name__}. Use an environment, for example "
             'VenvEnvironment(["pandas<3", "pyarrow"]), "inline", or the output of BuildEnvironmentOperator.'
@@ -66,15 +71,15 @@ def validate_arguments(
     if accumulators is None:
         return
     if "accumulators" not in names and not any(p.kind is p.VAR_KEYWORD for p in names.values()):
-        raise InvalidArgumentError(
-            f"accumulators is set, but {python_callable.__name__} has no parameter `accumulators`. Add it."
-        )
+        raise InvalidArgumentError(f"accumulators is set, but {name} has no parameter `accumulators`. Add it.")
     # Templates and XComs are checked when the task runs.
-    if isinstance(accumulators, Mapping):
-        for name, value in accumulators.items():
-            check_name(name)
+    if isinstance(accumulators, str) and not _is_template(accumulators):
+        check_initial_values(accumulators)
+    elif isinstance(accumulators, Mapping):
+        for key, value in accumulators.items():
+            check_name(key)
             if value is None or (isinstance(value, (int, float, Collection)) and not isinstance(value, str)):
-                to_kind(name, value)
+                to_kind(key, value)
     elif isinstance(accumulators, (int, float, Collection)) and not isinstance(accumulators, str):
         check_initial_values(accumulators)
 
@@ -102,14 +107,20 @@ def public_signature(python_callable: Callable[..., Any]) -> inspect.Signature:
 
 
 def hide_injected(python_callable: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function with the public signature, against which Airflow checks the call in the DAG."""
+    """Return a function with the public signature, against which Airflow checks the call in the DAG.
 
-    @functools.wraps(python_callable)
-    def view(*args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("This function only has the signature of another. It is not called.")
-
+    It has the globals of the callable, in which Airflow looks up annotations, and is the one thing that Airflow needs
+    a callable object or a partial to be: a function with a name.
+    """
+    view = FunctionType(_view.__code__, getattr(python_callable, "__globals__", {}), name_of(python_callable))
+    functools.update_wrapper(view, python_callable)
     view.__signature__ = public_signature(python_callable)  # type: ignore[attr-defined]
+    view.hides = python_callable  # type: ignore[attr-defined]
     return view
+
+
+def _view(*args: Any, **kwargs: Any) -> Any:
+    raise NotImplementedError("This function only has the signature of another. It is not called.")
 
 
 def bind_arguments(
@@ -122,12 +133,29 @@ def bind_arguments(
 
 
 def call(python_callable: Callable[..., Any], bound: inspect.BoundArguments, injected: Mapping[str, Any]) -> Any:
-    """Call with the bound arguments and with those of `injected` that the signature names."""
+    """Call with the bound arguments and with those of `injected` that the signature names, or all if it has `**`."""
     signature = inspect.signature(python_callable)
     named = {name: value for name, value in injected.items() if name in signature.parameters}
+    for each in signature.parameters.values():
+        if each.kind is each.VAR_KEYWORD:
+            others = {name: value for name, value in injected.items() if name not in named}
+            named[each.name] = {**bound.arguments.get(each.name, {}), **others}
     whole = inspect.BoundArguments(signature, {**bound.arguments, **named})
     whole.apply_defaults()
     return python_callable(*whole.args, **whole.kwargs)
+
+
+@contextmanager
+def pickle_lazy_lists() -> Iterator[None]:
+    """Pickle the results of a mapped upstream task, which Airflow fetches when they are used, as a list."""
+    from airflow.sdk.execution_time.lazy_sequence import LazyXComSequence
+
+    kind: Any = LazyXComSequence
+    copyreg.pickle(kind, lambda each: (list, (list(each),)))
+    try:
+        yield
+    finally:
+        copyreg.dispatch_table.pop(kind, None)
 
 
 def check_result(result: Any, *, multiple_outputs: bool, reserved: Sequence[str] = ("accumulators",)) -> None:
@@ -136,11 +164,15 @@ def check_result(result: Any, *, multiple_outputs: bool, reserved: Sequence[str]
     :raises SessionError: if it can't. The message contains what to return instead.
     """
     kind = type(result)
-    if kind.__module__.startswith("pyspark."):
-        raise SessionError(
-            f"The callable returned a {kind.__name__}, which can't be used after its session is closed. Return data "
-            "(`.count()`, `.toPandas().to_dict()`), or write it and return its location."
-        )
+    for part in _parts(result):
+        if type(part).__name__ == "Row" and type(part).__module__.startswith("pyspark."):
+            raise SessionError("The callable returned a Row, which can't be pushed to XCom. Return `row.asDict()`.")
+        if type(part).__module__.startswith("pyspark."):
+            where = "" if part is result else f" in a {kind.__name__}"
+            raise SessionError(
+                f"The callable returned a {type(part).__name__}{where}, which can't be used after its session is "
+                "closed. Return data (`.count()`, `.toPandas().to_dict()`), or write it and return its location."
+            )
     if multiple_outputs and isinstance(result, Mapping) and (taken := set(result) & set(reserved)):
         raise SessionError(f"The callable returned the key {taken.pop()!r}, which the operator sets. Rename it.")
     from airflow.sdk.bases.xcom import BaseXCom
@@ -152,3 +184,18 @@ def check_result(result: Any, *, multiple_outputs: bool, reserved: Sequence[str]
             f"The callable returned a {kind.__name__} that can't be pushed to XCom: {error}. Return numbers, strings, "
             "lists or dicts of them, or write the value and return its location."
         ) from error
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield a value and what it contains, if it consists of dicts, lists, tuples and sets."""
+    waiting, seen = [value], set()
+    while waiting:
+        each = waiting.pop()
+        yield each
+        if type(each) in (dict, list, tuple, set, frozenset) and id(each) not in seen:
+            seen.add(id(each))
+            waiting += each.values() if isinstance(each, dict) else each

@@ -16,6 +16,7 @@ from airflow_provider_sparkdeps.exceptions import ArchiveError, InvalidArgumentE
 from airflow_provider_sparkdeps.hooks.spark_connect import SparkConnectHook
 from airflow_provider_sparkdeps.operators.base import SparkConnectBaseOperator
 from airflow_provider_sparkdeps.spark.session import SharedSession
+from airflow_provider_sparkdeps.utils.text import parse_template
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -61,7 +62,10 @@ class OpenSparkSessionOperator(SparkConnectBaseOperator):
             shared = session.share(archive)
         self.log.info("Opened session %s for other tasks", shared)
         return SharedSessionXCom(
-            shared=shared, spark_conn_id=spark_conn_id, on_lost=self.on_lost, py_files=tuple(map(str, self.py_files))
+            shared=shared,
+            spark_conn_id=spark_conn_id,
+            on_lost=self.on_lost,
+            py_files=tuple(map(str, parse_template(self.py_files))),
         ).to_dict()
 
 
@@ -139,6 +143,7 @@ class SharedSessionXCom:
 
         :raises SessionError: if the data does not describe a shared session.
         """
+        data = parse_template(data)
         shared = SharedSession.from_dict(data)
         try:
             return cls(
@@ -170,7 +175,7 @@ class SharedSessionXCom:
         if isinstance(environment, Environment):
             same = environment.key == self.shared.environment_key
         else:
-            same = Archive.from_dict(environment).sha256 == self.shared.environment_sha256
+            same = Archive.from_dict(parse_template(environment)).sha256 == self.shared.environment_sha256
         if not same:
             raise SessionError(
                 f"The shared session {self.shared} was opened with another environment than this task's, and a "

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from pickle import PickleError
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_sparkdeps.configuration import archive_store
@@ -20,6 +21,7 @@ from airflow_provider_sparkdeps.operators.python_callable import (
     call,
     check_result,
     inline_environment,
+    pickle_lazy_lists,
     validate_arguments,
 )
 from airflow_provider_sparkdeps.operators.session import SharedSessionXCom
@@ -27,9 +29,10 @@ from airflow_provider_sparkdeps.spark.accumulators import Accumulators
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import check_initial_values
 from airflow_provider_sparkdeps.spark.broadcast import broadcast
 from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
-from airflow_provider_sparkdeps.spark.closures.check import check_udfs
+from airflow_provider_sparkdeps.spark.closures.check import check_udfs, explain_pickling_error
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 from airflow_provider_sparkdeps.spark.session import Session
+from airflow_provider_sparkdeps.utils.text import parse_template
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -89,7 +92,7 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
         session: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(environment, str) and environment == "inline":
+        if environment == "inline":
             environment = inline_environment(python_callable)
         super().__init__(environment=environment, py_files=py_files, **kwargs)
         self.python_callable = python_callable
@@ -122,9 +125,12 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
                 "broadcast": partial(broadcast, session),
             }
             root = self._source_root(ti)
-            with pickle_by_value(root):
+            with pickle_by_value(root), pickle_lazy_lists():
                 self._check_udfs(root)
-                result = call(self.python_callable, arguments, injected)
+                try:
+                    result = call(self.python_callable, arguments, injected)
+                except PickleError as error:
+                    raise (explain_pickling_error(error) or error) from error
             values = session.accumulator_values
         check_result(result, multiple_outputs=self.multiple_outputs)
         if values:
@@ -138,7 +144,7 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
         if self.session is None:
             spark_conn_id = self.spark_conn_id or SparkConnectHook.default_conn_name
             archive = self._find_or_build(store)
-            self._modules = ExecutorModules.of(archive, py_files=self.py_files)
+            self._modules = ExecutorModules.of(archive, py_files=parse_template(self.py_files))
             with self._open_session(spark_conn_id, archive, store, py_files=self.py_files, tag=tag) as session:
                 yield session
             return
@@ -169,7 +175,7 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
             yield session
 
     def _check_udfs(self, root: Path) -> None:
-        found = check_udfs(self.python_callable, replace(self._modules, root=root.resolve()))
+        found = check_udfs(self.python_callable, replace(self._modules, root=root))
         for finding in found[:_MAX_FINDINGS]:
             self.log.warning("%s", finding)
         if len(found) > _MAX_FINDINGS:

@@ -1,8 +1,12 @@
-"""Shortens text for logs and errors."""
+"""Shortens text for logs and errors, and reads the values that rendered templates stand for."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from airflow_provider_sparkdeps.utils.redaction import redact
 
@@ -29,3 +33,11 @@ def join_limited(items: Sequence[object], limit: int = 5) -> str:
     """Return the first items in one string, such as "a, b and 3 more"."""
     shown = ", ".join(map(str, items[:limit]))
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def parse_template(value: Any) -> Any:
+    """Return the value of a rendered template, which is JSON or a Python literal; other values unchanged."""
+    for parse in (json.loads, ast.literal_eval) if isinstance(value, str) else ():
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return parse(value)
+    return value

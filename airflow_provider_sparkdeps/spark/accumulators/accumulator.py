@@ -133,6 +133,9 @@ class Accumulators(dict[str, Accumulator]):
         self._make = make
         self._observed: list[Any] = []
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
     def __missing__(self, name: str) -> Accumulator:
         raise SessionError(
             f"This task has no accumulator {name!r}, only: {', '.join(sorted(self)) or 'none'}. Add it to the "

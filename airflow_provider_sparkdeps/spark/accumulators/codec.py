@@ -9,6 +9,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+NAN = float("nan")
+"""NaN differs from itself, but sets and dicts find this object in them."""
+
 
 def encode(value: Any) -> Any:
     """Return a value as JSON can represent it; types that JSON does not have as `{"kind": ..., "value": ...}`.
@@ -22,7 +25,10 @@ def encode(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"kind": "float", "value": repr(float(value))}
     if isinstance(value, str):
-        return str(value)
+        # Not `str(value)`, which is the name of a member of an enum.
+        return str.__str__(value)
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None  # pandas.NA, pandas.NaT
     if isinstance(value, list):
         return [encode(each) for each in value]
     if isinstance(value, dict):
@@ -54,6 +60,22 @@ def encode(value: Any) -> Any:
     )
 
 
+def canonical(value: Any) -> Any:
+    """Return an element of a set or a key, in which all NaN are one object and pandas' nulls are None."""
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(map(canonical, value))
+    if isinstance(value, frozenset):
+        return frozenset(map(canonical, value))
+    if is_null(value):
+        return NAN if isinstance(value, float) else None
+    return value
+
+
+def is_null(value: Any) -> bool:
+    """Return whether a value is None, NaN, or a null of pandas."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+
+
 def decode(data: Any) -> Any:
     """Return the value that `encode` was called with. Only builtin types are created.
 
@@ -76,7 +98,7 @@ def _decode(data: Any) -> Any:
 
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
-    "float": float,
+    "float": lambda text: NAN if text == "nan" else float(text),
     "complex": lambda parts: complex(_decode(parts[0]), _decode(parts[1])),
     "bytes": bytes.fromhex,
     "tuple": lambda each: tuple(map(_decode, each)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from airflow_provider_sparkdeps.spark.accumulators.codec import encode
+from airflow_provider_sparkdeps.spark.accumulators.codec import canonical, encode, is_null
 
 MAX_UPDATE_BYTES = 1_000_000
 """Size limit of one task's update of one accumulator: all updates of a query are in one response of at most 2 GB."""
@@ -79,7 +79,7 @@ class ExecutorMax(ExecutorSum):
 
     def add(self, term: Any) -> None:
         self.adds += 1
-        if term is not None and term == term and (self.total is None or term > self.total):
+        if not is_null(term) and (self.total is None or term > self.total):
             self.total = term
 
 
@@ -90,7 +90,7 @@ class ExecutorMin(ExecutorSum):
 
     def add(self, term: Any) -> None:
         self.adds += 1
-        if term is not None and term == term and (self.total is None or term < self.total):
+        if not is_null(term) and (self.total is None or term < self.total):
             self.total = term
 
 
@@ -123,7 +123,7 @@ class ExecutorSet(_Bounded):
 
     def add(self, term: Any) -> None:
         self.adds += 1
-        for element in term if isinstance(term, (set, frozenset)) else (term,):
+        for element in map(canonical, term if isinstance(term, (set, frozenset)) else (term,)):
             if element not in self.total:
                 self._check_limit()
                 self._grow(element)
@@ -150,6 +150,7 @@ class ExecutorCounter(_Bounded):
     def add(self, term: Any) -> None:
         self.adds += 1
         for key, amount in term.items() if isinstance(term, dict) else ((term, 1),):
+            key = canonical(key)
             if key in self.total:
                 self.total[key] += amount
             else:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +20,7 @@ from airflow_provider_sparkdeps.spark.accumulators.kinds import (
     Sum,
 )
 from airflow_provider_sparkdeps.spark.accumulators.param import WithParam
+from airflow_provider_sparkdeps.utils.text import parse_template
 
 
 def check_initial_values(values: Any) -> dict[str, AccumulatorKind]:
@@ -30,6 +29,7 @@ def check_initial_values(values: Any) -> dict[str, AccumulatorKind]:
     :param values: name -> a number, a kind, its value in XCom, or one of these as a string (rendered templates).
     :raises InvalidArgumentError: if this is not a mapping, or a name or a value is invalid.
     """
+    values = parse_template(values)
     if not isinstance(values, Mapping):
         raise InvalidArgumentError(
             f"accumulators is a {type(values).__name__}. Use a dict of names and initial values, for example "
@@ -59,8 +59,7 @@ def to_kind(name: str, value: Any) -> AccumulatorKind:
         return value
     if isinstance(value, DistinctCount):
         return ApproxCountDistinct(value)
-    if isinstance(value, str):
-        value = _parse(value)
+    value = parse_template(value)
     if isinstance(value, Mapping):
         with contextlib.suppress(KeyError):
             return _from_xcom(name, value)
@@ -102,11 +101,3 @@ def _from_xcom(name: str, data: Mapping[str, Any]) -> AccumulatorKind:
             f"Accumulator {name!r} can't start from this dict: it is not from an upstream task's `accumulators` "
             f"({error}). Use a kind such as Max() or CounterOf()."
         ) from None
-
-
-def _parse(text: str) -> Any:
-    """Return the value of a rendered template, which is JSON or a Python literal."""
-    for parse in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return parse(text)
-    return text

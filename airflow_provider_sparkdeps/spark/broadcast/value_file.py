@@ -15,7 +15,7 @@ from typing import IO, Any
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
 from airflow_provider_sparkdeps.spark.broadcast.executor import ALIGNMENT, MAGIC
-from airflow_provider_sparkdeps.spark.closures.resources import resource_of
+from airflow_provider_sparkdeps.spark.closures.resources import SESSION_BOUND, resource_of
 from airflow_provider_sparkdeps.spark.session import Session
 from airflow_provider_sparkdeps.utils.text import first_line
 
@@ -45,9 +45,11 @@ class ValueFile:
                 if error is out.failure:
                     raise
                 name, part, cause = _unpicklable_part(value, error)
+                described = _describe(part)
+                join = " For a broadcast join, import `broadcast` from pyspark.sql.functions under another name."
                 raise InvalidArgumentError(
-                    f"The value to broadcast can't be pickled: {name} is {_describe(part)} ({cause}). Broadcast only "
-                    "what UDFs need of it, e.g. arrays, numbers and strings."
+                    f"The value to broadcast can't be pickled: {name} is {described} ({cause}). Broadcast only what "
+                    f"UDFs need of it, e.g. arrays, numbers and strings.{join if described == 'a DataFrame' else ''}"
                 ) from error
         self._rest: list[Any] = list(_after_pickle(out.size, [buffer.raw() for buffer in buffers]))
         for block in self._rest:
@@ -110,7 +112,8 @@ def _pickler(file: Any, buffers: list[pickle.PickleBuffer]) -> Any:
     class Pickler(pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) not in allowed:
-                if _task_only(obj):
+                resource = resource_of(obj)
+                if isinstance(obj, (Accumulator, Session)) or (resource and resource.kind in SESSION_BOUND):
                     raise pickle.PicklingError("it can be used only in the task's callable, not on executors")
                 allowed.add(type(obj))
             return super().reducer_override(obj)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from airflow_provider_sparkdeps.spark import pyspark_compat
+
+_CACHED: Any = functools._lru_cache_wrapper
 
 
 @contextmanager
@@ -21,27 +27,40 @@ def pickle_by_value(root: Path) -> Iterator[None]:
 
     :param root: a directory of source files, for example a DAG bundle.
     """
-    root = root.resolve()
     registered: list[ModuleType] = []
     for module in list(sys.modules.values()):
         if is_below(root, getattr(module, "__file__", None)):
             _register(module, registered)
     finder = _Finder(root, registered)
     sys.meta_path.insert(0, finder)
+    copyreg.pickle(_CACHED, _reduce_cached)
     try:
         yield
     finally:
+        copyreg.dispatch_table.pop(_CACHED, None)
         sys.meta_path.remove(finder)
         _unregister(registered)
 
 
 def is_below(root: Path, file: Any) -> bool:
-    """Return whether a module's file is one of the sources below `root`."""
+    """Return whether a module's file is one of the sources below `root`, also if it is a link to another place."""
     if not isinstance(file, str):
         return False
-    path = Path(file).resolve()
-    # A virtualenv may be below a bundle's root, but its packages are installed, not sources.
-    return path.is_relative_to(root) and "site-packages" not in path.relative_to(root).parts
+    for path, base in ((Path(file).absolute(), root.absolute()), (Path(file).resolve(), root.resolve())):
+        # A virtualenv may be below a bundle's root, but its packages are installed, not sources.
+        if path.is_relative_to(base):
+            return "site-packages" not in path.relative_to(base).parts
+    return False
+
+
+def _reduce_cached(wrapper: Any) -> Any:
+    """Reduce what `functools.lru_cache` returns, which pickle takes by its name only, as its function is pickled."""
+    if pyspark_compat.is_pickled_by_reference(wrapper.__wrapped__):
+        return wrapper.__reduce__()
+    limits = wrapper.cache_parameters()
+    arguments = (wrapper.__wrapped__, limits["maxsize"], limits["typed"], functools._CacheInfo)
+    state = {name: value for name, value in vars(wrapper).items() if name != "cache_parameters"}
+    return _CACHED, arguments, state
 
 
 def _register(module: ModuleType, registered: list[ModuleType]) -> None:

@@ -1,31 +1,37 @@
-"""Checks the UDFs of a task before its callable runs."""
+"""Checks the UDFs of a task before its callable runs, and explains why a function can't be pickled."""
 
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.closures.bytecode import read_code
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
-from airflow_provider_sparkdeps.spark.closures.findings import LARGE, Finding, GlobalWriters
-from airflow_provider_sparkdeps.spark.closures.report import make_report
-from airflow_provider_sparkdeps.spark.closures.udf_calls import ExecutorFunction, closure_of, executor_functions
-from airflow_provider_sparkdeps.spark.closures.walker import ClosureWalker, is_udf, unwrap
+from airflow_provider_sparkdeps.spark.closures.findings import LARGE, SESSION_FIXES, Finding, GlobalWriters
+from airflow_provider_sparkdeps.spark.closures.report import ClosureReport, make_report
+from airflow_provider_sparkdeps.spark.closures.udf_calls import ExecutorFunction, executor_functions
+from airflow_provider_sparkdeps.spark.closures.unpickling import unpickling_errors
+from airflow_provider_sparkdeps.spark.closures.walker import ClosureWalker, is_udf, name_of, unwrap
 
 log = logging.getLogger(__name__)
 
 # Bytes. Larger functions are refused when they are sent.
 _LIMIT = 128 << 20
-# A callable that calls one of these gives executors modules that are not known beforehand.
-_DELIVERY_CALLS = frozenset(("addArtifact", "addArtifacts", "addPyFile", "add_py_files", "attach", "detach"))
+# Code that has one of these names gives executors modules that are not known beforehand.
+_DELIVERY_NAMES = frozenset(
+    ("addArtifact", "addArtifacts", "addPyFile", "add_py_files", "attach", "detach", "addsitedir")
+)
 
 
 def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[Finding]:
     """Check the functions that a task's callable will send to executors, where its source shows them.
+
+    Each is pickled as Spark Connect will pickle it. If that fails, the task fails before its callable runs.
 
     :param function: the callable. What it runs on the worker is not checked.
     :param modules: what executors have.
@@ -44,58 +50,109 @@ def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[F
         return []
 
 
+def explain_pickling_error(error: BaseException) -> SessionError | None:
+    """Return an error that names what could not be pickled when a function was sent; None for all other errors."""
+    if not isinstance(error, pickle.PickleError):
+        return None
+    trace, sent = error.__traceback__, None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_qualname == "CloudPickleSerializer.dumps":
+            sent = trace.tb_frame.f_locals.get("obj")
+        trace = trace.tb_next
+    # PySpark pickles the function of a UDF with its return type.
+    function = sent[0] if isinstance(sent, tuple) and sent else sent
+    if not callable(function):
+        return None
+    walk = ClosureWalker()
+    walk.start(function)
+    for finding in make_report(function, walk, ExecutorModules(), large=LARGE, limit=_LIMIT).findings:
+        if finding.level == "error":
+            return SessionError(f"A function could not be sent to executors: {finding}")
+    return None
+
+
 def _check(function: FunctionType, modules: ExecutorModules) -> list[Finding]:
-    if _DELIVERY_CALLS & _names(function.__code__):
+    reached = _reached(function)
+    if any(_delivers(each.__code__) for each in reached):
         modules = ExecutorModules()
     found: dict[tuple[str, str], Finding] = {}
+    pickled: list[tuple[ExecutorFunction, list[Finding]]] = []
     for each in [*executor_functions(function), *_module_udfs(function)]:
-        for finding in _findings(each, function, modules):
-            if finding.level == "error" and each.certain:
-                raise SessionError(f"UDFs of this task can't run on executors: {finding}")
-            found.setdefault((finding.name, finding.problem), replace(finding, level="warning"))
+        report, findings = _inspect(each, function, reached, modules)
+        _add([*findings, *each.findings], found, certain=each.certain)
+        if report.size is not None and not report.more:
+            pickled.append((each, findings))
+    for (each, findings), error in zip(pickled, unpickling_errors([each.function for each, _ in pickled]), strict=True):
+        if error:
+            _add(_unpickling_findings(each, findings, error), found, certain=each.certain)
     return list(found.values())
+
+
+def _add(findings: list[Finding], found: dict[tuple[str, str], Finding], *, certain: bool) -> None:
+    for finding in findings:
+        if finding.level == "error" and certain:
+            raise SessionError(f"UDFs of this task can't run on executors: {finding}")
+        found.setdefault((finding.name, finding.problem), replace(finding, level="warning"))
+
+
+def _unpickling_findings(each: ExecutorFunction, findings: list[Finding], error: str) -> list[Finding]:
+    """Return what keeps a function from being unpickled: sessions and DataFrames that it captures, or all of it."""
+    culprits = [replace(finding, level="error") for finding in findings if finding.fix in SESSION_FIXES]
+    name = name_of(each.function)
+    problem = f"can be pickled, but not unpickled on executors ({error})"
+    fix = "Change how the objects that it captures are pickled (`__reduce__`), or create them inside the function."
+    return culprits or [Finding("error", name, name, problem, fix)]
 
 
 def _module_udfs(function: FunctionType) -> list[ExecutorFunction]:
     """Return the UDFs at module level that the callable may use."""
     names = read_code(function.__code__).globals
-    values = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
-    return [ExecutorFunction(name, None, value, False) for name, value in values if is_udf(value)]
+    values = [function.__globals__[name] for name in names if name in function.__globals__]
+    return [ExecutorFunction(unwrap(value), False) for value in values if is_udf(value)]
 
 
-def _findings(each: ExecutorFunction, function: FunctionType, modules: ExecutorModules) -> list[Finding]:
+def _inspect(
+    each: ExecutorFunction, function: FunctionType, reached: list[FunctionType], modules: ExecutorModules
+) -> tuple[ClosureReport, list[Finding]]:
     walk = ClosureWalker()
-    if each.code is None:
-        walk.start(each.function)
-    else:
-        walk.start_code(each.code, function.__globals__, closure_of(function))
-    report = make_report(None, walk, modules, name=each.name, large=LARGE, limit=_LIMIT)
+    walk.start(each.function)
+    if any(_delivers(walked.code) for walked in walk.functions):
+        modules = ExecutorModules()
+    report = make_report(each.function, walk, modules, large=LARGE, limit=_LIMIT)
     writers = GlobalWriters()
     stores = read_code(function.__code__).stores
+    walked_codes = {walked.code for walked in walk.functions}
+    used = {name for one in reached if one.__code__ not in walked_codes for name in one.__code__.co_names}
+    changeable = {
+        one.name
+        for one in walk.captures
+        if one.kind == "global" and one.name in used and not isinstance(one.value, (FunctionType, type, ModuleType))
+    }
     kept = []
     for finding in report.findings:
         setters = [writer for walked in walk.functions for writer in writers.of(walked.globals, finding.name)]
         # The callable may set the global to another value before a query runs.
-        changes = finding.name in stores or any(_reaches(function, setter) for setter in setters)
-        if finding.level != "note" and not changes:
-            kept.append(finding)
-    return kept
+        if finding.level == "note" or finding.name in stores or any(setter in reached for setter in setters):
+            continue
+        # Or it may change the object.
+        path = {*finding.owner.split(" -> "), finding.name.partition(".")[0].partition("[")[0]}
+        kept.append(replace(finding, level="warning") if path & changeable else finding)
+    return report, kept
 
 
-def _reaches(function: FunctionType, target: FunctionType) -> bool:
-    """Return whether a function may call another function of its module, also through other functions of it."""
-    waiting, seen = [function], {id(function)}
-    while waiting:
-        each = waiting.pop()
+def _reached(function: FunctionType) -> list[FunctionType]:
+    """Return a function and the functions of its module that it may call, also through other functions of it."""
+    found = [function]
+    for each in found:
         for name in read_code(each.__code__).globals:
             value = unwrap(each.__globals__.get(name))
-            if value is target:
-                return True
-            if isinstance(value, FunctionType) and value.__module__ == target.__module__ and id(value) not in seen:
-                seen.add(id(value))
-                waiting.append(value)
-    return False
+            if isinstance(value, FunctionType) and value.__module__ == function.__module__ and value not in found:
+                found.append(value)
+    return found
 
 
-def _names(code: CodeType) -> set[str]:
-    return {*code.co_names}.union(*(_names(const) for const in code.co_consts if isinstance(const, CodeType)))
+def _delivers(code: CodeType) -> bool:
+    """Return whether code may add to the modules that executors can import."""
+    nested = [const for const in code.co_consts if isinstance(const, CodeType)]
+    changes_path = {"sys", "path"} <= {*code.co_names}
+    return bool(_DELIVERY_NAMES & {*code.co_names}) or changes_path or any(map(_delivers, nested))

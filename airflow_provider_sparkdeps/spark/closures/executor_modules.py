@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class ExecutorModules:
             environment=frozenset(names) if names is not None else None,
             has_interpreter=bool(archive and archive.interpreter),
             py_files=frozenset(Path(path).name.removesuffix(".py") for path in py_files),
-            root=root.resolve() if root else None,
+            root=root,
         )
 
     @property
@@ -77,6 +78,15 @@ class ExecutorModules:
             return is_below(self.root, getattr(loaded, "__file__", None))
         return any((self.root / name).is_file() for name in (f"{top}.py", f"{top}/__init__.py"))
 
+    def is_loose(self, module: str) -> bool:
+        """Return whether a task uses a file of its worker that no package installed, such as one on PYTHONPATH."""
+        top = module.partition(".")[0]
+        if self.root is None or self.is_builtin(top) or top == "__main__":
+            return False
+        place = _place(top)
+        installed = {"site-packages", "dist-packages"}
+        return place is not None and not installed & {*place.parts} and top not in metadata.packages_distributions()
+
     def how_to_add(self, module: str) -> str:
         """Return how to make a missing module available to executors, as a sentence."""
         top = module.partition(".")[0]
@@ -90,6 +100,20 @@ class ExecutorModules:
                 f"Write `from {module} import ...` at the top of the file, so that it is pickled with the function, or "
                 "send the module with py_files=."
             )
+        if self.is_loose(module):
+            return f"It is a file of this worker: send it with py_files=[{str(_place(top))!r}]."
         distributions = metadata.packages_distributions().get(top)
         package = " or ".join(sorted(set(distributions))) if distributions else f"the package that provides `{top}`"
         return f"Add {package} to the environment, or import it inside `try` if executors have it from elsewhere."
+
+
+def _place(top: str) -> Path | None:
+    """Return the file or the directory of a top-level module, without importing it; None if there is none."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    file = Path(spec.origin)
+    return file.parent if spec.submodule_search_locations else file

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from airflow_provider_sparkdeps.spark.closures.bytecode import read_code
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 from airflow_provider_sparkdeps.spark.closures.pickled_size import Size
-from airflow_provider_sparkdeps.spark.closures.resources import resource_of
+from airflow_provider_sparkdeps.spark.closures.resources import SESSION_BOUND, resource_of
 from airflow_provider_sparkdeps.spark.closures.walker import CapturedValue, ClosureWalker, WalkedFunction
 
 Level = Literal["error", "warning", "note"]
@@ -29,6 +29,10 @@ _FIXES = {
     "Broadcast": "Create it with `broadcast`, which the callable gets as a parameter of this name.",
     "file": "Read it in the callable and use the result.",
 }
+
+
+# What to do about objects that are pickled, and can't be unpickled on executors.
+SESSION_FIXES = [_FIXES[kind] for kind in SESSION_BOUND]
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,19 @@ def how_to_broadcast(name: str | None) -> str:
 
 
 def find_problems(
-    walk: ClosureWalker, sizes: Sequence[tuple[CapturedValue, Size]], modules: ExecutorModules, *, large: int
+    walk: ClosureWalker,
+    whole: Size,
+    sizes: Sequence[tuple[CapturedValue, Size]],
+    modules: ExecutorModules,
+    *,
+    name: str,
+    large: int,
 ) -> Iterator[Finding]:
     """Yield the problems of what was captured. Each is found once, at the innermost variable.
 
-    :param sizes: the captured values with their sizes.
+    :param whole: the size of the function.
+    :param sizes: the captured values with their sizes. If the function can be pickled, all of them can.
+    :param name: of the function.
     :param large: bytes from which a value should be broadcast.
     """
     # Variables with a problem. Those that contain one of them are not reported again.
@@ -87,6 +99,8 @@ def find_problems(
         faulty.add(holder)
         found.append((each.value, finding))
     found.reverse()
+    if whole.bytes is None and not any(size.bytes is None for _, size in sizes):
+        found.append((None, Finding("error", name, name, f"can't be pickled ({whole.error})", _CREATE_IN_FUNCTION)))
     writers = GlobalWriters()
     for walked in walk.functions:
         found += [(None, finding) for finding in _imports(walked, modules)]
@@ -117,26 +131,37 @@ def _of_value(
     module_name = each.value.__name__ if isinstance(each.value, ModuleType) else each.name
     import_names = f"Write `from {module_name} import {', '.join(used) or '...'}` instead."
     resource = resource_of(each.value)
-    if resource and resource.kind == "Column":
-        return Finding("warning", each.name, owner, "is a Column, which a function can't use", _FIXES["Column"])
     if size.bytes is None:
-        problem = f"is {resource.name}, which can't be pickled" if resource else f"can't be pickled ({size.error})"
+        inner = resource_of(size.culprit)
+        problem = f"can't be pickled ({f'it holds {inner.name}' if inner else size.error})"
+        if resource:
+            problem = f"is {resource.name}, which can't be pickled"
         if whole:
             return Finding(
                 "error", each.name, owner, f"is a module that is pickled as a whole, and {problem}", import_names
             )
-        kind = (resource or size.resource).kind if resource or size.resource else ""  # type: ignore[union-attr]
-        level: Level = "warning" if kind == "file" else "error"
-        return Finding(level, each.name, owner, problem, _FIXES.get(kind, _CREATE_IN_FUNCTION))
+        kind = getattr(resource or inner, "kind", "")
+        return Finding("error", each.name, owner, problem, _FIXES.get(kind, _CREATE_IN_FUNCTION))
+    if resource and resource.kind in SESSION_BOUND:
+        # PySpark pickles their names.
+        problem = f"is {resource.name}, which executors don't have"
+        return Finding("warning", each.name, owner, problem, _FIXES[resource.kind])
+    if resource and resource.kind == "Column":
+        return Finding("warning", each.name, owner, "is a Column, which a function can't use", _FIXES["Column"])
     for module in sorted(size.references):
-        has, level, missing = modules.has(module), "warning", "executors don't have"
+        level: Level = "warning"
+        has, missing = modules.has(module), "executors don't have"
         if modules.is_certain:
             level = "error"
-        if has is None and module.partition(".")[0] == "airflow":
+        if has is None and (module.partition(".")[0] == "airflow" or modules.is_loose(module)):
             has, missing = False, "is probably not installed on executors"
         if has is False:
             problem = f"{_reference(each, module)} {missing}"
-            return Finding(level, each.name, owner, problem, import_names if whole else modules.how_to_add(module))
+            fix = import_names if whole else modules.how_to_add(module)
+            if modules.is_dag_module(module) and each.by_reference and not isinstance(each.value, ModuleType):
+                # Functions and classes of the DAG's modules are pickled by value.
+                fix = "It is pickled by its name only. Create it in the callable, or send its file with py_files=."
+            return Finding(level, each.name, owner, problem, fix)
     if size.bytes >= large:
         amount = f"{'more than ' if size.more else ''}{size.bytes / 1e6:.1f} MB"
         problem = f"adds {amount} to every query that uses it"

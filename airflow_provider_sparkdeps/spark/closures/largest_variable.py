@@ -1,4 +1,4 @@
-"""Finds the largest variable of a pickled function, without importing or running anything that the pickle names."""
+"""Reads pickled functions without importing or running anything that they name: their globals and variables."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ def largest_variable(pickled: bytes) -> Variable | None:
 
     :return: None if there is no variable, or if the pickle can't be read.
     """
+    return max(_read(pickled).variables(), key=lambda variable: variable.size, default=None)
+
+
+def globals_of(pickled: bytes) -> set[tuple[str, str]]:
+    """Return what unpickling a function looks up by name, as modules and names; for whole modules the name is empty."""
+    return _read(pickled).globals
+
+
+def _read(pickled: bytes) -> _Reader:
     reader = _Reader(io.BytesIO(pickled))
     # Extension codes refer to globals, and cached ones are used without a call of `find_class`.
     copyreg.clear_extension_cache()
@@ -44,7 +53,7 @@ def largest_variable(pickled: bytes) -> Variable | None:
     with contextlib.suppress(Exception):
         reader.add_object(reader.load())
     copyreg.clear_extension_cache()
-    return max(reader.variables(), key=lambda variable: variable.size, default=None)
+    return reader
 
 
 class _Stub:
@@ -88,8 +97,12 @@ class _Reader(pickle.Unpickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self._owners: list[tuple[Any, str, list[tuple[str, Any]]]] = []
+        self.globals: set[tuple[str, str]] = set()
 
     def find_class(self, module: str, name: str) -> Any:
+        self.globals.add((module, name))
+        if name == "subimport":
+            return self._import
         if name in ("_make_skeleton_class", "_make_skeleton_enum"):
             return _make_class
         if name in ("_function_setstate", "_class_setstate"):
@@ -122,6 +135,10 @@ class _Reader(pickle.Unpickler):
             for variable, value in values:
                 if id(value) not in names:
                     yield Variable(str(variable), tuple(path), _size(value))
+
+    def _import(self, module: str) -> _Stub:
+        self.globals.add((module, ""))
+        return _Stub(module)
 
     def _set_function(self, function: _Function, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
         attributes, slots = state

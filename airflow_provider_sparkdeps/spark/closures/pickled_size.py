@@ -1,4 +1,4 @@
-"""Measures how large a value is when it is pickled for executors, and what it imports there; makes no copy of it."""
+"""Pickles a value as PySpark does: whether that works, how large it is, and what it imports; makes no copy of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from airflow_provider_sparkdeps.spark import pyspark_compat
-from airflow_provider_sparkdeps.spark.closures.resources import Resource, resource_of
+from airflow_provider_sparkdeps.spark.closures.resources import resource_of
 from airflow_provider_sparkdeps.utils.text import first_line
 
 # Bytes. Nothing that is larger can be sent.
@@ -22,14 +22,14 @@ class Size:
     :param bytes: None if it can't be pickled.
     :param more: it is larger than `bytes`, where measuring stopped.
     :param error: why it can't be pickled.
-    :param resource: the object in it that can't be sent to executors.
+    :param culprit: the part of it that can't be pickled; if a resource contains that part, the resource.
     :param references: modules that are imported when it is unpickled.
     """
 
     bytes: int | None
     more: bool = False
     error: str | None = None
-    resource: Resource | None = None
+    culprit: Any = None
     references: frozenset[str] = frozenset()
 
 
@@ -45,10 +45,8 @@ def measure(value: Any, *, limit: int = MAX_MEASURED, known: Mapping[int, Size] 
         pickler.dump(value)
     except _LimitReached:
         return Size(counter.bytes, more=True, references=frozenset(pickler.references))
-    except _ResourceFound as found:
-        return Size(None, error=f"it holds {found.resource.name}", resource=found.resource)
     except Exception as error:  # noqa: BLE001 (pickling runs users' code, which may raise anything)
-        return Size(None, error=first_line(error))
+        return Size(None, error=first_line(error), culprit=pickler.culprit)
     return Size(counter.bytes, more=pickler.more, references=frozenset(pickler.references))
 
 
@@ -61,12 +59,6 @@ def is_by_reference(value: Any) -> bool:
 
 class _LimitReached(Exception):
     pass
-
-
-class _ResourceFound(Exception):
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(resource.name)
-        self.resource = resource
 
 
 class ByteCounter:
@@ -97,15 +89,16 @@ def _pickler(counter: ByteCounter, known: Mapping[int, Size] | None) -> Any:
 
     class Measuring(pickler):  # type: ignore[misc]
         more: bool = False
+        # The last object that was asked for, or the first resource: what it consists of says less than it does.
+        culprit: Any = None
 
         def __init__(self) -> None:
             super().__init__(counter, protocol=5)
             self.references: set[str] = set()
 
         def reducer_override(self, obj: Any) -> Any:
-            resource = resource_of(obj)
-            if resource and resource.kind != "Column":
-                raise _ResourceFound(resource)
+            if resource_of(self.culprit) is None:
+                self.culprit = obj
             reduced = super().reducer_override(obj)
             if reduced is NotImplemented:
                 module = _module_of(obj)

@@ -137,25 +137,27 @@ def inspect_closure(
     with pickle_by_value(root) if root else nullcontext():
         walk = ClosureWalker()
         walk.start(function)
-        return make_report(function, walk, modules, name=name_of(function), large=large)
+        return make_report(function, walk, modules, large=large)
 
 
 def make_report(
-    function: Any, walk: ClosureWalker, modules: ExecutorModules, *, name: str, large: int, limit: int | None = None
+    function: Any, walk: ClosureWalker, modules: ExecutorModules, *, large: int, limit: int | None = None
 ) -> ClosureReport:
-    """Measure what a walk captured, and find the problems with it.
+    """Pickle a function, measure what a walk over it captured, and find the problems with it.
 
-    :param function: the whole function; None if it does not exist yet.
     :param limit: bytes after which measuring a value stops; 1 GB by default.
     """
     sizes = _measure_all(walk, limit or MAX_MEASURED)
     known = {id(each.value): size for each, size in sizes if _is_worth_reusing(each, size)}
-    whole = measure(function, known=known) if function is not None else Size(None)
-    broken = any(size.bytes is None for _, size in sizes)
+    whole = measure(function, known=known)
+    if whole.bytes is not None:
+        # What the pickler took in another way is no problem.
+        sizes = [(each, size) for each, size in sizes if size.bytes is not None]
     captures = tuple(_capture(each, size, modules) for each, size in sizes)
-    levels = get_args(Level)
-    found = tuple(sorted(find_problems(walk, sizes, modules, large=large), key=lambda each: levels.index(each.level)))
-    return ClosureReport(name, None if broken else whole.bytes, whole.more, captures, found, walk.complete)
+    name, levels = name_of(function), get_args(Level)
+    problems = find_problems(walk, whole, sizes, modules, name=name, large=large)
+    found = tuple(sorted(problems, key=lambda each: levels.index(each.level)))
+    return ClosureReport(name, whole.bytes, whole.more, captures, found, walk.complete)
 
 
 def _measure_all(walk: ClosureWalker, limit: int) -> list[tuple[CapturedValue, Size]]:

@@ -35,6 +35,8 @@ _CLASSES = {
     "Executor": ("concurrent.futures",),
     "Popen": ("subprocess",),
 }
+SESSION_BOUND = ("SparkSession", "DataFrame")
+"""Kinds that PySpark pickles by name, and that can be unpickled only where the session is open."""
 _DESCRIPTIONS = {
     "socket": "a socket",
     "Connection": "a database connection",

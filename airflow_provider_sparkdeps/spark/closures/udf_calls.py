@@ -7,8 +7,10 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
+
+from airflow_provider_sparkdeps.spark.closures.findings import Finding
 
 # Functions and decorators of PySpark that make a UDF.
 _UDF_FACTORIES = frozenset(("udf", "pandas_udf", "arrow_udf", "udtf", "arrow_udtf"))
@@ -18,25 +20,35 @@ _FUNCTION_METHODS = {
     "mapInArrow": 0,
     "applyInPandas": 0,
     "applyInArrow": 0,
-    "foreach": 0,
-    "foreachPartition": 0,
 }
+# Methods of DataFrames, writers and catalogs that send the functions of a query. `count` and others of these may be
+# methods of other objects; then a warning is missing.
+_ACTIONS = frozenset(
+    (
+        *("collect", "count", "show", "toPandas", "toArrow", "toLocalIterator", "first", "head", "take", "tail"),
+        *("isEmpty", "foreach", "foreachPartition", "save", "saveAsTable", "insertInto", "parquet", "orc", "csv"),
+        *("json", "jdbc", "start", "toTable", "checkpoint", "localCheckpoint", "register", "createTempView"),
+        *("createOrReplaceTempView", "createGlobalTempView", "createOrReplaceGlobalTempView"),
+    )
+)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 @dataclass(frozen=True, eq=False)
 class ExecutorFunction:
     """A function that the callable sends to executors.
 
-    :param code: the code of a function that the callable defines.
-    :param function: a function that already exists.
+    :param function: of a function that the callable defines, only what is known before: its code, its globals, and the
+        variables of functions around the callable.
     :param certain: each run of the callable that succeeds reaches it.
+    :param findings: what the source shows.
     """
 
-    name: str
-    code: CodeType | None
     function: Any
     certain: bool
+    findings: tuple[Finding, ...] = ()
 
 
 def executor_functions(function: Callable[..., Any]) -> list[ExecutorFunction]:
@@ -62,26 +74,28 @@ class _Reader:
         self._function = function
         self._node = node
         self._offset = offset
-        self._defined = {each.name: each for each, _ in _statements(node.body) if isinstance(each, ast.FunctionDef)}
+        self._defined = {each.name: each for each, _, _ in _statements(node.body) if isinstance(each, ast.FunctionDef)}
         self._known = _known_values(function)
         self._imported = {
             alias.asname or alias.name
-            for each, _ in _statements(node.body)
+            for each, _, _ in _statements(node.body)
             if isinstance(each, ast.ImportFrom) and (each.module or "").startswith("pyspark.")
             for alias in each.names
         }
 
     def read(self) -> Iterator[ExecutorFunction]:
         done: set[str] = set()
-        for statement, certain in _statements(self._node.body):
+        for statement, certain, rebound in _statements(self._node.body):
             if isinstance(statement, ast.FunctionDef):
                 if any(self._is_factory(_called(each)) for each in statement.decorator_list):
-                    yield from self._local(statement, certain, done)
+                    yield from self._local(statement, certain, rebound, done)
                 continue
-            for call in _calls(statement):
-                yield from self._passed(call, certain, done)
+            for call, bound in _calls(statement):
+                yield from self._passed(call, certain, rebound | bound, done)
 
-    def _passed(self, call: ast.Call, certain: bool, done: set[str]) -> Iterator[ExecutorFunction]:
+    def _passed(
+        self, call: ast.Call, certain: bool, rebound: frozenset[str], done: set[str]
+    ) -> Iterator[ExecutorFunction]:
         target = call.func
         if isinstance(target, ast.Attribute) and target.attr in _FUNCTION_METHODS:
             position = _FUNCTION_METHODS[target.attr]
@@ -91,14 +105,16 @@ class _Reader:
             return
         argument = call.args[position] if position < len(call.args) else None
         if isinstance(argument, ast.Lambda):
-            yield from self._local(argument, certain, done)
+            yield from self._local(argument, certain, rebound, done)
         elif isinstance(argument, ast.Name) and argument.id in self._defined:
-            yield from self._local(self._defined[argument.id], certain, done)
+            yield from self._local(self._defined[argument.id], certain, rebound, done)
         elif isinstance(argument, ast.Name) and callable(self._known.get(argument.id)) and argument.id not in done:
             done.add(argument.id)
-            yield ExecutorFunction(argument.id, None, self._known[argument.id], certain)
+            yield ExecutorFunction(self._known[argument.id], certain)
 
-    def _local(self, node: ast.FunctionDef | ast.Lambda, certain: bool, done: set[str]) -> Iterator[ExecutorFunction]:
+    def _local(
+        self, node: ast.FunctionDef | ast.Lambda, certain: bool, rebound: frozenset[str], done: set[str]
+    ) -> Iterator[ExecutorFunction]:
         """Yield a function that the callable defines, and the local functions that it may call."""
         name = "<lambda>" if isinstance(node, ast.Lambda) else node.name
         if name != "<lambda>" and name in done:
@@ -110,10 +126,16 @@ class _Reader:
         found = [code for code in codes if code.co_name == name and code.co_firstlineno == line]
         if len(found) != 1:
             return
-        yield ExecutorFunction(name, found[0], None, certain)
+        own = closure_of(self._function)
+        cells = tuple(CellType(own[each]) if each in own else CellType() for each in found[0].co_freevars)
+        function = FunctionType(found[0], self._function.__globals__, name, None, cells)
+        function.__qualname__ = f"{self._function.__qualname__}.<locals>.{name}"
+        function.__module__ = self._function.__module__
+        late = tuple(_late_binding(each, name) for each in found[0].co_freevars if each in rebound)
+        yield ExecutorFunction(function, certain, late)
         for used in found[0].co_freevars:
             if used in self._defined:
-                yield from self._local(self._defined[used], False, done)
+                yield from self._local(self._defined[used], False, frozenset(), done)
 
     def _is_factory(self, target: ast.expr) -> bool:
         """Return whether an expression is PySpark's `udf` or a similar function, and not another one of this name."""
@@ -144,31 +166,61 @@ def closure_of(function: FunctionType) -> dict[str, Any]:
     return found
 
 
-def _statements(body: list[ast.stmt], *, certain: bool = True) -> Iterator[tuple[ast.stmt, bool]]:
-    """Yield the statements of a function, without those of nested functions, and whether they always run."""
+def _late_binding(variable: str, function: str) -> Finding:
+    problem = "is set in a loop, and functions are pickled at the action, all with the value that it has then"
+    fix = f"Give the function its own: write `{variable}={variable}` as its last parameter."
+    return Finding("warning", variable, function, problem, fix)
+
+
+def _statements(
+    body: list[ast.stmt], *, certain: bool = True, rebound: frozenset[str] = frozenset()
+) -> Iterator[tuple[ast.stmt, bool, frozenset[str]]]:
+    """Yield the statements of a function, without those of nested functions.
+
+    With each come whether it always runs, and the variables that loops around it set again before an action.
+    """
     for statement in body:
-        yield statement, certain
+        yield statement, certain, rebound
         if isinstance(statement, _FUNCTIONS):
             continue
         straight = certain and isinstance(statement, (ast.With, ast.AsyncWith))
+        inside = rebound | _bound_in(statement) if isinstance(statement, _LOOPS) else rebound
         for inner in ("body", "orelse", "finalbody"):
-            yield from _statements(getattr(statement, inner, []), certain=straight)
+            yield from _statements(getattr(statement, inner, []), certain=straight, rebound=inside)
         for handler in getattr(statement, "handlers", []):
-            yield from _statements(handler.body, certain=False)
+            yield from _statements(handler.body, certain=False, rebound=inside)
         # A statement that may return makes all later ones uncertain.
         if any(isinstance(each, (ast.Return, ast.Raise)) for each in ast.walk(statement)):
             certain = False
 
 
-def _calls(statement: ast.stmt) -> Iterator[ast.Call]:
-    """Yield the calls in the expressions of a statement."""
-    waiting: list[ast.AST] = [statement]
+def _bound_in(loop: ast.AST) -> frozenset[str]:
+    """Return the variables that a loop sets, without those of nested functions; none if it runs an action."""
+    names, waiting = set(), [*ast.iter_child_nodes(loop)]
     while waiting:
         each = waiting.pop()
+        if isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute) and each.func.attr in _ACTIONS:
+            return frozenset()
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+            names.add(each.id)
+        if isinstance(each, (ast.FunctionDef, ast.ClassDef)):
+            names.add(each.name)
+        if not isinstance(each, _FUNCTIONS):
+            waiting += ast.iter_child_nodes(each)
+    return frozenset(names)
+
+
+def _calls(statement: ast.stmt) -> Iterator[tuple[ast.Call, frozenset[str]]]:
+    """Yield the calls in the expressions of a statement, and the variables that comprehensions around them set."""
+    waiting: list[tuple[ast.AST, frozenset[str]]] = [(statement, frozenset())]
+    while waiting:
+        each, bound = waiting.pop()
         if isinstance(each, ast.Call):
-            yield each
+            yield each, bound
+        if isinstance(each, _COMPREHENSIONS):
+            bound |= _bound_in(each)
         waiting += [
-            child
+            (child, bound)
             for child in ast.iter_child_nodes(each)
             if not isinstance(child, (ast.stmt, ast.excepthandler, *_FUNCTIONS)) or isinstance(child, ast.withitem)
         ]

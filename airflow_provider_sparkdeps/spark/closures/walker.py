@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from airflow_provider_sparkdeps.spark import pyspark_compat
 from airflow_provider_sparkdeps.spark.closures.bytecode import CodeFacts, read_code
 from airflow_provider_sparkdeps.spark.closures.pickled_size import is_by_reference
 from airflow_provider_sparkdeps.spark.closures.resources import resource_of
@@ -86,28 +87,14 @@ class ClosureWalker:
         else:
             self._enter(function, (name,))
 
-    def start_code(self, code: CodeType, globals_: Mapping[str, Any], cells: Mapping[str, Any]) -> None:
-        """Walk a function that does not exist yet.
-
-        :param cells: values of its free variables, where they are known.
-        """
-        path = (code.co_name,)
-        self._code(code, globals_, path)
-        for name in code.co_freevars:
-            if name in cells:
-                self._capture(name, path, "closure cell", cells[name])
-
-    def _code(self, code: CodeType, globals_: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    def _function(self, function: FunctionType, path: tuple[str, ...]) -> None:
+        code, globals_ = function.__code__, function.__globals__
         facts = read_code(code, globals_.get("__package__"))
         self.functions.append(WalkedFunction(path, code, globals_, facts))
         self._add("code", path, "code", code, by_reference=False)
         for name in facts.globals:
             if name in globals_:
                 self._capture(name, path, "global", globals_[name])
-
-    def _function(self, function: FunctionType, path: tuple[str, ...]) -> None:
-        self._code(function.__code__, function.__globals__, path)
-        code = function.__code__
         defaults = function.__defaults__ or ()
         for name, value in zip(
             code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True
@@ -177,7 +164,9 @@ class ClosureWalker:
                 self._capture(f"{name}.{attribute_name}", owner, "attribute", attribute)
 
     def _class(self, value: type, path: tuple[str, ...]) -> None:
-        for name, member in vars(value).items():
+        for base in value.__bases__:
+            self._enter(base, (*path, base.__name__))
+        for name, member in pyspark_compat.pickled_attributes(value).items():
             inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
             if isinstance(inner, FunctionType):
                 self._enter(inner, (*path, name))

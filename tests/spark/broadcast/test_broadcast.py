@@ -328,10 +328,14 @@ class Model:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda session: threading.Lock(), r"value is a lock \(it can be used only in the task's callable"),
+        (lambda session: threading.Lock(), r"value is a lock \(cannot pickle"),
         (lambda session: {"a": [1, Model(guard=threading.Lock())]}, r"value\['a'\]\[1\].guard is a lock"),
         (lambda session: [session.spark], r"value\[0\] is a SparkSession"),
         (lambda session: {"t": session.spark.range(1)}, r"value\['t'\] is a DataFrame"),
+        (
+            lambda session: session.spark.range(1),
+            r"value is a DataFrame .* For a broadcast join, import `broadcast` from pyspark\.sql",
+        ),
         (lambda session: lambda x: session, r"value variable 'session' is a Session"),
         (lambda session: (1, session.accumulator("in_value")), r"value\[1\] is an accumulator"),
         (lambda session: (n for n in range(3)), "value is a generator"),

@@ -89,7 +89,7 @@ CERTAIN = {
         "`airy` in go is imported, and executors don't have it. Write `from airy import ...`",
     ),
     "a module with Airflow in it": (
-        "spark.table('t').foreach(lambda row: airy.shout(row))",
+        "spark.table('t').mapInArrow(lambda rows: airy.shout(rows), 'x int')",
         "`airy` in <lambda> is a module that is pickled as a whole, with `airflow.",
     ),
     "a udtf": ("@F.udtf(returnType='x int')\nclass Rows:\n    pass\nf = F.udf(clean)", "`LOCK` in clean"),
