@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ def is_below(root: Path, file: Any) -> bool:
     """Return whether a module's file is one of the sources below `root`, also if it is a link to another place."""
     if not isinstance(file, str):
         return False
-    for path, base in ((Path(file).absolute(), root.absolute()), (Path(file).resolve(), root.resolve())):
+    path, bases = Path(file), (root.absolute(), root.resolve())
+    for path, base in itertools.product((path.absolute(), path.resolve()), bases):
         # A virtualenv may be below a bundle's root, but its packages are installed, not sources.
         if path.is_relative_to(base):
             return "site-packages" not in path.relative_to(base).parts

@@ -122,8 +122,9 @@ class _Reader:
         done.add(name)
         decorators = [] if isinstance(node, ast.Lambda) else node.decorator_list
         line = min([node.lineno, *(each.lineno for each in decorators)]) + self._offset
-        codes = [const for const in self._function.__code__.co_consts if isinstance(const, CodeType)]
-        found = [code for code in codes if code.co_name == name and code.co_firstlineno == line]
+        found = [
+            code for code in _codes_in(self._function.__code__) if code.co_name == name and code.co_firstlineno == line
+        ]
         if len(found) != 1:
             return
         own = closure_of(self._function)
@@ -145,6 +146,15 @@ class _Reader:
             return False
         module = str(getattr(self._known.get(target.id), "__module__", ""))
         return target.id in self._imported or module.startswith("pyspark.")
+
+
+def _codes_in(code: CodeType) -> Iterator[CodeType]:
+    """Yield the functions that a function defines, also in comprehensions."""
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield const
+            if const.co_name in ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"):
+                yield from _codes_in(const)
 
 
 def _known_values(function: FunctionType) -> Mapping[str, Any]:

@@ -30,6 +30,13 @@ TABLE = bytes(5_000_000)
 STATE = None
 LATER = threading.Lock()
 
+class Wrong(Exception):
+    def __init__(self, a, b):
+        super().__init__(a)
+
+WRONG = Wrong(1, 2)
+HOLDER = {"lock": threading.Lock()}
+
 def init():
     global STATE, LATER
     STATE = {}
@@ -38,8 +45,20 @@ def init():
 def prepare():
     init()
 
+def ship(spark):
+    spark.addArtifacts('x.py', pyfile=True)
+
 def clean(x):
     return LOCK
+
+class Guarded:
+    lock = LOCK
+
+class Shape(Guarded):
+    pass
+
+def shape(x):
+    return Shape
 
 def fine(x):
     return x
@@ -92,6 +111,14 @@ CERTAIN = {
         "spark.table('t').mapInArrow(lambda rows: airy.shout(rows), 'x int')",
         "`airy` in <lambda> is a module that is pickled as a whole, with `airflow.",
     ),
+    "an object that can't be unpickled": (
+        "@udf('double')\ndef parse(x):\n    return WRONG",
+        "`parse` in parse can be pickled, but not unpickled on executors (TypeError: ",
+    ),
+    "a base class": (
+        "class Local(Guarded):\n    pass\nf = F.udf(shape)",
+        "`Guarded.lock` in shape -> Shape -> Guarded is a lock",
+    ),
     "a udtf": ("@F.udtf(returnType='x int')\nclass Rows:\n    pass\nf = F.udf(clean)", "`LOCK` in clean"),
 }
 
@@ -116,6 +143,19 @@ POSSIBLE = {
         "`sklearn` in helper is imported, and executors don't have it",
     ),
     "a UDF at module level": ("spark.table('t').select(module_udf('x'))", "`LOCK` in clean is a lock"),
+    "an object that the callable may change": (
+        "HOLDER.clear()\n@udf('double')\ndef parse(x):\n    return HOLDER",
+        "`HOLDER['lock']` in parse is a lock",
+    ),
+    "a loop's variable": (
+        "for name in ('a', 'b'):\n    f = udf(lambda x: name)",
+        "`name` in <lambda> is set in a loop",
+    ),
+    "a comprehension's variable": ("fs = [udf(lambda x: n) for n in 'ab']", "`n` in <lambda> is set in a loop"),
+    "a variable that a loop assigns": (
+        "while day:\n    state = day.pop()\n    @udf('string')\n    def last(x):\n        return state",
+        "`state` in last is set in a loop",
+    ),
     "large": (
         "@udf('double')\ndef parse(x):\n    return TABLE[x]",
         "`TABLE` in parse adds 5.0 MB to every query that uses it. Write `table = broadcast(TABLE)`",
@@ -149,6 +189,13 @@ VALID = {
         "spark.addArtifacts('x.py', pyfile=True)\n@udf('double')\ndef parse(x):\n    import airy, sklearn\n    return x"
     ),
     "a plain function": "f = udf(fine)",
+    "a loop with an action": "for name in 'ab':\n    spark.range(1).select(udf(lambda x: name)('id')).collect()",
+    "a value of its own": "for name in 'ab':\n    f = udf(lambda x, name=name: name)",
+    "any object's foreach": "day.foreach(clean)",
+    "a path that it adds": (
+        "@udf('double')\ndef parse(x):\n    import sys\n    sys.path.append('/a')\n    import sklearn"
+    ),
+    "files that a helper sends": ("ship(spark)\n@udf('double')\ndef parse(x):\n    import sklearn\n    return x"),
 }
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from airflow_provider_sparkdeps.archives import Archive
 from airflow_provider_sparkdeps.archives.manifest import Contents
+from airflow_provider_sparkdeps.spark.closures.by_value import is_below
+from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 from airflow_provider_sparkdeps.spark.closures.report import inspect_closure
 
 from ...support.closures import Bundle, rows
@@ -90,3 +92,29 @@ def test_modules_that_only_the_worker_has_are_found(bundle: Bundle, tmp_path: Pa
     assert "Airflow is installed on workers only" in finding.fix
     assert inspect_closure(module.asks, root=tmp_path).findings[0].level == "warning"
     assert inspect_closure(module.fine, archive=known, root=tmp_path).findings == ()
+
+
+def test_a_link_out_of_the_bundle_is_a_module_of_the_bundle(tmp_path: Path) -> None:
+    bundle, elsewhere = tmp_path / "bundle", tmp_path / "elsewhere"
+    for directory in (bundle, elsewhere / "package"):
+        directory.mkdir(parents=True)
+    (elsewhere / "helper.py").touch()
+    (bundle / "helper.py").symlink_to(elsewhere / "helper.py")
+    (bundle / "package").symlink_to(elsewhere / "package")
+    (tmp_path / "link").symlink_to(bundle)
+    for root in (bundle, tmp_path / "link"):
+        assert is_below(root, str(bundle / "helper.py"))
+        assert is_below(root, str(root / "package" / "__init__.py"))
+        assert not is_below(root, str(elsewhere / "helper.py"))
+        assert not is_below(root, str(root / "venv/lib/site-packages/six.py"))
+
+
+def test_a_file_on_pythonpath_should_be_sent_with_py_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sparkdeps_loose.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = ExecutorModules(root=tmp_path / "bundle")
+    assert modules.is_loose("sparkdeps_loose.part")
+    expected = f"It is a file of this worker: send it with py_files=['{tmp_path}/sparkdeps_loose.py']."
+    assert modules.how_to_add("sparkdeps_loose") == expected
+    for module in ("json", "pyspark.sql", "numpy", "no_such_module", "__main__"):
+        assert not modules.is_loose(module)

@@ -54,6 +54,20 @@ def test_a_rejected_setting_is_reported_without_its_value(server: EmbeddedServer
     assert "s3cret" not in str(caught.value)
 
 
+def test_the_pandas_api_uses_the_session_of_the_block(endpoint: Endpoint) -> None:
+    import pyspark.pandas as ps
+    from pyspark.sql.connect.session import SparkSession
+
+    for _ in range(2):
+        with Session(endpoint) as outer:
+            with Session(endpoint) as inner:
+                assert SparkSession.getActiveSession() is inner.spark
+                ps.set_option("compute.fail_on_ansi_mode", False)
+                assert len(ps.range(3)) == 3
+            assert SparkSession.getActiveSession() is outer.spark
+        assert SparkSession.getActiveSession() is None
+
+
 def test_operations_of_all_threads_have_the_tag(endpoint: Endpoint) -> None:
     with Session(endpoint, tag="orders.score") as session:
         spark = session.spark
