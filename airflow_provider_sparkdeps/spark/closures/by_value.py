@@ -47,8 +47,8 @@ def is_below(root: Path, file: Any) -> bool:
     """Return whether a module's file is one of the sources below `root`, also if it is a link to another place."""
     if not isinstance(file, str):
         return False
-    path, bases = Path(file), (root.absolute(), root.resolve())
-    for path, base in itertools.product((path.absolute(), path.resolve()), bases):
+    found, bases = Path(file), (root.absolute(), root.resolve())
+    for path, base in itertools.product((found.absolute(), found.resolve()), bases):
         # A virtualenv may be below a bundle's root, but its packages are installed, not sources.
         if path.is_relative_to(base):
             return "site-packages" not in path.relative_to(base).parts
