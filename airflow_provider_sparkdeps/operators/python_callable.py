@@ -112,8 +112,12 @@ def hide_injected(python_callable: Callable[..., Any]) -> Callable[..., Any]:
     It has the globals of the callable, in which Airflow looks up annotations, and is the one thing that Airflow needs
     a callable object or a partial to be: a function with a name.
     """
-    view = FunctionType(_view.__code__, getattr(python_callable, "__globals__", {}), name_of(python_callable))
-    functools.update_wrapper(view, python_callable)
+    named = python_callable
+    while isinstance(named, functools.partial):
+        named = named.func
+    # The name becomes the id of the task.
+    view = FunctionType(_view.__code__, getattr(named, "__globals__", {}), name_of(named))
+    functools.update_wrapper(view, named)
     view.__signature__ = public_signature(python_callable)  # type: ignore[attr-defined]
     view.hides = python_callable  # type: ignore[attr-defined]
     return view

@@ -46,10 +46,10 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
 
     The callable runs on the Airflow worker. It gets what its signature names: `spark` (the session), `accumulators` (a
     mapping by name), `broadcast` (a function that turns a value into a broadcast variable), variables of Airflow's
-    context, and its own arguments. Its UDFs run on executors, in the environment. The return value goes to XCom, and
-    the values of the accumulators go to XCom under the key `accumulators`.
+    context, and its own arguments; with `**kwargs`, all of them. Its UDFs run on executors, in the environment. The
+    return value goes to XCom, and the values of the accumulators go to XCom under the key `accumulators`.
 
-    :param python_callable: the function to run.
+    :param python_callable: the function to run, or a `functools.partial` or an object with `__call__`.
     :param environment: the environment of UDFs, whose archive is built if it is missing; "inline" for what the inline
         metadata (PEP 723) in the file of the callable describes; or an archive as a dict, as `BuildEnvironmentOperator`
         returns it. By default UDFs run in the cluster's own Python. (templated)
@@ -130,7 +130,9 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
                 try:
                     result = call(self.python_callable, arguments, injected)
                 except PickleError as error:
-                    raise (explain_pickling_error(error) or error) from error
+                    if explained := explain_pickling_error(error):
+                        raise explained from error
+                    raise
             values = session.accumulator_values
         check_result(result, multiple_outputs=self.multiple_outputs)
         if values:

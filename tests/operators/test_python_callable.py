@@ -52,6 +52,27 @@ def test_a_wrong_call_is_rejected_when_the_dag_is_parsed() -> None:
         task.spark_connect(score)("monday", 1, 2, 3)
 
 
+def test_arguments_that_the_operator_sets_can_not_be_mapped() -> None:
+    for name in ("spark", "accumulators", "broadcast"):
+        with DAG("mapped"):
+            decorated: Any = task.spark_connect(lambda spark, accumulators, broadcast, day: 1)
+            with pytest.raises(TypeError, match=f"partial.. got an unexpected keyword argument '{name}'"):
+                decorated.partial(**{name: 1})
+            with pytest.raises(TypeError, match=f"expand.. got an unexpected keyword argument '{name}'"):
+                decorated.expand(**{name: [1]})
+
+
+def test_a_decorated_callable_may_be_a_partial_or_an_object() -> None:
+    class Scorer:
+        def __call__(self, spark, day): ...
+
+    with DAG("callables"):
+        named: Any = task.spark_connect(functools.partial(score, limit=1))("monday")
+        assert named.operator.task_id == "score"
+        decorated: Any = task.spark_connect(Scorer())("monday")
+        assert decorated.operator.task_id == "Scorer"
+
+
 @pytest.mark.parametrize(
     ("python_callable", "fields", "message"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from types import CodeType, FunctionType, ModuleType
@@ -51,9 +50,9 @@ def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[F
 
 
 def explain_pickling_error(error: BaseException) -> SessionError | None:
-    """Return an error that names what could not be pickled when a function was sent; None for all other errors."""
-    if not isinstance(error, pickle.PickleError):
-        return None
+    """Return an error that names what could not be pickled when a function was sent; None if it is not known."""
+    if isinstance(error, SessionError):
+        return None  # It says all.
     trace, sent = error.__traceback__, None
     while trace is not None:
         if trace.tb_frame.f_code.co_qualname == "CloudPickleSerializer.dumps":
