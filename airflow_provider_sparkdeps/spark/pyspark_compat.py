@@ -72,6 +72,17 @@ def pickled_attributes(value: type) -> dict[str, Any]:
     return dict(reduced[2][0]) if isinstance(reduced, tuple) and len(reduced) > 2 else {}
 
 
+def reduced(value: Any) -> Any:
+    """Return what cloudpickle makes of an object that is neither a function nor a class.
+
+    :raises Exception: whatever the object's class raises.
+    """
+    from pyspark.cloudpickle import Pickler
+
+    reducer = Pickler.dispatch_table.get(type(value))
+    return reducer(value) if reducer else value.__reduce_ex__(5)
+
+
 def _reduced(value: Any) -> Any:
     from pyspark.cloudpickle import Pickler
 

@@ -147,6 +147,6 @@ def _is_pickled_by_name(obj: Any) -> bool:
     if not callable(obj) or isinstance(obj, MethodType) or not isinstance(getattr(obj, "__name__", None), str):
         return False
     try:
-        return isinstance(obj.__reduce_ex__(5), str)
+        return isinstance(pyspark_compat.reduced(obj), str)
     except Exception:  # noqa: BLE001 (whoever pickles it gets the error)
         return False

@@ -51,8 +51,11 @@ class WalkedFunction:
 
 
 def unwrap(function: Any) -> Any:
-    """Return the function or class that a UDF or UDTF runs on executors; other values unchanged."""
-    return function.func if is_udf(function) else function
+    """Return the function or class that a UDF, UDTF or cached function runs on executors; other values unchanged."""
+    function = function.func if is_udf(function) else function
+    if isinstance(function, functools._lru_cache_wrapper) and not is_by_reference(function):
+        return function.__wrapped__
+    return function
 
 
 def is_udf(value: Any) -> bool:

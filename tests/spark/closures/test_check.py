@@ -19,6 +19,7 @@ from airflow_provider_sparkdeps.spark.closures.check import check_udfs
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 
 HEAD = """
+import functools
 import threading
 import airy
 import pyspark.sql.functions as F
@@ -47,6 +48,14 @@ def prepare():
 
 def ship(spark):
     spark.addArtifacts('x.py', pyfile=True)
+
+@functools.lru_cache
+def cached(x):
+    return cached(x - 1) if x else 0
+
+@functools.cache
+def cached_lock(x):
+    return LOCK
 
 def clean(x):
     return LOCK
@@ -119,6 +128,10 @@ CERTAIN = {
         "class Local(Guarded):\n    pass\nf = F.udf(shape)",
         "`Guarded.lock` in shape -> Shape -> Guarded is a lock",
     ),
+    "what a cached function captures": (
+        "f = F.udf(lambda x: cached_lock(x))",
+        "`LOCK` in <lambda> -> cached_lock is a lock",
+    ),
     "a udtf": ("@F.udtf(returnType='x int')\nclass Rows:\n    pass\nf = F.udf(clean)", "`LOCK` in clean"),
 }
 
@@ -189,6 +202,7 @@ VALID = {
         "spark.addArtifacts('x.py', pyfile=True)\n@udf('double')\ndef parse(x):\n    import airy, sklearn\n    return x"
     ),
     "a plain function": "f = udf(fine)",
+    "a cached function": "f = udf(cached)\ng = udf(lambda x: cached(x))",
     "a loop with an action": "for name in 'ab':\n    spark.range(1).select(udf(lambda x: name)('id')).collect()",
     "a value of its own": "for name in 'ab':\n    f = udf(lambda x, name=name: name)",
     "any object's foreach": "day.foreach(clean)",

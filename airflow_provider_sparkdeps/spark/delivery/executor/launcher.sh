@@ -200,6 +200,7 @@ use_py_files() {
     # Of two versions of a module, the last one counts.
     IFS='
 '
+    # shellcheck disable=SC2045 # a glob has another order
     for file in $(ls -td $executor/*/"$launcher"/../../* 2>/dev/null); do
         case $file in *.py | *.zip | *.egg | *.jar) ;; *) continue ;; esac
         name=${file##*/}
