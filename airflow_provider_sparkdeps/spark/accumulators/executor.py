@@ -176,6 +176,7 @@ class ExecutorSketch(ExecutorSum):
 
     def add(self, term: Any) -> None:
         self.adds += 1
+        term = canonical(term)
         if term is not None:
             encoded = self._encode(term)
             # 1 and 1.0 are the same value.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any
 
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.closures.bytecode import read_code
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
-from airflow_provider_sparkdeps.spark.closures.findings import LARGE, SESSION_FIXES, Finding, GlobalWriters
+from airflow_provider_sparkdeps.spark.closures.findings import FIXES, LARGE, Finding, GlobalWriters
 from airflow_provider_sparkdeps.spark.closures.report import ClosureReport, make_report
+from airflow_provider_sparkdeps.spark.closures.resources import SESSION_BOUND, resource_of
 from airflow_provider_sparkdeps.spark.closures.udf_calls import ExecutorFunction, executor_functions
 from airflow_provider_sparkdeps.spark.closures.unpickling import unpickling_errors
 from airflow_provider_sparkdeps.spark.closures.walker import ClosureWalker, is_udf, name_of, unwrap
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 _LIMIT = 128 << 20
 # Code that has one of these names gives executors modules that are not known beforehand.
 _DELIVERY_NAMES = frozenset(
-    ("addArtifact", "addArtifacts", "addPyFile", "add_py_files", "attach", "detach", "addsitedir")
+    ("addArtifact", "addArtifacts", "addPyFile", "add_py_files", "attach", "detach", "addsitedir", "subprocess")
 )
 
 
@@ -75,15 +76,15 @@ def _check(function: FunctionType, modules: ExecutorModules) -> list[Finding]:
     if any(_delivers(each.__code__) for each in reached):
         modules = ExecutorModules()
     found: dict[tuple[str, str], Finding] = {}
-    pickled: list[tuple[ExecutorFunction, list[Finding]]] = []
+    pickled: list[ExecutorFunction] = []
     for each in [*executor_functions(function), *_module_udfs(function)]:
         report, findings = _inspect(each, function, reached, modules)
         _add([*findings, *each.findings], found, certain=each.certain)
         if report.size is not None and not report.more:
-            pickled.append((each, findings))
-    for (each, findings), error in zip(pickled, unpickling_errors([each.function for each, _ in pickled]), strict=True):
+            pickled.append(each)
+    for each, error in zip(pickled, unpickling_errors([each.function for each in pickled]), strict=True):
         if error:
-            _add(_unpickling_findings(each, findings, error), found, certain=each.certain)
+            _add([_unpickling_finding(each.function, error)], found, certain=each.certain)
     return list(found.values())
 
 
@@ -94,13 +95,20 @@ def _add(findings: list[Finding], found: dict[tuple[str, str], Finding], *, cert
         found.setdefault((finding.name, finding.problem), replace(finding, level="warning"))
 
 
-def _unpickling_findings(each: ExecutorFunction, findings: list[Finding], error: str) -> list[Finding]:
-    """Return what keeps a function from being unpickled: sessions and DataFrames that it captures, or all of it."""
-    culprits = [replace(finding, level="error") for finding in findings if finding.fix in SESSION_FIXES]
-    name = name_of(each.function)
-    problem = f"can be pickled, but not unpickled on executors ({error})"
-    fix = "Change how the objects that it captures are pickled (`__reduce__`), or create them inside the function."
-    return culprits or [Finding("error", name, name, problem, fix)]
+def _unpickling_finding(function: Any, error: str) -> Finding:
+    """Return what keeps a function from being unpickled: the innermost variable that can't be, or the function."""
+    walk = ClosureWalker()
+    walk.start(function)
+    captures = [each for each in walk.captures if each.kind not in ("code", "function")]
+    fix = "Change how it is pickled (`__reduce__`), or create it inside the function."
+    name = owner = name_of(function)
+    # Inner values come later in the list.
+    for each, reason in zip(captures, unpickling_errors([each.value for each in captures]), strict=True):
+        if reason:
+            name, owner, error = each.name, " -> ".join(each.owner), reason
+            resource = resource_of(each.value)
+            fix = FIXES[resource.kind] if resource and resource.kind in SESSION_BOUND else fix
+    return Finding("error", name, owner, f"can be pickled, but not unpickled on executors ({error})", fix)
 
 
 def _module_udfs(function: FunctionType) -> list[ExecutorFunction]:
@@ -120,22 +128,12 @@ def _inspect(
     report = make_report(each.function, walk, modules, large=LARGE, limit=_LIMIT)
     writers = GlobalWriters()
     stores = read_code(function.__code__).stores
-    walked_codes = {walked.code for walked in walk.functions}
-    used = {name for one in reached if one.__code__ not in walked_codes for name in one.__code__.co_names}
-    changeable = {
-        one.name
-        for one in walk.captures
-        if one.kind == "global" and one.name in used and not isinstance(one.value, (FunctionType, type, ModuleType))
-    }
     kept = []
     for finding in report.findings:
         setters = [writer for walked in walk.functions for writer in writers.of(walked.globals, finding.name)]
         # The callable may set the global to another value before a query runs.
-        if finding.level == "note" or finding.name in stores or any(setter in reached for setter in setters):
-            continue
-        # Or it may change the object.
-        path = {*finding.owner.split(" -> "), finding.name.partition(".")[0].partition("[")[0]}
-        kept.append(replace(finding, level="warning") if path & changeable else finding)
+        if finding.level != "note" and finding.name not in stores and not any(setter in reached for setter in setters):
+            kept.append(finding)
     return report, kept
 
 
@@ -153,5 +151,6 @@ def _reached(function: FunctionType) -> list[FunctionType]:
 def _delivers(code: CodeType) -> bool:
     """Return whether code may add to the modules that executors can import."""
     nested = [const for const in code.co_consts if isinstance(const, CodeType)]
-    changes_path = {"sys", "path"} <= {*code.co_names}
-    return bool(_DELIVERY_NAMES & {*code.co_names}) or changes_path or any(map(_delivers, nested))
+    names = {*code.co_names}
+    changes_modules = "sys" in names and names & {"path", "modules"}
+    return bool(_DELIVERY_NAMES & names or changes_modules) or any(map(_delivers, nested))

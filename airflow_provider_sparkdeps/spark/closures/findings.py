@@ -20,7 +20,7 @@ Level = Literal["error", "warning", "note"]
 LARGE = 4_000_000
 _STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]
 _CREATE_IN_FUNCTION = "Create it inside the function, where it is first used."
-_FIXES = {
+FIXES = {
     "SparkSession": "Collect the data in the callable and use the result: executors can't run queries.",
     "SparkContext": "Collect the data in the callable and use the result: executors can't run queries.",
     "DataFrame": "Join with it, or collect it in the callable (`.toPandas()`, `.collect()`) and use the result.",
@@ -29,10 +29,6 @@ _FIXES = {
     "Broadcast": "Create it with `broadcast`, which the callable gets as a parameter of this name.",
     "file": "Read it in the callable and use the result.",
 }
-
-
-# What to do about objects that are pickled, and can't be unpickled on executors.
-SESSION_FIXES = [_FIXES[kind] for kind in SESSION_BOUND]
 
 
 @dataclass(frozen=True)
@@ -141,13 +137,13 @@ def _of_value(
                 "error", each.name, owner, f"is a module that is pickled as a whole, and {problem}", import_names
             )
         kind = getattr(resource or inner, "kind", "")
-        return Finding("error", each.name, owner, problem, _FIXES.get(kind, _CREATE_IN_FUNCTION))
+        return Finding("error", each.name, owner, problem, FIXES.get(kind, _CREATE_IN_FUNCTION))
     if resource and resource.kind in SESSION_BOUND:
         # PySpark pickles their names.
         problem = f"is {resource.name}, which executors don't have"
-        return Finding("warning", each.name, owner, problem, _FIXES[resource.kind])
+        return Finding("warning", each.name, owner, problem, FIXES[resource.kind])
     if resource and resource.kind == "Column":
-        return Finding("warning", each.name, owner, "is a Column, which a function can't use", _FIXES["Column"])
+        return Finding("warning", each.name, owner, "is a Column, which a function can't use", FIXES["Column"])
     for module in sorted(size.references):
         level: Level = "warning"
         has, missing = modules.has(module), "executors don't have"
@@ -185,7 +181,9 @@ def _imports(walked: WalkedFunction, modules: ExecutorModules) -> Iterator[Findi
     for one in walked.facts.imports:
         if one.guarded or modules.has(one.module) is not False:
             continue
-        level: Level = "note" if not one.certain else "error" if modules.is_certain else "warning"
+        # A function that the sent one refers to may not be called.
+        always = one.certain and len(walked.path) == 1
+        level: Level = "note" if not one.certain else "error" if always and modules.is_certain else "warning"
         problem = "is imported, and executors don't have it"
         yield Finding(level, one.module, " -> ".join(walked.path), problem, modules.how_to_add(one.module))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from airflow_provider_sparkdeps.spark.closures.findings import Finding
@@ -28,11 +29,18 @@ _ACTIONS = frozenset(
         *("collect", "count", "show", "toPandas", "toArrow", "toLocalIterator", "first", "head", "take", "tail"),
         *("isEmpty", "foreach", "foreachPartition", "save", "saveAsTable", "insertInto", "parquet", "orc", "csv"),
         *("json", "jdbc", "start", "toTable", "checkpoint", "localCheckpoint", "register", "createTempView"),
+        *("write", "writeTo", "writeStream"),
         *("createOrReplaceTempView", "createGlobalTempView", "createOrReplaceGlobalTempView"),
     )
 )
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_BRANCHES = (
+    *(ast.If, ast.IfExp, ast.BoolOp, ast.Match, ast.Try, ast.TryStar, ast.With, ast.AsyncWith, ast.Assert, ast.Raise),
+    *(ast.NamedExpr, ast.Global, ast.Nonlocal, ast.Delete, ast.Yield, ast.YieldFrom, ast.Await),
+)
+# Builtins that may change any object.
+_CHANGING = frozenset(("exec", "eval", "compile", "setattr", "delattr", "globals", "locals", "vars", "__import__"))
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -42,7 +50,7 @@ class ExecutorFunction:
 
     :param function: of a function that the callable defines, only what is known before: its code, its globals, and the
         variables of functions around the callable.
-    :param certain: each run of the callable that succeeds reaches it.
+    :param certain: each run of the callable sends it, in the state in which it is now.
     :param findings: what the source shows.
     """
 
@@ -74,24 +82,70 @@ class _Reader:
         self._function = function
         self._node = node
         self._offset = offset
-        self._defined = {each.name: each for each, _, _ in _statements(node.body) if isinstance(each, ast.FunctionDef)}
+        self._defined = {each.name: each for each, _ in _statements(node.body) if isinstance(each, ast.FunctionDef)}
         self._known = _known_values(function)
         self._imported = {
-            alias.asname or alias.name
-            for each, _, _ in _statements(node.body)
-            if isinstance(each, ast.ImportFrom) and (each.module or "").startswith("pyspark.")
+            alias.asname or alias.name.partition(".")[0]
+            for each, _ in _statements(node.body)
+            if isinstance(each, (ast.Import, ast.ImportFrom))
             for alias in each.names
+            if f"{getattr(each, 'module', None) or alias.name}.".startswith("pyspark.")
         }
 
     def read(self) -> Iterator[ExecutorFunction]:
         done: set[str] = set()
-        for statement, certain, rebound in _statements(self._node.body):
+        certain = self._does_nothing_else()
+        read = [each.id for each in _nodes(self._node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)]
+        for statement, rebound in _statements(self._node.body):
             if isinstance(statement, ast.FunctionDef):
                 if any(self._is_factory(_called(each)) for each in statement.decorator_list):
-                    yield from self._local(statement, certain, rebound, done)
+                    yield from self._local(statement, certain and statement.name in read, rebound, done)
                 continue
+            # A UDF that is assigned to a variable may not be used.
+            is_used = not isinstance(statement, ast.Assign) or _names_in(statement.targets) <= {*read}
             for call, bound in _calls(statement):
-                yield from self._passed(call, certain, rebound | bound, done)
+                yield from self._passed(call, certain and is_used, rebound | bound, done)
+
+    def _does_nothing_else(self) -> bool:
+        """Return whether the callable only uses PySpark, step by step, and runs an action.
+
+        Then what it sends is known. Other code might branch, change the captured values, or send modules.
+        """
+        bound: list[str] = []
+        nodes = [*_nodes(self._node)]
+        for each in nodes:
+            if isinstance(each, (*_LOOPS, *_COMPREHENSIONS, *_BRANCHES)):
+                return False
+            if isinstance(each, (ast.Attribute, ast.Subscript)) and not isinstance(each.ctx, ast.Load):
+                return False
+            if isinstance(each, ast.Return) and each is not self._node.body[-1]:
+                return False
+            if isinstance(each, ast.Call):
+                arguments = [*each.args, *(keyword.value for keyword in each.keywords)]
+                if not self._is_plain(each.func) or "spark" in _names_in(arguments):
+                    return False
+            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+                bound.append(each.id)
+            if isinstance(each, (ast.FunctionDef, ast.ClassDef)):
+                bound.append(each.name)
+        has_action = any(isinstance(each, ast.Attribute) and each.attr in _ACTIONS for each in nodes)
+        return has_action and len(bound) == len({*bound})
+
+    def _is_plain(self, called: ast.expr) -> bool:
+        """Return whether a call is one of PySpark, of a builtin, or a method of a local object."""
+        root = _root(called)
+        if not isinstance(root, ast.Name):
+            return True
+        if root.id in self._imported or self._is_factory(called):
+            return True
+        if root.id in self._defined:
+            return any(self._is_factory(_called(each)) for each in self._defined[root.id].decorator_list)
+        if root.id in self._known:
+            value = self._known[root.id]
+            module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            return str(module).partition(".")[0] == "pyspark"
+        is_local = root.id in self._function.__code__.co_varnames or root.id in self._function.__code__.co_cellvars
+        return is_local or (hasattr(builtins, root.id) and root.id not in _CHANGING)
 
     def _passed(
         self, call: ast.Call, certain: bool, rebound: frozenset[str], done: set[str]
@@ -103,7 +157,8 @@ class _Reader:
             position = 0
         else:
             return
-        argument = call.args[position] if position < len(call.args) else None
+        named = [keyword.value for keyword in call.keywords if keyword.arg in ("f", "func")]
+        argument = next(iter([*call.args[position : position + 1], *named]), None)
         if isinstance(argument, ast.Lambda):
             yield from self._local(argument, certain, rebound, done)
         elif isinstance(argument, ast.Name) and argument.id in self._defined:
@@ -133,19 +188,20 @@ class _Reader:
         function.__qualname__ = f"{self._function.__qualname__}.<locals>.{name}"
         function.__module__ = self._function.__module__
         late = tuple(_late_binding(each, name) for each in found[0].co_freevars if each in rebound)
-        yield ExecutorFunction(function, certain, late)
+        # Another decorator may return another function.
+        yield ExecutorFunction(function, certain and len(decorators) < 2, late)
         for used in found[0].co_freevars:
             if used in self._defined:
                 yield from self._local(self._defined[used], False, frozenset(), done)
 
     def _is_factory(self, target: ast.expr) -> bool:
         """Return whether an expression is PySpark's `udf` or a similar function, and not another one of this name."""
-        if isinstance(target, ast.Attribute):
-            return target.attr in _UDF_FACTORIES
-        if not isinstance(target, ast.Name) or target.id not in _UDF_FACTORIES:
+        name, root = getattr(target, "attr", getattr(target, "id", None)), _root(target)
+        if name not in _UDF_FACTORIES or not isinstance(root, ast.Name):
             return False
-        module = str(getattr(self._known.get(target.id), "__module__", ""))
-        return target.id in self._imported or module.startswith("pyspark.")
+        value = self._known.get(root.id)
+        module = str(getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", ""))
+        return root.id in self._imported or f"{module}.".startswith("pyspark.")
 
 
 def _codes_in(code: CodeType) -> Iterator[CodeType]:
@@ -183,40 +239,54 @@ def _late_binding(variable: str, function: str) -> Finding:
 
 
 def _statements(
-    body: list[ast.stmt], *, certain: bool = True, rebound: frozenset[str] = frozenset()
-) -> Iterator[tuple[ast.stmt, bool, frozenset[str]]]:
+    body: list[ast.stmt], *, rebound: frozenset[str] = frozenset()
+) -> Iterator[tuple[ast.stmt, frozenset[str]]]:
     """Yield the statements of a function, without those of nested functions.
 
-    With each come whether it always runs, and the variables that loops around it set again before an action.
+    With each come the variables that loops around it set again before an action.
     """
     for statement in body:
-        yield statement, certain, rebound
+        yield statement, rebound
         if isinstance(statement, _FUNCTIONS):
             continue
-        straight = certain and isinstance(statement, (ast.With, ast.AsyncWith))
         inside = rebound | _bound_in(statement) if isinstance(statement, _LOOPS) else rebound
         for inner in ("body", "orelse", "finalbody"):
-            yield from _statements(getattr(statement, inner, []), certain=straight, rebound=inside)
-        for handler in getattr(statement, "handlers", []):
-            yield from _statements(handler.body, certain=False, rebound=inside)
-        # A statement that may return makes all later ones uncertain.
-        if any(isinstance(each, (ast.Return, ast.Raise)) for each in ast.walk(statement)):
-            certain = False
+            yield from _statements(getattr(statement, inner, []), rebound=inside)
+        for handler in [*getattr(statement, "handlers", []), *getattr(statement, "cases", [])]:
+            yield from _statements(handler.body, rebound=inside)
+
+
+def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what is in a function or a loop, without the bodies of nested functions."""
+    waiting = [*getattr(node, "body", [])] if isinstance(node, ast.FunctionDef) else [*ast.iter_child_nodes(node)]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        if not isinstance(each, _FUNCTIONS):
+            waiting += ast.iter_child_nodes(each)
+
+
+def _names_in(nodes: list[Any]) -> set[str]:
+    return {each.id for each in nodes if isinstance(each, ast.Name)}
+
+
+def _root(node: ast.expr) -> ast.expr:
+    """Return the object that a chain of attributes and calls begins with."""
+    while isinstance(node, (ast.Attribute, ast.Call, ast.Subscript)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node
 
 
 def _bound_in(loop: ast.AST) -> frozenset[str]:
     """Return the variables that a loop sets, without those of nested functions; none if it runs an action."""
-    names, waiting = set(), [*ast.iter_child_nodes(loop)]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute) and each.func.attr in _ACTIONS:
+    names = set()
+    for each in _nodes(loop):
+        if isinstance(each, ast.Attribute) and each.attr in _ACTIONS:
             return frozenset()
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
             names.add(each.id)
         if isinstance(each, (ast.FunctionDef, ast.ClassDef)):
             names.add(each.name)
-        if not isinstance(each, _FUNCTIONS):
-            waiting += ast.iter_child_nodes(each)
     return frozenset(names)
 
 

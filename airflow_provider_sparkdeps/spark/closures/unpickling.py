@@ -12,13 +12,13 @@ from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorM
 from airflow_provider_sparkdeps.spark.closures.largest_variable import globals_of
 from airflow_provider_sparkdeps.utils.processes import tool_environ
 
-_TIMEOUT = 30.0
+_TIMEOUT = 15.0
 # What cloudpickle makes a function of. Only other objects run code of theirs when they are unpickled.
 _PLAIN = frozenset(
     ("_make_function", "_function_setstate", "_make_cell", "_make_empty_cell", "_builtin_type", "subimport", "")
 )
-# Reads pickles with their lengths, and writes one line for each: empty, or why it can't be unpickled. Missing modules
-# and files say nothing about executors. What users' code prints goes to stderr.
+# Reads pickles with their lengths, and writes one line for each: empty, or why it can't be unpickled. Missing modules,
+# files and environment variables say nothing about executors. What users' code prints goes to stderr.
 _SCRIPT = """
 import os, sys
 from pyspark import cloudpickle
@@ -29,7 +29,7 @@ while length := read(8):
     error = ""
     try:
         cloudpickle.loads(read(int.from_bytes(length, "big")))
-    except (ImportError, OSError):
+    except (ImportError, OSError, KeyError):
         pass
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}".splitlines()[0]
@@ -42,13 +42,18 @@ def unpickling_errors(functions: Sequence[Any]) -> list[str]:
 
     Only what needs nothing but PySpark and the standard library is tried: other packages on executors may differ from
     those of this process.
+
+    :param functions: functions, or other values. What can't be pickled is not tried.
     """
     from pyspark import cloudpickle
 
     errors = [""] * len(functions)
     tried = {}
     for index, function in enumerate(functions):
-        pickled = cloudpickle.dumps(function)
+        try:
+            pickled = cloudpickle.dumps(function)
+        except Exception:  # noqa: BLE001, S112 (users' classes raise anything)
+            continue
         names = globals_of(pickled)
         plain = all(name in _PLAIN for _, name in names)
         if not plain and all(ExecutorModules.is_builtin(module) for module, _ in names):

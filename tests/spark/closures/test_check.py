@@ -46,6 +46,9 @@ def init():
 def prepare():
     init()
 
+def helps(x):
+    import sklearn
+
 def ship(spark):
     spark.addArtifacts('x.py', pyfile=True)
 
@@ -103,36 +106,48 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     return write
 
 
+USE = "\nspark.range(1).select({0}('id')).collect()"
 CERTAIN = {
-    "a global that can't be pickled": ("@udf('double')\ndef parse(x):\n    return LOCK", "`LOCK` in parse is a lock"),
-    "one of a helper's": ("spark.table('t').select(udf(clean, 'string')('x'))", "`LOCK` in clean is a lock"),
-    "a variable of the callable's own closure": ("f = F.udf(lambda x: kind)", "`kind` in <lambda> is a lock"),
+    "a global that can't be pickled": (
+        "@udf('double')\ndef parse(x):\n    return LOCK" + USE.format("parse"),
+        "`LOCK` in parse is a lock",
+    ),
+    "one of a helper's": (
+        "spark.range(1).select(udf(clean, 'string')('x')).count()",
+        "`LOCK` in clean is a lock",
+    ),
+    "a variable of the callable's own closure": (
+        "f = F.udf(lambda x: kind)" + USE.format("f"),
+        "`kind` in <lambda> is a lock",
+    ),
     "a missing module": (
-        "@F.pandas_udf('double')\ndef parse(x):\n    import sklearn\n    return sklearn",
+        "@F.pandas_udf('double')\ndef parse(x):\n    import sklearn\n    return sklearn" + USE.format("parse"),
         "`sklearn` in parse is imported, and executors don't have it. Add ",
     ),
-    "inside with": ("with open('x'):\n    @F.udf\n    def parse(x):\n        import sklearn", "`sklearn` in parse"),
     "a file next to the DAG's": (
         "def go(rows):\n    import airy\n    yield from rows\nspark.table('t').mapInPandas(go, 'x int').count()",
         "`airy` in go is imported, and executors don't have it. Write `from airy import ...`",
     ),
     "a module with Airflow in it": (
-        "spark.table('t').mapInArrow(lambda rows: airy.shout(rows), 'x int')",
+        "spark.table('t').mapInArrow(lambda rows: airy.shout(rows), 'x int').show()",
         "`airy` in <lambda> is a module that is pickled as a whole, with `airflow.",
     ),
     "an object that can't be unpickled": (
-        "@udf('double')\ndef parse(x):\n    return WRONG",
-        "`parse` in parse can be pickled, but not unpickled on executors (TypeError: ",
+        "@udf('double')\ndef parse(x):\n    return WRONG" + USE.format("parse"),
+        "`WRONG` in parse can be pickled, but not unpickled on executors (TypeError: ",
     ),
     "a base class": (
-        "class Local(Guarded):\n    pass\nf = F.udf(shape)",
+        "f = F.udf(shape)" + USE.format("f"),
         "`Guarded.lock` in shape -> Shape -> Guarded is a lock",
     ),
     "what a cached function captures": (
-        "f = F.udf(lambda x: cached_lock(x))",
+        "f = F.udf(lambda x: cached_lock(x))" + USE.format("f"),
         "`LOCK` in <lambda> -> cached_lock is a lock",
     ),
-    "a udtf": ("@F.udtf(returnType='x int')\nclass Rows:\n    pass\nf = F.udf(clean)", "`LOCK` in clean"),
+    "a udtf": (
+        "@F.udtf(returnType='x int')\nclass Rows:\n    pass\nf = F.udf(clean)" + USE.format("f"),
+        "`LOCK` in clean",
+    ),
 }
 
 
@@ -146,6 +161,58 @@ def test_a_certain_failure_is_an_error_before_the_callable_runs(name: str, check
 
 
 POSSIBLE = {
+    "a UDF that is not used": ("f = udf(clean)\nspark.range(1).count()", "`LOCK` in clean is a lock"),
+    "no action": ("f = udf(clean)\nspark.range(1).select(f('id'))", "`LOCK` in clean is a lock"),
+    "a module that a helper imports": (
+        "f = udf(lambda x: helps(x))" + USE.format("f"),
+        "`sklearn` in <lambda> -> helps is imported",
+    ),
+    "a decorator that may return another function": (
+        "@udf('double')\n@functools.cache\ndef parse(x):\n    return LOCK" + USE.format("parse"),
+        "`LOCK` in parse is a lock",
+    ),
+    "a function by keyword": ("f = udf(f=clean)\nspark.range(1).select(f('id'))", "`LOCK` in clean is a lock"),
+    "used in a branch": (
+        "f = udf(clean)\nif day:\n    spark.range(1).select(f('id')).collect()",
+        "`LOCK` in clean is a lock",
+    ),
+    "a conditional expression": (
+        "n = udf(clean)('id') if day else 1\nspark.range(1).select(n).collect()",
+        "`LOCK` in clean is a lock",
+    ),
+    "an operator that may stop": (
+        "n = day and spark.range(1).mapInArrow(clean, 'x int').collect()",
+        "`LOCK` in clean is a lock",
+    ),
+    "a comprehension": (
+        "ns = [udf(clean)(c) for c in day]\nspark.range(1).select(*ns).collect()",
+        "`LOCK` in clean is a lock",
+    ),
+    "a function with two definitions": (
+        "def f(rows):\n    return rows\ndef f(rows):\n    return LOCK\nspark.range(1).mapInArrow(f, 'x int').collect()",
+        "`LOCK` in f is a lock",
+    ),
+    "a helper that gets the session": (
+        "day(spark)\n@udf('double')\ndef parse(x):\n    import sklearn" + USE.format("parse"),
+        "`sklearn` in parse is imported",
+    ),
+    "with": (
+        "with open('x'):\n    @udf('double')\n    def parse(x):\n        import sklearn\n    "
+        + USE.format("parse")[1:],
+        "`sklearn` in parse is imported",
+    ),
+    "a method that may change the value": (
+        "Guarded.setup()\nf = udf(shape)" + USE.format("f"),
+        "`Guarded.lock` in shape -> Shape -> Guarded is a lock",
+    ),
+    "an attribute that it sets": (
+        "Guarded.lock = None\nf = udf(shape)" + USE.format("f"),
+        "`Guarded.lock` in shape -> Shape -> Guarded is a lock",
+    ),
+    "a builtin that may change the value": (
+        "setattr(Guarded, 'lock', None)\nf = udf(shape)" + USE.format("f"),
+        "`Guarded.lock` in shape -> Shape -> Guarded is a lock",
+    ),
     "in a branch": (
         "if day:\n    @udf('double')\n    def parse(x):\n        return LOCK",
         "`LOCK` in parse is a lock",
@@ -202,8 +269,14 @@ VALID = {
         "spark.addArtifacts('x.py', pyfile=True)\n@udf('double')\ndef parse(x):\n    import airy, sklearn\n    return x"
     ),
     "a plain function": "f = udf(fine)",
+    "another object's udf": "f = Guarded.udf(clean)\nspark.range(1).select(f('id')).collect()",
+    "a package that the UDF installs": (
+        "@udf('double')\ndef parse(x):\n    import subprocess\n    subprocess.run(['pip'])\n    import sklearn"
+        + USE.format("parse")
+    ),
     "a cached function": "f = udf(cached)\ng = udf(lambda x: cached(x))",
     "a loop with an action": "for name in 'ab':\n    spark.range(1).select(udf(lambda x: name)('id')).collect()",
+    "a loop that writes": "for name in 'ab':\n    day.select(udf(lambda x: name)('id')).writeTo('t').append()",
     "a value of its own": "for name in 'ab':\n    f = udf(lambda x, name=name: name)",
     "any object's foreach": "day.foreach(clean)",
     "a path that it adds": (
