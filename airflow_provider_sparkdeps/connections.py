@@ -179,7 +179,14 @@ def _endpoint_fields(parameters: str) -> dict[str, Any]:
 
 
 def _extra(connection: Connection) -> Mapping[str, Any]:
-    extra = connection.extra_dejson
+    try:
+        # Not `extra_dejson`, which is empty if this is no JSON.
+        extra = json.loads(connection.extra or "{}")
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"Connection {connection.conn_id!r} has an extra that is not JSON: {error}. Write a JSON object, for "
+            'example {"headers": {}}.'
+        ) from None
     if not isinstance(extra, Mapping):
         raise InvalidArgumentError(
             f"Connection {connection.conn_id!r} has an extra that is a {type(extra).__name__}. Write a JSON object, "

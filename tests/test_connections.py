@@ -114,6 +114,12 @@ def test_what_a_uri_says_besides_is_refused(uri: str, message: str) -> None:
     assert "secret" not in str(rejected.value)
 
 
+@pytest.mark.parametrize("extra", ["not json", '{"use_tls": true,}'])
+def test_an_extra_that_is_no_json_is_refused(extra: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="has an extra that is not JSON"):
+        endpoint_from_connection(connection(extra=extra))
+
+
 @pytest.mark.parametrize("read", [endpoint_from_connection, login_from_connection])
 def test_an_extra_that_is_no_object_is_refused(read: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"has an extra that is a list\. Write a JSON object"):
@@ -145,6 +151,7 @@ def test_a_token_for_another_machine_enables_tls() -> None:
         ({"extra": {"headers": "team"}}, "'headers' is not an object"),
         ({"extra": {"request_timeout": "soon"}}, "'request_timeout' is of type str. Write a number"),
         ({"extra": {"request_timeout": 0}}, "request_timeout=0"),
+        ({"extra": {"request_timeout": "inf"}}, "request_timeout=inf"),
         ({"extra": {"delivery": "mail"}}, "delivery='mail'"),
         (
             {"extra": {"archive_store_uri": "/mnt/team?sig=secret"}},

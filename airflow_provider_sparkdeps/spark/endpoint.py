@@ -86,7 +86,7 @@ class Endpoint:
                 f"presigned_url_expiration={self.presigned_url_expiration!r} is out of range. Set a number of seconds "
                 f"from {shortest:.0f} to {longest:.0f} (7 days, the maximum of object stores)."
             )
-        if not self.request_timeout > 0:
+        if not 0 < self.request_timeout < float("inf"):
             raise InvalidArgumentError(
                 f"request_timeout={self.request_timeout!r} is not a number of seconds greater than 0."
             )

@@ -34,11 +34,13 @@ def pickle_by_value(root: Path) -> Iterator[None]:
             _register(module, registered)
     finder = _Finder(root, registered)
     sys.meta_path.insert(0, finder)
-    copyreg.pickle(_CACHED, _reduce_cached)
+    own_reducer = copyreg.dispatch_table.get(_CACHED)
+    copyreg.dispatch_table[_CACHED] = own_reducer or _reduce_cached
     try:
         yield
     finally:
-        copyreg.dispatch_table.pop(_CACHED, None)
+        if own_reducer is None:
+            copyreg.dispatch_table.pop(_CACHED, None)
         sys.meta_path.remove(finder)
         _unregister(registered)
 
@@ -68,8 +70,10 @@ def _reduce_cached(wrapper: Any) -> Any:
 def _register(module: ModuleType, registered: list[ModuleType]) -> None:
     from pyspark import cloudpickle
 
-    cloudpickle.register_pickle_by_value(module)
-    registered.append(module)
+    # By an outer block, or by the user.
+    if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
+        cloudpickle.register_pickle_by_value(module)
+        registered.append(module)
 
 
 def _unregister(registered: list[ModuleType]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -85,7 +86,7 @@ class ExecutorModules:
             return False
         place = _place(top)
         installed = {"site-packages", "dist-packages"}
-        return place is not None and not installed & {*place.parts} and top not in metadata.packages_distributions()
+        return place is not None and not installed & {*place.parts} and top not in _distributions()
 
     def how_to_add(self, module: str) -> str:
         """Return how to make a missing module available to executors, as a sentence."""
@@ -102,9 +103,15 @@ class ExecutorModules:
             )
         if self.is_loose(module):
             return f"It is a file of this worker: send it with py_files=[{str(_place(top))!r}]."
-        distributions = metadata.packages_distributions().get(top)
+        distributions = _distributions().get(top)
         package = " or ".join(sorted(set(distributions))) if distributions else f"the package that provides `{top}`"
         return f"Add {package} to the environment, or import it inside `try` if executors have it from elsewhere."
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Return the installed distributions by top-level module; finding them takes half a second."""
+    return metadata.packages_distributions()
 
 
 def _place(top: str) -> Path | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copyreg
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark import cloudpickle
 
 from airflow_provider_sparkdeps.archives import Archive
 from airflow_provider_sparkdeps.archives.manifest import Contents
-from airflow_provider_sparkdeps.spark.closures.by_value import is_below
+from airflow_provider_sparkdeps.spark.closures.by_value import is_below, pickle_by_value
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 from airflow_provider_sparkdeps.spark.closures.report import inspect_closure
 
@@ -118,3 +121,13 @@ def test_a_file_on_pythonpath_should_be_sent_with_py_files(tmp_path: Path, monke
     assert modules.how_to_add("sparkdeps_loose") == expected
     for module in ("json", "pyspark.sql", "numpy", "no_such_module", "__main__"):
         assert not modules.is_loose(module)
+
+
+def test_a_nested_block_leaves_what_the_outer_one_registered(bundle: Bundle, tmp_path: Path) -> None:
+    module = bundle("nesting", "import functools\n@functools.cache\ndef f(x):\n    return x\n")
+    with pickle_by_value(tmp_path):
+        inspect_closure(lambda x: module.f(x), root=tmp_path)
+        pickled = cloudpickle.dumps(module.f)
+    assert b"nesting\x94\x8c\x01f" not in pickled
+    assert "nesting" not in cloudpickle.list_registry_pickle_by_value()
+    assert functools._lru_cache_wrapper not in copyreg.dispatch_table
