@@ -44,7 +44,7 @@ def test_a_module_that_is_not_in_the_environment_is_found(bundle: Bundle, tmp_pa
     found = {each.name: (each.level, each.owner) for each in report.findings}
     assert found == {
         "pandas": ("error", "score"),
-        "missing_always.sub": ("error", "score -> lazy"),
+        "missing_always.sub": ("warning", "score -> lazy"),
         "missing_sometimes": ("note", "score -> lazy"),
     }
     assert report.findings[0].level == "error"
