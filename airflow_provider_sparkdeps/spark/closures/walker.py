@@ -87,8 +87,11 @@ class ClosureWalker:
         name = name_of(function)
         if isinstance(function, (FunctionType, type)) and is_by_reference(function):
             self._add(name, (name,), "function", function, by_reference=True)
-        else:
+            return
+        try:
             self._enter(function, (name,))
+        except RecursionError:
+            self.complete = False
 
     def _function(self, function: FunctionType, path: tuple[str, ...]) -> None:
         code, globals_ = function.__code__, function.__globals__

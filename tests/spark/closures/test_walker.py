@@ -149,3 +149,13 @@ def test_cycles_and_large_graphs_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(5000):
         deep = [deep]
     assert "recursion" in str(inspect_closure(lambda: deep).findings[0])
+
+    class Node:
+        next: Any = None
+
+    linked = Node()
+    for _ in range(3000):
+        linked, linked.next = Node(), linked
+    report = inspect_closure(lambda: linked)
+    assert not report.complete
+    assert "can't be pickled" in str(report.findings[0])
