@@ -102,8 +102,7 @@ def _copy_py_files(found: dict[str, Any]) -> list[str]:
     copies = cache / f".files.{os.getpid()}"
     copies.mkdir(exist_ok=True)
     paths = [str(copies)]
-    # Of two versions, the last one counts.
-    for file in sorted(files, key=lambda each: each.stat().st_mtime, reverse=True):
+    for file in files:
         if not (copy := copies / file.name).exists():
             shutil.copy(file, copy)
             paths += [str(copy)] if file.suffix != ".py" else []

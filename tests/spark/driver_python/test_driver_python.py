@@ -259,6 +259,19 @@ def test_a_processor_of_transform_with_state_has_the_environment_on_the_driver_a
     assert rows[0][0] == f"{expected} {expected} 2"
 
 
+def test_of_two_versions_of_a_py_file_analyze_sees_the_last_one(
+    own_session: Session, first: Built, tmp_path: Path
+) -> None:
+    first.attach(own_session)
+    for version in ("b", "a", "d", "c"):
+        file = tmp_path / version / "sparkdeps_test_rules.py"
+        file.parent.mkdir()
+        file.write_text(f"version = {version!r}")
+        add_py_files(own_session, [file])
+    seen = schema_and_rows_of_a_udtf(lambda: importlib.import_module("sparkdeps_test_rules").version)
+    assert seen == (["c"], ["c"])
+
+
 def test_broadcast_values_can_be_read_in_foreach_batch_without_an_environment(
     own_session: Session, tmp_path: Path
 ) -> None:

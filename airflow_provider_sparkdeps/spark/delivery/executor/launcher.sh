@@ -197,18 +197,13 @@ use_py_files() {
     done
     files=$cache/.files.$$ path=
     rm -rf "$files"
-    # Of two versions of a module, the last one counts.
-    IFS='
-'
-    # shellcheck disable=SC2045 # a glob has another order
-    for file in $(ls -td $executor/*/"$launcher"/../../* 2>/dev/null); do
+    for file in $executor/*/"$launcher"/../../*; do
         case $file in *.py | *.zip | *.egg | *.jar) ;; *) continue ;; esac
         name=${file##*/}
         [ -f "$file" ] && [ ! -e "$name" ] && [ ! -e "$files/$name" ] || continue
         mkdir -p "$files" && cp "$file" "$files" || not_writable
         case $name in *.py) ;; *) path=$path:$files/$name ;; esac
     done
-    unset IFS
     [ -d "$files" ] || return 0
     PYTHONPATH=$files$path${PYTHONPATH:+:$PYTHONPATH}
     export PYTHONPATH
