@@ -107,24 +107,24 @@ def public_signature(python_callable: Callable[..., Any]) -> inspect.Signature:
 
 
 def hide_injected(python_callable: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function with the public signature, against which Airflow checks the call in the DAG.
+    """Return a function that calls another, with the public signature, against which Airflow checks calls in the DAG.
 
-    It has the globals of the callable, in which Airflow looks up annotations, and is the one thing that Airflow needs
-    a callable object or a partial to be: a function with a name.
+    It has the globals of the callable, in which Airflow looks up annotations. For a callable object or a partial, it is
+    what Airflow needs: a function with a name.
     """
+
+    def calls(*args: Any, **kwargs: Any) -> Any:
+        return python_callable(*args, **kwargs)
+
     named = python_callable
     while isinstance(named, functools.partial):
         named = named.func
     # The name becomes the id of the task.
-    view = FunctionType(_view.__code__, getattr(named, "__globals__", {}), name_of(named))
+    view = FunctionType(calls.__code__, getattr(named, "__globals__", {}), name_of(named), closure=calls.__closure__)
     functools.update_wrapper(view, named)
     view.__signature__ = public_signature(python_callable)  # type: ignore[attr-defined]
     view.hides = python_callable  # type: ignore[attr-defined]
     return view
-
-
-def _view(*args: Any, **kwargs: Any) -> Any:
-    raise NotImplementedError("This function only has the signature of another. It is not called.")
 
 
 def bind_arguments(

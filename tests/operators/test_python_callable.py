@@ -71,6 +71,7 @@ def test_a_decorated_callable_may_be_a_partial_or_an_object() -> None:
         assert named.operator.task_id == "score"
         decorated: Any = task.spark_connect(Scorer())("monday")
         assert decorated.operator.task_id == "Scorer"
+    assert task.spark_connect(score).function("the session", {}, "monday") == ("the session", {}, "monday", 10, None)
 
 
 @pytest.mark.parametrize(
