@@ -115,7 +115,7 @@ def test_tasks_on_pages_return_what_the_page_says(pages: Pages, server: Embedded
         for name in decorated(page, "task.spark_connect"):
             with Session(Endpoint(host=server.host, port=server.port)) as session:
                 task = getattr(page, name)
-                found[name] = call(session, task.function, task.kwargs.get("accumulators") or {})
+                found[name] = call(session, inspect.unwrap(task.function), task.kwargs.get("accumulators") or {})
     assert found == RESULTS
 
 
