@@ -31,7 +31,8 @@ _DELIVERY_NAMES = frozenset(
 def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[Finding]:
     """Check the functions that a task's callable will send to executors, where its source shows them.
 
-    Each is pickled as Spark Connect will pickle it. If that fails, the task fails before its callable runs.
+    Each is pickled as Spark Connect will pickle it. If that fails, and the callable does nothing that may prevent it,
+    the task fails before its callable runs.
 
     :param function: the callable. What it runs on the worker is not checked.
     :param modules: what executors have.

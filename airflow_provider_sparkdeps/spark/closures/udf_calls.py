@@ -60,7 +60,7 @@ class ExecutorFunction:
 
 
 def executor_functions(function: Callable[..., Any]) -> list[ExecutorFunction]:
-    """Return what the source of a callable certainly sends to executors; nothing if there is no source.
+    """Return what a callable sends or may send to executors, by its source; nothing if there is no source.
 
     :param function: a function, for example an operator's `python_callable`.
     """

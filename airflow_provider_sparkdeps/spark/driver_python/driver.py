@@ -95,7 +95,9 @@ def _copy_py_files(found: dict[str, Any]) -> list[str]:
     Spark does not add them where it starts workers in the executor's directory. Launchers remove copies of processes
     that have ended.
     """
-    unpacked = next(filter(None, map(_UNPACKED.match, found["paths"])))
+    unpacked = next(filter(None, map(_UNPACKED.match, found["paths"])), None)
+    if unpacked is None:
+        return []
     cache = Path(unpacked[1])
     launchers = cache.parent.glob(f"*/{found['relative']}")
     files = [file for launcher in launchers for file in launcher.parents[3].iterdir() if file.suffix in _PY_FILES]
