@@ -59,15 +59,12 @@ def endpoint_from_connection(connection: Connection, *, host: str | None = None,
     try:
         _check_type(connection)
         own_host, own_port, parameters = _address(connection, required=host is None)
+        given = [("user_id", connection.login), ("token", connection.password)]
+        fields = [*_extras(connection).items(), *_endpoint_fields(parameters)]
         return Endpoint(
             host=host or own_host,
-            port=port or own_port or DEFAULT_PORT,
-            **{
-                "user_id": connection.login or None,
-                "token": connection.password or None,
-                **_extras(connection),
-                **_endpoint_fields(parameters),
-            },
+            port=DEFAULT_PORT if (found := port or own_port) is None else found,
+            **_without_contradictions([*((name, value) for name, value in given if value), *fields]),
         )
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"Connection {connection.conn_id!r} is invalid: {error}") from None
@@ -119,6 +116,17 @@ def login_from_connection(connection: Connection) -> Login:
     return login
 
 
+def _without_contradictions(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in fields:
+        if name in found and found[name] != value:
+            raise InvalidArgumentError(
+                f"it has two values of {name}, in two of its fields, its extra and its connection string. Remove one."
+            )
+        found[name] = value
+    return found
+
+
 def _check_type(connection: Connection) -> None:
     if connection.conn_type not in (CONN_TYPE, *_OTHER_TYPES):
         raise InvalidArgumentError(
@@ -127,7 +135,7 @@ def _check_type(connection: Connection) -> None:
         )
 
 
-def _address(connection: Connection, *, required: bool) -> tuple[str, int | None, str]:
+def _address(connection: Connection, *, required: bool) -> tuple[str, int | None, list[str]]:
     """Return host, port and the parameters of a connection string (`sc://host:port/;use_ssl=true`)."""
     host, schema = (connection.host or "").strip(), (connection.schema or "").strip().strip("/")
     # In a URI of Airflow's, parameters are where other connections have their schema.
@@ -137,13 +145,13 @@ def _address(connection: Connection, *, required: bool) -> tuple[str, int | None
             "begin with a semicolon: sc://name:port/;use_ssl=true."
         )
     if not host and not required:
-        return "", None, schema
+        return "", None, schema.split(";")
     if not host:
         raise InvalidArgumentError(
             "host is empty. Write the name of the Spark Connect server, or local-cluster[2,1,1024]."
         )
     if "://" not in host:
-        return host, connection.port, schema
+        return host, connection.port, schema.split(";")
     host, _, own = host.partition("/;")
     try:
         parts = urlsplit(host)
@@ -152,17 +160,20 @@ def _address(connection: Connection, *, required: bool) -> tuple[str, int | None
         raise InvalidArgumentError(
             f"host is not a valid address: {error}. Write sc://name:port, or only the name."
         ) from None
-    if parts.scheme != "sc" or parts.path.strip("/") or parts.query or parts.username:
+    if parts.scheme != "sc" or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise InvalidArgumentError(
             "host is not the address of a Spark Connect server. Write sc://name:port, or only the name."
         )
-    return parts.hostname or "", connection.port or given_port, f"{schema};{unquote(own)}"
+    ports = [("port", each) for each in (connection.port, given_port) if each is not None]
+    # As Spark does, parameters are separated before they are decoded.
+    parameters = [*schema.split(";"), *map(unquote, own.split(";"))]
+    return parts.hostname or "", _without_contradictions(ports).get("port"), parameters
 
 
-def _endpoint_fields(parameters: str) -> dict[str, Any]:
+def _endpoint_fields(parameters: list[str]) -> list[tuple[str, Any]]:
     """Return the fields of an endpoint that the parameters of a connection string set."""
-    fields: dict[str, Any] = {}
-    for parameter in filter(None, parameters.split(";")):
+    fields: list[tuple[str, Any]] = []
+    for parameter in filter(None, parameters):
         name, found, value = parameter.partition("=")
         if name not in _PARAMETERS or not value:
             # Without a name, it may be a part of a secret.
@@ -172,9 +183,10 @@ def _endpoint_fields(parameters: str) -> dict[str, Any]:
                 f"{', '.join(_PARAMETERS)}, and the connection's extra for the rest, for example headers."
             )
         field, kind = _PARAMETERS[name]
-        fields[field] = _convert_extra(name, value, kind)
-    if fields.get("token"):
-        mask_secret(fields["token"])
+        fields.append((field, _convert_extra(name, value, kind)))
+    for field, value in fields:
+        if field == "token":
+            mask_secret(value)
     return fields
 
 
@@ -206,7 +218,10 @@ def _extras(connection: Connection) -> dict[str, Any]:
         if value is None or value == "":
             continue  # Airflow saves form fields that nobody filled in as null.
         field, kind = _EXTRAS[name]
-        fields[field] = _convert_extra(key, value, kind)
+        converted = _convert_extra(key, value, kind)
+        if field in fields and fields[field] != converted:
+            raise InvalidArgumentError(f"extra {key!r} is another name for {name!r}, with another value. Remove one.")
+        fields[field] = converted
     secrets = (
         fields.get("client_key"),
         *fields.get("headers", {}).values(),
@@ -244,5 +259,7 @@ def _convert_mapping(key: str, value: Any) -> dict[str, str]:
         raise InvalidArgumentError(
             f'extra {key!r} is not an object. Write it as JSON, for example {{"name": "value"}}.'
         )
+    if empty := [name for name, entry in value.items() if entry is None]:
+        raise InvalidArgumentError(f"extra {key!r} has no value for {empty[0]!r}. Write one, or remove it.")
     # Spark and gRPC take strings. JSON's booleans and numbers are what Spark expects for its own settings.
     return {str(name): entry if isinstance(entry, str) else json.dumps(entry) for name, entry in value.items()}

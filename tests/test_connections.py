@@ -95,6 +95,11 @@ def test_parameters_of_sparks_connection_strings_are_honoured(uri: str) -> None:
     assert endpoint_from_connection(in_the_form) == endpoint
 
 
+def test_parameters_are_separated_before_they_are_decoded() -> None:
+    endpoint = endpoint_from_connection(connection(host="sc://localhost:1/;token=a%3Buser_id=root"))
+    assert (endpoint.token, endpoint.user_id) == ("a;user_id=root", None)
+
+
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
@@ -146,6 +151,19 @@ def test_a_token_for_another_machine_enables_tls() -> None:
         ({"host": ""}, "host is empty"),
         ({"host": "https://spark.example.org"}, "not the address of a Spark Connect server"),
         ({"host": "sc://spark:bad"}, "is not a valid address"),
+        ({"host": "sc://:secret@spark:1"}, "not the address of a Spark Connect server"),
+        ({"host": "sc://spark:1#secret"}, "not the address of a Spark Connect server"),
+        ({"host": "sc://spark:443", "port": 15002}, "two values of port"),
+        ({"port": 0}, "port=0|port 0"),
+        ({"host": "sc://spark:1/;token=secret", "password": "secret2"}, "two values of token"),
+        ({"host": "sc://spark:1/;token=secret;token=secret2"}, "two values of token"),
+        ({"host": "sc://spark:1/;user_id=jo", "login": "ann"}, "two values of user_id"),
+        ({"host": "sc://spark:1/;use_ssl=true", "extra": {"use_tls": False}}, "two values of tls"),
+        (
+            {"conn_type": "spark_connect", "extra": {"use_tls": True, "use_ssl": False}},
+            "extra 'use_ssl' is another name for 'use_tls'",
+        ),
+        ({"extra": {"session_conf": {"spark.a": None}}}, "'session_conf' has no value for 'spark.a'"),
         ({"extra": {"use_tsl": True}}, "'use_tsl' is unknown.*use_tls"),
         ({"extra": {"use_tls": "perhaps"}}, "'use_tls' is of type str. Write true or false"),
         ({"extra": {"headers": "team"}}, "'headers' is not an object"),
