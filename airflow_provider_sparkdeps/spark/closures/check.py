@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from airflow_provider_sparkdeps.exceptions import SessionError
@@ -34,11 +35,16 @@ def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[F
     Each is pickled as Spark Connect will pickle it. If that fails, and the callable does nothing that may prevent it,
     the task fails before its callable runs.
 
-    :param function: the callable. What it runs on the worker is not checked.
+    :param function: the callable, also as a partial or an object. What it runs on the worker is not checked.
     :param modules: what executors have.
     :return: what may fail or is likely a mistake, each problem once.
     :raises SessionError: if something is certain to fail.
     """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not isinstance(function, (FunctionType, MethodType)):
+        function = function.__call__  # type: ignore[operator]
+    function = getattr(function, "__func__", function)
     if not isinstance(function, FunctionType):
         return []
     try:

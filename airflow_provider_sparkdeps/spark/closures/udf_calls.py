@@ -278,10 +278,14 @@ def _root(node: ast.expr) -> ast.expr:
 
 
 def _bound_in(loop: ast.AST) -> frozenset[str]:
-    """Return the variables that a loop sets, without those of nested functions; none if it runs an action."""
+    """Return the variables that a loop sets, without those of nested functions; none if it ends early or may act."""
     names = set()
     for each in _nodes(loop):
         if isinstance(each, ast.Attribute) and each.attr in _ACTIONS:
+            return frozenset()
+        # A function that is called for what it does may run an action (`save(frame, name)`).
+        called = each.value.func if isinstance(each, ast.Expr) and isinstance(each.value, ast.Call) else None
+        if isinstance(each, (ast.Break, ast.Return)) or isinstance(called, ast.Name):
             return frozenset()
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
             names.add(each.id)

@@ -18,10 +18,13 @@ _PLAIN = frozenset(
     ("_make_function", "_function_setstate", "_make_cell", "_make_empty_cell", "_builtin_type", "subimport", "")
 )
 # Reads pickles with their lengths, and writes one line for each: empty, or why it can't be unpickled. Missing modules,
-# files and environment variables say nothing about executors. What users' code prints goes to stderr.
+# files, environment variables and tasks say nothing about executors. What users' code prints goes to stderr.
 _SCRIPT = """
 import os, sys
-from pyspark import cloudpickle
+from pyspark import SparkFiles, TaskContext, cloudpickle
+def fail(*args):
+    raise OSError("only executors have this")
+TaskContext.get = SparkFiles.get = SparkFiles.getRootDirectory = fail
 out = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 read = sys.stdin.buffer.read

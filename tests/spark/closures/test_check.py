@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import textwrap
@@ -36,6 +37,14 @@ class Wrong(Exception):
         super().__init__(a)
 
 WRONG = Wrong(1, 2)
+
+class Task:
+    def __setstate__(self, state):
+        from pyspark import TaskContext
+        self.partition = TaskContext.get().partitionId()
+
+TASK = Task()
+TASK.partition = 0
 HOLDER = {"lock": threading.Lock()}
 
 def init():
@@ -278,6 +287,11 @@ VALID = {
     "a loop with an action": "for name in 'ab':\n    spark.range(1).select(udf(lambda x: name)('id')).collect()",
     "a loop that writes": "for name in 'ab':\n    day.select(udf(lambda x: name)('id')).writeTo('t').append()",
     "a value of its own": "for name in 'ab':\n    f = udf(lambda x, name=name: name)",
+    "a loop that ends": ("for name in 'ab':\n    if name == day:\n        f = udf(lambda x: name)\n        break"),
+    "a loop that calls a function of its own": (
+        "for name in 'ab':\n    f = udf(lambda x: name)\n    prepare(spark.range(1).select(f('id')))"
+    ),
+    "an object that asks for its task": ("@udf('long')\ndef parse(x):\n    return TASK" + USE.format("parse")),
     "any object's foreach": "day.foreach(clean)",
     "a path that it adds": (
         "@udf('double')\ndef parse(x):\n    import sys\n    sys.path.append('/a')\n    import sklearn"
@@ -295,6 +309,22 @@ def test_without_a_known_environment_only_modules_of_the_dag_are_reported(check:
     body = "@udf('double')\ndef parse(x):\n    import sklearn\n    import airy\n    return x"
     (found,) = check(body, environment=None)
     assert "`airy` in parse is imported" in found
+
+
+@pytest.mark.parametrize("kind", ["partial", "object", "method"])
+def test_partials_objects_and_methods_are_checked(kind: str) -> None:
+    from pyspark.sql.connect.functions import udf
+
+    lock = threading.Lock()
+
+    class Job:
+        def __call__(self, spark: Any) -> Any:
+            f: Any = udf(lambda x: lock)
+            return spark.range(1).select(f("id")).collect()
+
+    callables: dict[str, Any] = {"partial": functools.partial(Job(), 1), "object": Job(), "method": Job().__call__}
+    with pytest.raises(SessionError, match="`lock` in <lambda> is a lock"):
+        check_udfs(callables[kind], ExecutorModules())
 
 
 def test_callables_without_source_are_not_checked(check: Check) -> None:
