@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pickle import PicklingError
+
 
 class SparkDepsError(Exception):
     """Base class of all exceptions of this package."""
@@ -9,6 +11,14 @@ class SparkDepsError(Exception):
 
 class InvalidArgumentError(SparkDepsError, ValueError):
     """An argument, connection field or input file is invalid."""
+
+
+class InvalidTypeError(InvalidArgumentError, TypeError):
+    """A value is of a type that is not supported. PySpark raises a TypeError for it."""
+
+
+class NotPicklableError(InvalidArgumentError, PicklingError):
+    """A value can't be pickled. PySpark raises a PicklingError for it."""
 
 
 class BuildError(SparkDepsError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,19 @@ from airflow_provider_sparkdeps.spark.accumulators.collector import UpdateCollec
 from airflow_provider_sparkdeps.spark.accumulators.initial_values import to_kind
 from airflow_provider_sparkdeps.spark.accumulators.kinds import AccumulatorKind, Sum
 from airflow_provider_sparkdeps.spark.accumulators.param import WithParam
-from airflow_provider_sparkdeps.spark.accumulators.updates import make_token
+from airflow_provider_sparkdeps.spark.accumulators.updates import FailedUpdate, make_token
 
 if TYPE_CHECKING:
     from pyspark.sql import Observation
+
+log = logging.getLogger(__name__)
 
 
 class Accumulator:
     """A value that UDFs add to on executors and that the task's callable reads: a sum, or another kind.
 
-    Created by `Session.accumulator`. An operation is counted only after it has succeeded. Each use of a UDF in its
-    query is counted once per partition, even if Spark evaluates it again.
+    Created by `Session.accumulator`. An operation is counted only after it has succeeded. What Spark evaluates again is
+    counted once where that can be known; docs/counting.md has the rule.
     """
 
     def __init__(self, name: str, kind: AccumulatorKind, collector: UpdateCollector) -> None:
@@ -34,6 +37,7 @@ class Accumulator:
         self._local = kind.value
         self._collector = collector
         self._id = uuid.uuid4().hex
+        self._is_warned = False
         collector.register(self._id, name, kind)
         for module in (codec, executor):
             register_pickle_by_value(module)
@@ -42,15 +46,9 @@ class Accumulator:
     def value(self) -> Any:
         """The initial value, with all terms added by succeeded operations and by `add` in the callable.
 
-        :raises SessionError: if it can't be known, or exceeds the kind's limit.
+        :raises SessionError: if it can't be known.
         """
-        value = self.kind.with_initial(self._local).value
-        try:
-            for update in self._collector.updates_of(self._id):
-                value = self.kind.merge(value, update)
-        except (TypeError, ValueError) as error:
-            raise SessionError(f"Could not compute accumulator {self.name!r}: {error}") from error
-        return value
+        return self._merge()[0]
 
     @value.setter
     def value(self, value: Any) -> None:
@@ -58,6 +56,32 @@ class Accumulator:
         self._collector.discard(self._id)
         self._collector.register(self._id, self.name, kind)
         self.kind, self._local = kind, kind.value
+
+    @property
+    def dropped(self) -> int:
+        """How many values are missing in `value`: those beyond the kind's limit, and updates that could not be sent.
+
+        :raises SessionError: if it can't be known.
+        """
+        return self._merge()[1]
+
+    def _merge(self) -> tuple[Any, int]:
+        value, failed = self.kind.with_initial(self._local).value, []
+        try:
+            for update in self._collector.updates_of(self._id):
+                if isinstance(update, FailedUpdate):
+                    failed.append(update.message)
+                else:
+                    value = self.kind.merge(value, update)
+            value, dropped = self.kind.cut(value)
+        except (TypeError, ValueError) as error:
+            raise SessionError(f"Could not compute accumulator {self.name!r}: {error}") from error
+        if (dropped or failed) and not self._is_warned:
+            self._is_warned = True
+            # No error: the query may have written its rows, and a task that is tried again would write them twice.
+            reason = failed[0] if failed else f"it has more than {len(value):,} different values, which is its limit"
+            log.warning("Accumulator %r is incomplete, %d are missing: %s", self.name, dropped + len(failed), reason)
+        return value, dropped + len(failed)
 
     @property
     def add(self) -> Callable[[Any], None]:
@@ -84,10 +108,12 @@ class Accumulator:
 
         :raises SessionError: if it is not supported.
         """
+        value, dropped = self._merge()
         try:
-            return self.kind.to_xcom(self.value)
+            found = self.kind.to_xcom(value)
         except TypeError as error:
             raise SessionError(f"Could not push accumulator {self.name!r} to XCom: {error}") from None
+        return {**found, "dropped": dropped} if dropped and isinstance(found, dict) else found
 
     def set_param(self, param: Any) -> None:
         """Set the `AccumulatorParam` of a value from XCom, which does not keep it."""
@@ -95,8 +121,14 @@ class Accumulator:
         self._collector.register(self._id, self.name, self.kind)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        # PySpark pickles each use of a UDF in a plan separately, so a new nonce tells uses apart.
-        return executor.restore, (make_token(self._id, uuid.uuid4().hex), self.name, *self.kind.executor_args())
+        return executor.restore, (make_token(self._id), self.name, *self.kind.executor_args())
+
+    def __copy__(self) -> Accumulator:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Accumulator:
+        # What holds it may be copied, for example by `dataclasses.asdict`. All copies count.
+        return self
 
     def __str__(self) -> str:
         return str(self.value)

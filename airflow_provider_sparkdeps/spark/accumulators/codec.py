@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+NUMBERS = (int, float, complex, decimal.Decimal)
 NAN = float("nan")
 """NaN differs from itself, but sets and dicts find this object in them."""
 
@@ -52,12 +53,22 @@ def encode(value: Any) -> Any:
         return {"kind": "date", "value": value.isoformat()}
     if isinstance(value, decimal.Decimal):
         return {"kind": "decimal", "value": str(value)}
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        return encode(value.item())
+    if (converted := plain(value)) is not value:
+        return encode(converted)
     raise TypeError(
         f"{type(value).__module__}.{type(value).__qualname__} is not supported. Use numbers, strings, bytes, dates, "
         "and lists, tuples, sets or dicts of them."
     )
+
+
+def plain(value: Any) -> Any:
+    """Return a scalar of numpy as Python's own; other values unchanged."""
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    if getattr(value.dtype, "kind", "") in "mM":
+        # Without a unit that Python's own types have, `item` returns a number.
+        value = value.astype(f"{value.dtype.kind}8[us]")
+    return value.item()
 
 
 def canonical(value: Any) -> Any:

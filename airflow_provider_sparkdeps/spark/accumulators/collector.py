@@ -1,22 +1,16 @@
-"""Collects the updates of one session's accumulators, and counts each use once per partition."""
+"""Collects the updates of one session's accumulators, by operation and use."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.exceptions import SessionError
+from airflow_provider_sparkdeps.spark.accumulators.counting import Evaluation, count
 from airflow_provider_sparkdeps.spark.accumulators.kinds import AccumulatorKind
-from airflow_provider_sparkdeps.spark.accumulators.updates import (
-    PREFIX,
-    FailedUpdate,
-    Update,
-    UpdateKey,
-    read_update,
-    unreadable,
-)
+from airflow_provider_sparkdeps.spark.accumulators.updates import FailedUpdate, read_update, unreadable
+from airflow_provider_sparkdeps.spark.accumulators.uses import UseFinder, UseKey, Uses
 from airflow_provider_sparkdeps.spark.pyspark_compat import ACCUMULATOR_METRIC, decompress_request
 
 if TYPE_CHECKING:
@@ -24,9 +18,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TOKEN = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})".encode())
-# The nonces of a query are replaced by numbers with this prefix, which no uuid4 has.
-_NUMBERED = "0" * 16
 _WRITES = ("write_operation", "write_operation_v2", "merge_into_table_command", "checkpoint_command")
 _CACHES = ("persist", "unpersist", "get_storage_level")
 _ACTIONS = {
@@ -46,14 +37,15 @@ class UpdateCollector:
     """
 
     def __init__(self) -> None:
-        # operation -> key -> (number of adds, value)
-        self._updates: dict[str, dict[UpdateKey, tuple[int, Any]]] = {}
+        # (operation, batch) -> use -> evaluations, by all but their value: they may be delivered more than once
+        self._updates: dict[tuple[str, str], dict[UseKey, dict[tuple[Any, ...], Evaluation]]] = {}
         self._succeeded: dict[str, None] = {}
         self._kinds: dict[str, tuple[str, AccumulatorKind]] = {}
-        # operation -> its action, and the uses that it contains: (accumulator id, nonce)
-        self._sent: dict[str, tuple[str, frozenset[tuple[str, str]]]] = {}
+        self._finder = UseFinder()
+        # operation -> its action, and the uses that it contains
+        self._sent: dict[str, tuple[str, Uses]] = {}
         self._cached: dict[str, None] = {}
-        self._warned: dict[str, None] = {}
+        self._warned: dict[Any, None] = {}
         self._foreign: dict[str, None] = {}
 
     def register(self, accumulator_id: str, name: str, kind: AccumulatorKind) -> None:
@@ -61,38 +53,17 @@ class UpdateCollector:
         self._kinds[accumulator_id] = (name, kind)
 
     def on_request(self, request: Any) -> Any:
-        """Return the request with the nonces of a query replaced by numbers: 0 for the first, 1 for the second, ...
-
-        A DataFrame then has the same bytes at each action, and Spark finds what it has cached. The nonces of functions
-        and views that the server keeps are not replaced: they must differ from those of later queries.
-        """
+        """Return the request with the identities of its uses in place of random ones."""
         if not self._kinds:
             return request
-        if operation := getattr(request, "operation_id", None):
-            self._sent.setdefault(operation, ("", frozenset()))
         request = decompress_request(request)
-        if (action := _action(request)) is None:
-            return request
-        data = request.SerializeToString()
-        numbers: dict[bytes, dict[bytes, int]] = {}
-
-        def replace_nonce(match: re.Match[bytes]) -> bytes:
-            accumulator, nonce = match.groups()
-            known = numbers.setdefault(accumulator, {})
-            return b"%s:%s:%032x" % (PREFIX.encode(), accumulator, known.setdefault(nonce, len(known)))
-
-        changed = _TOKEN.sub(replace_nonce, data)
-        uses = frozenset(
-            (accumulator.decode(), f"{number:032x}")
-            for accumulator, known in numbers.items()
-            for number in known.values()
-        )
+        request, uses = self._finder.identify(request)
+        action = _action(request)
         if action in _CACHES:
-            for accumulator_id, _ in uses:
-                self._cached[accumulator_id] = None
-        elif uses and operation:
-            self._sent[operation] = (action, uses)
-        return request if changed == data else type(request).FromString(changed)
+            self._cached.update(dict.fromkeys(accumulator_id for accumulator_id, _ in uses))
+        elif operation := getattr(request, "operation_id", None):
+            self._sent.setdefault(operation, (action or "", uses))
+        return request
 
     def on_response(self, operation_id: str, response: pb2.ExecutePlanResponse) -> None:
         """Remove the updates from a response, and collect them. They may be from other operations.
@@ -109,16 +80,13 @@ class UpdateCollector:
                 metrics.values.extend(kept)
 
     def on_success(self, operation_id: str) -> None:
-        """Count what the operation's tasks added.
-
-        :raises SessionError: if a task could not send its update.
-        """
+        """Count what the operation's tasks added."""
         self._succeeded[operation_id] = None
-        for _, value in list(self._updates.get(operation_id, {}).values()):
-            _raise_if_failed(value)
 
     def updates_of(self, accumulator_id: str) -> Iterator[Any]:
         """Yield what succeeded operations have added to an accumulator, in an order that does not depend on timing.
+
+        What an executor could not send is a `FailedUpdate`.
 
         :raises SessionError: if this is not known.
         """
@@ -129,63 +97,81 @@ class UpdateCollector:
                 "of the session. Do not use the id of this session in another process."
             )
         self._warn_about_missing_updates()
-        for operation in list(self._succeeded):
-            updates = sorted(self._updates.get(operation, {}).items(), key=lambda update: update[0])
-            found = {key: value for key, (_, value) in updates if key.accumulator_id == accumulator_id}
-            # An exchange computes the rows that it has sampled again.
-            exchanged = {key._replace(position="") for key in found if key.position.startswith("exchange")}
-            for key, value in found.items():
-                if not (key.position.startswith("sample") and key._replace(position="") in exchanged):
-                    yield _raise_if_failed(value)
+        cached: dict[tuple[str, UseKey], dict[int, list[Any]]] = {}
+        for (operation, batch), key, evaluations in self._evaluations_of(accumulator_id):
+            use = self._sent.get(operation, ("", {}))[1].get(key)
+            counted = count(evaluations, use, may_be_cached=self._finder.may_be_cached)
+            if use and use.cached and not use.moved:
+                # Each partition of a cached DataFrame counts once, in whatever query Spark computed it.
+                partitions = cached.setdefault((use.cached, key), {})
+                own: dict[int, list[Any]] = {}
+                for each in counted.evaluations:
+                    own.setdefault(each.partition, []).append(each.value)
+                partitions |= {partition: found for partition, found in own.items() if partition not in partitions}
+                if operation in self._succeeded:
+                    partitions.setdefault(-1, [])
+            elif operation in self._succeeded:
+                if counted.doubt:
+                    self._warn_about_doubt(accumulator_id, (operation, batch), counted.doubt)
+                yield from (each.value for each in counted.evaluations)
+        for partitions in cached.values():
+            if partitions.pop(-1, None) is not None:
+                yield from (value for _, values in sorted(partitions.items()) for value in values)
 
     def discard(self, accumulator_id: str) -> None:
         """Remove all updates of an accumulator by operations that have succeeded."""
-        for operation in list(self._succeeded):
-            updates = self._updates.get(operation, {})
-            for key in [key for key in updates if key.accumulator_id == accumulator_id]:
-                del updates[key]
+        for (operation, _), uses in list(self._updates.items()):
+            for key in [key for key in uses if key[0] == accumulator_id and operation in self._succeeded]:
+                del uses[key]
+
+    def _evaluations_of(self, accumulator_id: str) -> Iterator[tuple[tuple[str, str], UseKey, list[Evaluation]]]:
+        for place, uses in list(self._updates.items()):
+            for key in sorted(key for key in list(uses) if key[0] == accumulator_id):
+                yield place, key, list(uses[key].values())
 
     def _accept(self, pickled: bytes) -> bool:
         """Collect an update, and return whether it belongs to one of our accumulators."""
         update = read_update(pickled)
         if update is None:
             return False
-        if update.key.accumulator_id not in self._kinds:
+        accumulator_id, value = update.use[0], update.evaluation.value
+        if accumulator_id not in self._kinds:
             raise SessionError(
                 "Received an update of an accumulator that this session does not have. Use accumulators only in UDFs "
                 "of the session that created them, and the id of a session only in one process."
             )
-        if not isinstance(update.value, FailedUpdate):
+        if not isinstance(value, FailedUpdate):
             try:
-                self._kinds[update.key.accumulator_id][1].check(update.value)
+                self._kinds[accumulator_id][1].check(value)
             except ValueError as error:
                 raise unreadable(error) from None
         if update.operation and update.operation not in self._sent:
             self._foreign[update.operation] = None
-        self._add(update)
+        uses = self._updates.setdefault((update.operation, update.batch), {})
+        uses.setdefault(update.use, {})[update.evaluation[:-1]] = update.evaluation
         return True
 
-    def _add(self, update: Update) -> None:
-        updates = self._updates.setdefault(update.operation, {})
-        key = update.key
-        if key.nonce.startswith(_NUMBERED):
-            # A repeated stage may have another number, and a sort samples in a separate stage.
-            key = key._replace(position="")
-        # Spark may evaluate a use twice in a task (a filter on its column) or repeat the task. The update with the most
-        # adds counts.
-        if update.adds >= updates.get(key, (-1, None))[0]:
-            updates[key] = (update.adds, update.value)
+    def _warn_about_doubt(self, accumulator_id: str, operation: tuple[str, str], doubt: str) -> None:
+        if (accumulator_id, operation) not in self._warned:
+            self._warned[accumulator_id, operation] = None
+            log.warning(
+                "Accumulator %r may be too high: Spark evaluated a function of a query more than once, and it is not "
+                "known whether these were the same rows (%s). See docs/counting.md.",
+                self._kinds[accumulator_id][0],
+                doubt,
+            )
 
     def _warn_about_missing_updates(self) -> None:
         """Log operations that used accumulators and returned no updates, once for each action."""
         for operation in list(self._succeeded):
-            action, uses = self._sent.get(operation, ("", frozenset()))
-            received = {(key.accumulator_id, key.nonce) for key in self._updates.get(operation, {})}
+            action, uses = self._sent.get(operation, ("", {}))
+            if not action:
+                continue
+            received = self._updates.get((operation, ""), {}).keys()
             # Spark does not compute what it has cached, so there are no updates of it.
-            ids = {accumulator_id for accumulator_id, _ in uses - received}
+            ids = {accumulator_id for accumulator_id, _ in uses.keys() - received}
             missing = sorted(self._names_of(ids) - self._names_of(self._cached))
-            if uses:
-                self._sent[operation] = ("", frozenset())
+            self._sent[operation] = ("", uses)
             if missing and action not in self._warned:
                 self._warned[action] = None
                 log.warning(
@@ -199,12 +185,6 @@ class UpdateCollector:
 
     def _names_of(self, accumulator_ids: Iterable[str]) -> set[str]:
         return {self._kinds[each][0] for each in list(accumulator_ids) if each in self._kinds}
-
-
-def _raise_if_failed(value: Any) -> Any:
-    if isinstance(value, FailedUpdate):
-        raise SessionError(value.message)
-    return value
 
 
 def _action(request: Any) -> str | None:

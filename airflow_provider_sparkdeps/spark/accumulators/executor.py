@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from typing import Any
 
-from airflow_provider_sparkdeps.spark.accumulators.codec import canonical, encode, is_null
+from airflow_provider_sparkdeps.spark.accumulators.codec import NUMBERS, canonical, decode, encode, is_null, plain
 
 MAX_UPDATE_BYTES = 1_000_000
 """Size limit of one task's update of one accumulator: all updates of a query are in one response of at most 2 GB."""
@@ -14,15 +16,19 @@ MAX_UPDATE_BYTES = 1_000_000
 class ExecutorSum:
     """An accumulator on an executor, here a sum: UDFs add to it, and Spark sends its update when the task ends."""
 
-    __slots__ = ("_location", "_name", "adds", "total")
+    __slots__ = ("_name", "_origin", "adds", "place", "start", "total")
 
-    def __init__(self, name: str, location: tuple[str, str, int], total: Any) -> None:
+    def __init__(self, name: str, total: Any) -> None:
         self._name = name
-        self._location = location
+        self._origin: tuple[Any, ...] = ()
+        self.place: list[Any] = []
+        self.start = time.monotonic_ns()
         self.adds = 0
         self.total = total
 
     def add(self, term: Any) -> None:
+        if type(term) is not int and type(term) is not float:
+            term = self._number(term)
         self.total += term
         self.adds += 1
 
@@ -47,15 +53,20 @@ class ExecutorSum:
         """Return the update that the terms make, as a supported value."""
         return self.total
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Spark pickles Python data sources again after they have planned a query.
+        return restore, self._origin
+
     @property
     def _value(self) -> str:
         """Spark's worker reads this when the task ends. It is a string, so that the driver unpickles nothing else."""
+        place = [*self.place, self.start, time.monotonic_ns(), os.getpid(), self.adds]
         try:
-            update = json.dumps([*self._location, self.adds, self._encode(self.result())])
+            update = json.dumps([*place, self._encode(self.result())])
             self._check_size(len(update))
-        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-            # An exception here would kill Spark's Python worker without a message. The Airflow worker raises it.
-            update = json.dumps([*self._location, self.adds, {"kind": "error", "value": str(error)}])
+        except Exception as error:  # noqa: BLE001 (users' objects raise anything)
+            # An exception here would kill Spark's Python worker without a message.
+            update = json.dumps([*place, {"kind": "error", "value": str(error)}])
         return update
 
     def _encode(self, value: Any) -> Any:
@@ -63,6 +74,17 @@ class ExecutorSum:
             return encode(value)
         except TypeError as error:
             raise TypeError(f"Accumulator {self._name!r} could not be sent: {error}") from None
+
+    def _number(self, term: Any) -> Any:
+        """Return a number as Python's own, since numpy's overflow and lose precision."""
+        number = plain(term)
+        if not isinstance(number, NUMBERS):
+            raise TypeError(f"Accumulator {self._name!r} adds numbers, and {term!r:.60} is not one.")
+        return number
+
+    def _replace(self, term: Any) -> None:
+        self._check_size(len(json.dumps(self._encode(term))))
+        self.total = term
 
     def _check_size(self, size: int) -> None:
         if size > MAX_UPDATE_BYTES:
@@ -72,6 +94,29 @@ class ExecutorSum:
             )
 
 
+class OutsideOfTasks:
+    """Takes the place of an accumulator where Spark runs Python beside the driver, which sends no updates."""
+
+    __slots__ = ("_name", "_origin")
+
+    def __init__(self, name: str, origin: tuple[Any, ...]) -> None:
+        self._name = name
+        self._origin = origin
+
+    def add(self, term: Any) -> None:
+        raise RuntimeError(
+            f"Accumulator {self._name!r} can't be added to here: foreachBatch, analyze of a UDTF, and the planning of "
+            "a data source run beside the driver, which sends no updates. Add to it in functions that run on rows."
+        )
+
+    def __iadd__(self, term: Any) -> OutsideOfTasks:
+        self.add(term)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restore, self._origin
+
+
 class ExecutorMax(ExecutorSum):
     """The largest term. As in SQL, nulls and NaN are ignored."""
 
@@ -79,8 +124,10 @@ class ExecutorMax(ExecutorSum):
 
     def add(self, term: Any) -> None:
         self.adds += 1
-        if not is_null(term) and (self.total is None or term > self.total):
-            self.total = term
+        if not is_null(term):
+            term = plain(term)
+            if self.total is None or term > self.total:
+                self._replace(term)
 
 
 class ExecutorMin(ExecutorSum):
@@ -90,8 +137,10 @@ class ExecutorMin(ExecutorSum):
 
     def add(self, term: Any) -> None:
         self.adds += 1
-        if not is_null(term) and (self.total is None or term < self.total):
-            self.total = term
+        if not is_null(term):
+            term = plain(term)
+            if self.total is None or term < self.total:
+                self._replace(term)
 
 
 class _Bounded(ExecutorSum):
@@ -99,8 +148,8 @@ class _Bounded(ExecutorSum):
 
     __slots__ = ("_bytes", "_limit")
 
-    def __init__(self, name: str, location: tuple[str, str, int], total: Any, limit: int) -> None:
-        ExecutorSum.__init__(self, name, location, total)
+    def __init__(self, name: str, total: Any, limit: int) -> None:
+        ExecutorSum.__init__(self, name, total)
         self._limit = limit
         self._bytes = 0
 
@@ -139,7 +188,8 @@ class ExecutorList(_Bounded):
         self.adds += 1
         if len(self.total) < self._limit:
             self._grow(term)
-            self.total.append(term)
+            # A copy, since the caller may change the term.
+            self.total.append(decode(encode(term)))
 
 
 class ExecutorCounter(_Bounded):
@@ -150,7 +200,7 @@ class ExecutorCounter(_Bounded):
     def add(self, term: Any) -> None:
         self.adds += 1
         for key, amount in term.items() if isinstance(term, dict) else ((term, 1),):
-            key = canonical(key)
+            key, amount = canonical(key), self._number(amount)
             if key in self.total:
                 self.total[key] += amount
             else:
@@ -164,7 +214,7 @@ class ExecutorSketch(ExecutorSum):
 
     __slots__ = ()
 
-    def __init__(self, name: str, location: tuple[str, str, int], lg_k: int) -> None:
+    def __init__(self, name: str, lg_k: int) -> None:
         try:
             from datasketches import hll_sketch, tgt_hll_type
         except ImportError:
@@ -172,7 +222,7 @@ class ExecutorSketch(ExecutorSum):
                 f"Accumulator {name!r} is an ApproxCountDistinct, and executors don't have the package datasketches. "
                 "Add it to the environment's requirements."
             ) from None
-        ExecutorSum.__init__(self, name, location, hll_sketch(lg_k, tgt_hll_type.HLL_8))
+        ExecutorSum.__init__(self, name, hll_sketch(lg_k, tgt_hll_type.HLL_8))
 
     def add(self, term: Any) -> None:
         self.adds += 1
@@ -193,11 +243,11 @@ class ExecutorParam(ExecutorSum):
 
     __slots__ = ("_add_in_place",)
 
-    def __init__(self, name: str, location: tuple[str, str, int], pickled: bytes) -> None:
+    def __init__(self, name: str, pickled: bytes) -> None:
         from pyspark.cloudpickle import loads
 
         param, zero = loads(pickled)
-        ExecutorSum.__init__(self, name, location, zero)
+        ExecutorSum.__init__(self, name, zero)
         self._add_in_place = param.addInPlace
 
     def add(self, term: Any) -> None:
@@ -209,7 +259,7 @@ class ExecutorParam(ExecutorSum):
 
 
 def restore(token: str, name: str, kind: Any, *options: Any) -> Any:
-    """Return the executor's accumulator for one pickled use. A worker unpickles each UDF once per task.
+    """Return the executor's accumulator for one pickled use. A worker unpickles each UDF once per evaluation.
 
     :param kind: one of the classes above.
     :param options: its further arguments.
@@ -222,22 +272,20 @@ def restore(token: str, name: str, kind: Any, *options: Any) -> Any:
         return registry[token]
     context = TaskContext.get()
     if context is None:
-        # Unpickled to plan a query (`analyze` of a UDTF): no task will send an update.
-        return kind(name, ("", "", -1), *options)
-    tags = (context.getLocalProperty("spark.job.tags") or "").split(",")
-    operation = next((tag.rpartition("_Operation_")[2] for tag in tags if "_Operation_" in tag), "")
-    made = kind(name, (operation, _position(context), context.partitionId()), *options)
+        return OutsideOfTasks(name, (token, name, kind, *options))
+    made = kind(name, *options)
+    made._origin = (token, name, kind, *options)
+    made.place = _place(context)
     registry[token] = made
     return made
 
 
-def _position(context: Any) -> str:
-    """Return a task's position in the query, for functions that are pickled once for all queries.
-
-    This is the stage or, with adaptive execution, the exchange that the stage belongs to. Before a sort, the
-    exchange samples its rows in a separate stage, whose scope is that of the whole plan.
-    """
-    scope: str = context.getLocalProperty("spark.rdd.scope") or ""
-    if '"name":"Exchange"' not in scope:
-        return str(context.stageId())
-    return f"sample {context.stageId()}" if '"id":"spark_plan' in scope else f"exchange {scope}"
+def _place(context: Any) -> list[Any]:
+    """Return where in Spark's execution a task is: operation, batch of a stream, stage, partition, attempt, sample."""
+    tags = (context.getLocalProperty("spark.job.tags") or "").split(",")
+    operation = next((tag.rpartition("_Operation_")[2] for tag in tags if "_Operation_" in tag), "")
+    batch = context.getLocalProperty("streaming.sql.batchId") or ""
+    scope = context.getLocalProperty("spark.rdd.scope") or ""
+    # An exchange that sorts samples its rows in jobs of its own.
+    sampled_for = scope if '"id":"spark_plan' in scope and '"name":"Exchange"' in scope else ""
+    return [operation, batch, context.stageId(), context.partitionId(), context.taskAttemptId(), sampled_for]

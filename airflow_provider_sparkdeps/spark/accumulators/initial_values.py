@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
-from airflow_provider_sparkdeps.spark.accumulators.codec import decode
+from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, InvalidTypeError
+from airflow_provider_sparkdeps.spark.accumulators.codec import NUMBERS, decode
 from airflow_provider_sparkdeps.spark.accumulators.distinct import ApproxCountDistinct, DistinctCount
 from airflow_provider_sparkdeps.spark.accumulators.kinds import (
-    NUMBERS,
     AccumulatorKind,
     CounterOf,
     ListOf,
@@ -64,7 +63,7 @@ def to_kind(name: str, value: Any) -> AccumulatorKind:
         with contextlib.suppress(KeyError):
             return _from_xcom(name, value)
     if isinstance(value, bool) or not isinstance(value, NUMBERS):
-        raise InvalidArgumentError(
+        raise InvalidTypeError(
             f"Accumulator {name!r} can't start from {value!r} ({type(value).__name__}). Use an int or a float for a "
             "sum, a kind such as Max(), SetOf() or CounterOf(), or WithParam(YourParam(), value)."
         )
@@ -97,7 +96,7 @@ def _from_xcom(name: str, data: Mapping[str, Any]) -> AccumulatorKind:
             return WithParam(None, decode(data["value"]))
         return Sum(decode(dict(data)))
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidArgumentError(
+        raise InvalidTypeError(
             f"Accumulator {name!r} can't start from this dict: it is not from an upstream task's `accumulators` "
             f"({error}). Use a kind such as Max() or CounterOf()."
         ) from None

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import Any, Self
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.spark.accumulators import executor
-from airflow_provider_sparkdeps.spark.accumulators.codec import encode
-
-NUMBERS = (int, float, complex, Decimal)
+from airflow_provider_sparkdeps.spark.accumulators.codec import NUMBERS, encode
 
 
 class AccumulatorKind:
@@ -40,11 +37,21 @@ class AccumulatorKind:
         raise NotImplementedError
 
     def add(self, value: Any, term: Any, *, name: str) -> Any:
-        """Return a value with a term added in the callable. The value may be changed."""
+        """Return a value with a term added in the callable. The value may be changed.
+
+        :raises ValueError: if it would have more different values than its limit.
+        """
         make, *options = self.executor_args()
-        counter = make(name, ("", "", 0), *options)
+        counter = make(name, *options)
         counter.add(term)
-        return self.merge(value, counter.result())
+        value = self.merge(value, counter.result())
+        if self.cut(value)[1]:
+            raise ValueError("it would have more different values than its limit. Raise `limit`, or add coarser values")
+        return value
+
+    def cut(self, value: Any) -> tuple[Any, int]:
+        """Return what a limit leaves of a merged value, and the number of values that it drops."""
+        return value, 0
 
     def to_xcom(self, value: Any) -> Any:
         """Return a value as JSON-compatible values from which `to_kind` creates this kind with this initial value."""
@@ -92,7 +99,7 @@ class _Extreme(AccumulatorKind):
         return self._executor_class, None
 
     def merge(self, value: Any, update: Any) -> Any:
-        counter = self._executor_class(self._name, ("", "", 0), value)
+        counter = self._executor_class(self._name, value)
         counter.add(update)
         return counter.total
 
@@ -129,7 +136,7 @@ class SetOf(AccumulatorKind):
     """The different values that were added. `add` takes an element, or a set of elements.
 
     :param initial: the elements to start from.
-    :param limit: maximum number of elements; a query that adds more fails.
+    :param limit: maximum number of elements. A task that adds more fails; what several tasks add beyond it is dropped.
     """
 
     initial: Collection[Any] = ()
@@ -137,9 +144,7 @@ class SetOf(AccumulatorKind):
 
     def __post_init__(self) -> None:
         # Sorted, so that the DAG is the same each time it is parsed.
-        object.__setattr__(
-            self, "initial", tuple(sorted(set(_initial_values(self)), key=lambda each: (str(each), repr(each))))
-        )
+        object.__setattr__(self, "initial", tuple(sorted(set(_initial_values(self)), key=_order)))
 
     @property
     def value(self) -> set[Any]:
@@ -153,7 +158,12 @@ class SetOf(AccumulatorKind):
 
     def merge(self, value: Any, update: Any) -> Any:
         value |= update
-        return _within(self.limit, value)
+        return value
+
+    def cut(self, value: Any) -> tuple[Any, int]:
+        if len(value) <= self.limit:
+            return value, 0
+        return set(sorted(value, key=_order)[: self.limit]), len(value) - self.limit
 
     def to_xcom(self, value: Any) -> Any:
         return {**encode(set(value)), "limit": self.limit}
@@ -195,7 +205,7 @@ class CounterOf(AccumulatorKind):
     """A sum for each key, as a `collections.Counter`: `add(key)` adds 1, `add({key: amount, ...})` adds amounts.
 
     :param initial: the amounts to start from, by key.
-    :param limit: maximum number of keys; a query that adds more fails.
+    :param limit: maximum number of keys. A task that adds more fails; what several tasks add beyond it is dropped.
     """
 
     initial: Mapping[Any, Any] = field(default_factory=dict)
@@ -226,7 +236,13 @@ class CounterOf(AccumulatorKind):
     def merge(self, value: Any, update: Any) -> Any:
         for key, amount in update.items():
             value[key] = value.get(key, 0) + amount
-        return _within(self.limit, value)
+        return value
+
+    def cut(self, value: Any) -> tuple[Any, int]:
+        if len(value) <= self.limit:
+            return value, 0
+        kept = sorted(value, key=_order)[: self.limit]
+        return Counter({key: value[key] for key in kept}), len(value) - self.limit
 
     def to_xcom(self, value: Any) -> Any:
         return {"kind": "counter", "value": encode(dict(value)), "limit": self.limit}
@@ -253,9 +269,5 @@ def _check_limit(kind: SetOf | ListOf | CounterOf) -> None:
         raise InvalidArgumentError(f"limit={kind.limit!r} of {type(kind).__name__} is not a whole number above 0.")
 
 
-def _within(limit: int, value: Any) -> Any:
-    if len(value) > limit:
-        raise ValueError(
-            f"it has more than {limit:,} different values, which is its limit. Raise `limit`, or add coarser values."
-        )
-    return value
+def _order(value: Any) -> tuple[str, str]:
+    return str(value), repr(value)

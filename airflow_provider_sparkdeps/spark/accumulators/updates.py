@@ -6,13 +6,14 @@ import json
 import pickle
 import pickletools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.accumulators.codec import decode
+from airflow_provider_sparkdeps.spark.accumulators.counting import Evaluation
+from airflow_provider_sparkdeps.spark.accumulators.uses import PREFIX
 from airflow_provider_sparkdeps.spark.pyspark_compat import accumulator_serializer
 
-PREFIX = "sparkdeps-accumulator"
 # The opcodes of a tuple of two strings. None of them can name a class, call a function or reserve memory.
 _HARMLESS = frozenset({"PROTO", "FRAME", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "MEMOIZE", "TUPLE2", "STOP"})
 
@@ -26,26 +27,22 @@ class FailedUpdate:
     message: str
 
 
-class UpdateKey(NamedTuple):
-    """One pickled use of an accumulator, and where Spark evaluated it."""
-
-    accumulator_id: str
-    nonce: str
-    position: str
-    partition: int
-
-
 class Update(NamedTuple):
-    """What one task added through one use."""
+    """What one evaluation of a use added.
+
+    :param operation: Spark Connect's id of it.
+    :param batch: the number of the batch, if the operation is a stream.
+    :param use: the id of the accumulator, and the nonce of the use.
+    """
 
     operation: str
-    key: UpdateKey
-    adds: int
-    value: Any
+    batch: str
+    use: tuple[str, str]
+    evaluation: Evaluation
 
 
-def make_token(accumulator_id: str, nonce: str) -> str:
-    """Return the string that identifies a use, where it is pickled."""
+def make_token(accumulator_id: str, nonce: str = "0" * 32) -> str:
+    """Return the string that identifies a use, where it is pickled. Its nonce is set in the request that sends it."""
     return f"{PREFIX}:{accumulator_id}:{nonce}"
 
 
@@ -60,14 +57,14 @@ def read_update(pickled: bytes) -> Update | None:
     try:
         token, text = _loads_strings(pickled)
         _, accumulator_id, nonce = token.split(":")
-        operation, position, partition, adds, data = json.loads(text)
-        if [*map(type, (operation, position, partition, adds))] != [str, str, int, int]:
+        operation, batch, *fields, data = json.loads(text)
+        if [*map(type, (operation, batch, *fields))] != [str, str, int, int, int, str, int, int, int, int]:
             raise ValueError("its fields have other types")  # noqa: TRY301 (one handler for all)
         failed = isinstance(data, dict) and data.get("kind") == "error"
         value = FailedUpdate(str(data.get("value"))) if failed else decode(data)
     except (ValueError, RecursionError) as error:
         raise unreadable(error) from None
-    return Update(operation, UpdateKey(accumulator_id, nonce, position, partition), adds, value)
+    return Update(operation, batch, (accumulator_id, nonce), Evaluation._make((*fields, value)))
 
 
 def unreadable(reason: object) -> SessionError:

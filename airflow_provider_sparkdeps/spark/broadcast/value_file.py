@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CellType, FunctionType
 from typing import IO, Any
 
-from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
+from airflow_provider_sparkdeps.exceptions import NotPicklableError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
 from airflow_provider_sparkdeps.spark.broadcast.executor import ALIGNMENT, MAGIC
 from airflow_provider_sparkdeps.spark.closures.resources import SESSION_BOUND, resource_of
@@ -30,7 +30,7 @@ class ValueFile:
     The memory of numpy, Arrow and pandas is hashed and written in place, without a copy.
 
     :param path: of the file.
-    :raises InvalidArgumentError: if the value can't be pickled. The message names the part of it that can't.
+    :raises NotPicklableError: if the value can't be pickled. The message names the part of it that can't.
     :raises OSError: if the file can't be written.
     """
 
@@ -47,7 +47,7 @@ class ValueFile:
                 name, part, cause = _unpicklable_part(value, error)
                 described = _describe(part)
                 join = " For a broadcast join, import `broadcast` from pyspark.sql.functions under another name."
-                raise InvalidArgumentError(
+                raise NotPicklableError(
                     f"The value to broadcast can't be pickled: {name} is {described} ({cause}). Broadcast only what "
                     f"UDFs need of it, e.g. arrays, numbers and strings.{join if described == 'a DataFrame' else ''}"
                 ) from error

@@ -31,7 +31,7 @@ def broadcast(session: Session, value: T) -> Broadcast[T]:
 
     :param session: an open session.
     :param value: any value that can be pickled. Classes and functions of a DAG bundle are pickled by value.
-    :raises InvalidArgumentError: if the value can't be pickled. The message names the part of it that can't.
+    :raises NotPicklableError: if the value can't be pickled. The message names the part of it that can't.
     :raises SessionError: if the session is not open, or the value could not be sent.
     """
     if not session.is_open:

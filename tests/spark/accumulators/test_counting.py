@@ -241,7 +241,7 @@ def test_nothing_that_executors_send_runs_code_here(session: Session, tmp_path: 
 
 ACCUMULATOR = "a" * 32
 TOKEN = make_token(ACCUMULATOR, f"{0:032x}")
-UPDATE = ["operation", "1", 0, 1]
+UPDATE = ["operation", "", 1, 0, 7, "", 0, 1, 9, 1]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ UPDATE = ["operation", "1", 0, 1]
         pickle.dumps((TOKEN, "no JSON")),
         pickle.dumps((TOKEN, "[" * 100_000)),
         pickle.dumps((TOKEN, json.dumps([*UPDATE]))),
-        pickle.dumps((TOKEN, json.dumps(["operation", "1", "0", 1, 1]))),
+        pickle.dumps((TOKEN, json.dumps(["operation", "", 1, "0", 7, "", 0, 1, 9, 1, 1]))),
         pickle.dumps((TOKEN, json.dumps([*UPDATE, "1"]))),
         pickle.dumps((TOKEN, json.dumps([*UPDATE, {"kind": "os.putenv", "value": ["SPARKDEPS_HOSTILE", "1"]}]))),
         pickle.dumps((1, Hostile())),

@@ -21,7 +21,7 @@ def test_a_coarser_sketch_loses_nothing_of_a_finer_one() -> None:
 
 def sketch_of(kind: ApproxCountDistinct, values: range) -> bytes:
     make, *options = kind.executor_args()
-    counter = make("users", ("", "", 0), *options)
+    counter = make("users", *options)
     for value in values:
         counter.add(value)
     sketch: bytes = counter.result()
@@ -34,7 +34,7 @@ def test_the_missing_package_of_a_sketch_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         RuntimeError, match=r"'users' is an ApproxCountDistinct.*Add it to the environment's requirements"
     ):
-        make("users", ("", "", 0), *options)
+        make("users", *options)
     with pytest.raises(InvalidArgumentError, match=r"pip install 'airflow-provider-sparkdeps\[sketches\]'"):
         ApproxCountDistinct().executor_args()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +16,6 @@ from pyspark.sql.functions import col, udf
 
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
-from airflow_provider_sparkdeps.spark.accumulators.collector import UpdateCollector
-from airflow_provider_sparkdeps.spark.accumulators.kinds import Sum
-from airflow_provider_sparkdeps.spark.accumulators.updates import make_token
 from airflow_provider_sparkdeps.spark.endpoint import Endpoint
 from airflow_provider_sparkdeps.spark.session import Session
 
@@ -73,18 +68,6 @@ def test_a_task_that_is_tried_again_counts_once(session: Session, tmp_path: Path
         assert len((frame.repartition(3) if shuffled else frame).collect()) == 1000
         assert marker.exists()
         assert count.value == 1000
-
-
-def test_a_task_that_runs_twice_at_once_counts_once() -> None:
-    """Imitates executors: Spark does not run speculative tasks on one host."""
-    collector, accumulator = UpdateCollector(), "a" * 32
-    collector.register(accumulator, "count", Sum(0))
-    for position, adds in (("1", 250), ("1", 250), ("7", 200)):
-        sent = ["operation", position, 0, adds, adds]
-        assert collector._accept(pickle.dumps((make_token(accumulator, f"{0:032x}"), json.dumps(sent))))
-    collector._foreign.clear()
-    collector.on_success("operation")
-    assert list(collector.updates_of(accumulator)) == [250]
 
 
 def test_an_interrupted_query_adds_nothing_to_the_next_one(session: Session, tmp_path: Path) -> None:

@@ -6,16 +6,19 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, cast
 
+import numpy as np
+import pandas as pd
 import pytest
 from airflow.sdk.bases.xcom import BaseXCom
 from pyspark.accumulators import AccumulatorParam
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
-from pyspark.sql.functions import udf
+from pyspark.sql.functions import pandas_udf, udf  # type: ignore[attr-defined]
 from pyspark.sql.observation import Observation
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
@@ -287,12 +290,16 @@ def test_a_value_from_xcom_is_kept_and_continues_once_the_callable_sets_its_para
         (WithParam(Opaque(), ""), lambda value: "a", r"'grown' could not be sent: builtins\.object"),
         (SetOf(), lambda value: object, "'grown' could not be sent"),
         (SetOf(), lambda value: [value], "unhashable"),
-        (Sum(0), str, "unsupported operand"),
+        (Sum(0), str, "'grown' adds numbers, and '0' is not one"),
+        (Sum(0), lambda value: Fraction(1, 3), r"'grown' adds numbers, and Fraction\(1, 3\) is not one"),
+        (CounterOf(), lambda value: {"a": "1"}, "'grown' adds numbers"),
+        (Max(), lambda value: Fraction(1, 3), "'grown' could not be sent: fractions.Fraction"),
+        (Max(), lambda value: "a" * (MAX_UPDATE_BYTES + 1), "'grown' has more than"),
     ],
 )
 def test_a_term_that_can_not_be_sent_is_refused_at_once(kind: Any, term: Callable[[int], object], problem: str) -> None:
     make, *options = kind.executor_args()
-    counter = make("grown", ("", "", 0), *options)
+    counter = make("grown", *options)
     with pytest.raises((RuntimeError, TypeError), match=problem):
         _ = [counter.add(term(value)) for value in range(20)]
 
@@ -318,21 +325,59 @@ def test_the_updates_of_many_tasks_may_take_more_than_pysparks_128_mb(session: S
     assert {int(each.rstrip("a")) for each in found} == set(range(150))
 
 
-def test_an_update_that_is_too_large_when_a_task_ends_fails_the_action(session: Session) -> None:
-    largest = session.accumulator("largest", Max())
-    with pytest.raises(SessionError, match=f"'largest' has more than {MAX_UPDATE_BYTES:,} bytes in one task"):
-        run(session, lambda value: largest.add("a" * (MAX_UPDATE_BYTES + 1)), 4)
-    with pytest.raises(SessionError, match="'largest' has more than"):
-        _ = largest.value
+def test_an_update_that_could_not_be_sent_when_a_task_ends_is_missing(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The query may have written its rows, so that it must not fail."""
+    text = session.accumulator("text", "", Collecting())
+    with caplog.at_level("WARNING"):
+        session.spark.range(0, 3, 1, 1).select(adding(lambda value: text.add("a" * 400_000))("id")).collect()
+        assert (text.value, text.dropped) == ("", 1)
+        assert session.accumulator_values == {"text": {"kind": "param", "value": "", "dropped": 1}}
+    (message,) = [each.getMessage() for each in caplog.records if "is incomplete" in each.getMessage()]
+    assert message.startswith(
+        f"Accumulator 'text' is incomplete, 1 are missing: Accumulator 'text' has more than {MAX_UPDATE_BYTES:,}"
+    )
 
 
-def test_a_limit_holds_for_all_tasks_together(session: Session) -> None:
-    codes = session.accumulator("codes", SetOf(limit=150))
-    run(session, codes.add, 400)
-    with pytest.raises(
-        SessionError, match=r"Could not compute accumulator 'codes': it has more than 150 different values"
-    ):
-        _ = codes.value
+@pytest.mark.parametrize(("kind", "number"), [(SetOf(limit=150), 150), (CounterOf(limit=150), 150)])
+def test_what_several_tasks_add_beyond_a_limit_is_dropped_and_said(
+    session: Session, kind: Any, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    codes = session.accumulator("codes", kind)
+    with caplog.at_level("WARNING"):
+        run(session, codes.add, 400)
+        assert (len(codes.value), codes.dropped) == (number, 250)
+    pushed = codes.to_xcom()
+    assert (pushed["dropped"], len(to_kind("codes", pushed).value)) == (250, number)
+    (message,) = [each.getMessage() for each in caplog.records if "is incomplete" in each.getMessage()]
+    assert "250 are missing: it has more than 150 different values, which is its limit" in message
+
+
+def test_numpys_scalars_do_not_overflow(session: Session) -> None:
+    total, small, precise, codes = (
+        session.accumulator(name, initial)
+        for name, initial in (("total", 0), ("small", 0), ("precise", 0.0), ("codes", CounterOf()))
+    )
+    latest = session.accumulator("latest", Max())
+
+    @pandas_udf("long")  # type: ignore[untyped-decorator]
+    def add(values: pd.Series) -> pd.Series:
+        import numpy as np
+
+        for value in values:
+            total.add(np.int32(2_000_000_000))
+            small.add(np.uint8(200))
+            precise.add(np.float32(16_777_216) if value == 0 else np.float32(1))
+            codes.add({"a": np.int32(2_000_000_000)})
+            latest.add(np.datetime64("2026-01-01", "ns"))
+        return values
+
+    session.spark.range(0, 4, 1, 1).select(add("id")).collect()
+    assert (total.value, small.value, precise.value) == (8_000_000_000, 800, 16_777_219.0)
+    assert (codes.value, latest.value) == (Counter(a=8_000_000_000), datetime(2026, 1, 1))
+    total.add(np.int32(2_000_000_000))
+    assert total.value == 10_000_000_000
 
 
 def test_observed_metrics_are_added_to_accumulators(session: Session) -> None:

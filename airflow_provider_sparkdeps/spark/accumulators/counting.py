@@ -1,0 +1,202 @@
+"""Decides which evaluations of an accumulator's use count; docs/counting.md has the rule and its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from airflow_provider_sparkdeps.spark.accumulators.uses import Use
+
+
+class Evaluation(NamedTuple):
+    """What one run of a Python worker added through one use. Spark sends it if its task has succeeded.
+
+    :param task: Spark's id of the attempt of the task.
+    :param sampled_for: the exchange for which the task sampled its rows; empty if it did not.
+    :param start: when the worker unpickled the function, in nanoseconds of its machine's monotonic clock.
+    :param end: when all rows were evaluated.
+    :param worker: the process.
+    :param adds: how often `add` was called.
+    """
+
+    stage: int
+    partition: int
+    task: int
+    sampled_for: str
+    start: int
+    end: int
+    worker: int
+    adds: int
+    value: Any
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The evaluations that count.
+
+    :param doubt: why they may be too many; empty if they are not.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    doubt: str = ""
+
+
+# The evaluations of a stage, by partition: those of one attempt, in the order in which they ended.
+_Stage = dict[int, list[Evaluation]]
+
+
+def count(evaluations: Iterable[Evaluation], use: Use | None, *, may_be_cached: bool = False) -> Counted:
+    """Return the evaluations of one use in one operation that count: each row once, where that can be known.
+
+    What is left out is certain to be a repetition. In doubt, more counts, as Spark's own accumulators would.
+
+    :param use: what the query says about the use; None if it does not show it.
+    :param may_be_cached: the session has cached DataFrames with accumulators.
+    """
+    use = use or Use(known=False)
+    once = use.known and use.places == 1 and not use.copies
+    stages = _without_samples(_by_stage(evaluations), once=once, keep=may_be_cached and not once)
+    stages = _without_reruns(stages, use, once=once)
+    counted: list[Evaluation] = []
+    doubts: list[str] = []
+    for stage in stages:
+        repeats = _are_repeats(use, stage, len(stages))
+        for each, doubt in _of_stage(stage, use, repeats=repeats):
+            counted += each
+            doubts += [doubt] if doubt else []
+    return Counted(tuple(counted), doubts[0] if doubts else "")
+
+
+def _by_stage(evaluations: Iterable[Evaluation]) -> dict[int, _Stage]:
+    attempts: dict[tuple[int, int], dict[int, list[Evaluation]]] = {}
+    for each in evaluations:
+        attempts.setdefault((each.stage, each.partition), {}).setdefault(each.task, []).append(each)
+    stages: dict[int, _Stage] = {}
+    for (stage, partition), tasks in sorted(attempts.items()):
+        # Attempts of a task compute the same.
+        last = tasks[max(tasks)]
+        stages.setdefault(stage, {})[partition] = sorted(last, key=lambda each: each.end)
+    return stages
+
+
+def _signature(evaluations: Sequence[Evaluation]) -> list[tuple[int, Any]]:
+    return [(each.adds, each.value) for each in evaluations]
+
+
+def _without_samples(stages: dict[int, _Stage], *, once: bool, keep: bool) -> list[_Stage]:
+    """Leave out partitions that Spark evaluated to find the ranges of a sort, if it evaluated them again after that.
+
+    It samples all partitions in one stage, and large ones again in another, with other numbers.
+    """
+    real = [stage for stage in stages.values() if not _sampled_for(stage)]
+    unused = [dict(stage) for stage in real]
+    first: dict[str, _Stage] = {}
+    for stage in stages.values():
+        exchange = _sampled_for(stage)
+        if not exchange:
+            continue
+        if exchange in first and len(stage) < len(first[exchange]) and _is_part(stage, first[exchange]):
+            continue
+        sample = first.setdefault(exchange, stage)
+        left = dict(stage)
+        for partition, evaluations in stage.items() if sample is stage and not keep else ():
+            for other in unused:
+                if partition in other and (once or _signature(other[partition]) == _signature(evaluations)):
+                    del other[partition], left[partition]
+                    break
+        if left:
+            real.append(left)
+    return sorted(real, key=lambda stage: min(each.stage for found in stage.values() for each in found))
+
+
+def _sampled_for(stage: _Stage) -> str:
+    return next(iter(stage.values()))[0].sampled_for
+
+
+def _is_part(stage: _Stage, whole: _Stage) -> bool:
+    """Return whether the partitions of a stage are some of another one's, in the same order."""
+    others = iter(_signature(evaluations) for evaluations in whole.values())
+    return all(any(_signature(evaluations) == other for other in others) for evaluations in stage.values())
+
+
+def _without_reruns(stages: list[_Stage], use: Use, *, once: bool) -> list[_Stage]:
+    """Leave out what Spark evaluated again, in another stage, after an executor was lost."""
+    if once:
+        seen: _Stage = {}
+        for stage in stages:
+            # One place has one stage; each of its partitions counts once.
+            seen = {**stage, **seen}
+        return [seen] if seen else []
+    left = list(stages)
+    # A place that is evaluated has at least one stage, unless it shares one.
+    while use.known and len(left) > _most_stages(use):
+        again = [stage for index, stage in enumerate(left) if any(_repeats(stage, earlier) for earlier in left[:index])]
+        if not again:
+            break
+        left.remove(min(again, key=len))
+    return left
+
+
+def _repeats(stage: _Stage, earlier: _Stage) -> bool:
+    return all(
+        partition in earlier and _signature(found) == _signature(earlier[partition])
+        for partition, found in stage.items()
+    )
+
+
+def _most_stages(use: Use) -> int:
+    return use.places * (1 + use.copies)
+
+
+def _are_repeats(use: Use, stage: _Stage, stages: int) -> bool:
+    """Return whether all evaluations of a partition in a task are of the same place in the query."""
+    if not use.known:
+        return False
+    # In a union, each task computes one side. Both sides of a join are only in one task if their rows are partitioned
+    # alike, or if there is one partition.
+    may_share_tasks = use.chained or ((use.joined or use.copies) and (use.partitioned or len(stage) == 1))
+    return not may_share_tasks or stages >= _most_stages(use)
+
+
+def _of_stage(stage: _Stage, use: Use, *, repeats: bool) -> Iterator[tuple[list[Evaluation], str]]:
+    most = max(map(len, stage.values()))
+    size = 1
+    doubt = ""
+    if most == 1:
+        pass
+    elif not repeats:
+        doubt = "" if use.known and not use.copies and most <= use.places else "it may stand there more than once"
+    elif use.several and not use.narrowed:
+        pass  # Without a filter, nothing is evaluated twice.
+    elif use.several:
+        size, doubt = _repetitions(list(stage.values()))
+    else:
+        size = most
+    for evaluations in stage.values():
+        # Of several evaluations of the same rows, the first that ends has all of them.
+        yield evaluations[::size], doubt
+
+
+def _repetitions(tasks: list[list[Evaluation]]) -> tuple[int, str]:
+    """Return how often tasks evaluated each of their partitions, and a reason for doubt, or an empty string.
+
+    Partitions come one after the other. Evaluations of one partition are of different workers, and may overlap.
+    """
+    fitting = [size for size in range(1, max(map(len, tasks)) + 1) if all(_fits(task, size) for task in tasks)]
+    if not fitting:
+        return 1, "its evaluations are not understood"
+    doubt = "a task computed several partitions" if len(fitting) > 1 and fitting[0] == 1 else ""
+    return fitting[0], doubt
+
+
+def _fits(task: list[Evaluation], size: int) -> bool:
+    if len(task) % size:
+        return False
+    groups = [task[start : start + size] for start in range(0, len(task), size)]
+    latest = [max(each.end for each in group) for group in groups]
+    apart = all(min(each.start for each in group) > end for group, end in zip(groups[1:], latest, strict=False))
+    alone = all(len({each.worker for each in group}) == size for group in groups)
+    smaller = all(one.adds >= other.adds for group in groups for one, other in pairwise(group))
+    return apart and alone and smaller

@@ -1,0 +1,124 @@
+"""Which evaluations count, without Spark: each way in which it repeats them, as docs/counting.md lists them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_sparkdeps.spark.accumulators.counting import Evaluation, count
+from airflow_provider_sparkdeps.spark.accumulators.uses import Use
+
+ONE = Use(narrowed=True)
+SAMPLE, OTHER_SAMPLE = '{"id":"spark_plan_7","name":"Exchange"}', '{"id":"spark_plan_9","name":"Exchange"}'
+
+
+def evaluated(
+    value: int, *, stage: int = 1, partition: int = 0, task: int = 0, at: tuple[int, int] = (0, 1), **other: Any
+) -> Evaluation:
+    """Return an evaluation that counts `value` rows between two times."""
+    fields: dict[str, Any] = {"sampled_for": "", "worker": 1, "adds": value, "value": value} | other
+    return Evaluation(stage, partition, task or 100 * stage + partition, start=at[0], end=at[1], **fields)
+
+
+def counted(*evaluations: Evaluation, use: Use | None = ONE, **options: Any) -> int:
+    return sum(each.value for each in count(evaluations, use, **options).evaluations)
+
+
+def stage(number: int, *values: int, **other: Any) -> list[Evaluation]:
+    return [evaluated(value, stage=number, partition=index, **other) for index, value in enumerate(values)]
+
+
+FILTER = [evaluated(250, at=(0, 10), worker=1), evaluated(240, at=(5, 12), worker=2)]
+
+
+def test_an_attempt_of_a_task_counts() -> None:
+    assert counted(evaluated(250, task=1), evaluated(250, task=2), evaluated(250, partition=1, task=3)) == 500
+
+
+def test_of_two_evaluations_of_a_place_in_a_task_the_first_that_ends_counts() -> None:
+    assert counted(*FILTER) == 250
+    # Also if it calls `add` as often, once for each batch, and if the other one starts after it.
+    batches = [evaluated(250, at=(0, 10), adds=1), evaluated(240, at=(11, 12), adds=1)]
+    assert counted(*batches) == 250
+    # In a union, each task computes one side.
+    assert counted(*FILTER, evaluated(30, partition=1), use=Use(places=2, narrowed=True)) == 280
+
+
+@pytest.mark.parametrize("use", [None, Use(known=False), Use(places=2, chained=True)])
+def test_all_count_where_they_may_be_of_different_places(use: Use | None) -> None:
+    found = count(FILTER, use)
+    assert sum(each.value for each in found.evaluations) == 490
+    # Two evaluations of two places are not in doubt.
+    assert bool(found.doubt) == (use is None or use.places == 1)
+
+
+def coalesced(*times: tuple[int, int], values: tuple[int, ...] = (250, 240, 250, 240)) -> list[Evaluation]:
+    return [
+        evaluated(value, at=at, worker=index % 2) for index, (value, at) in enumerate(zip(values, times, strict=True))
+    ]
+
+
+def test_a_task_with_several_partitions_counts_each_once() -> None:
+    use = Use(several=True)
+    assert counted(*coalesced((0, 1), (2, 3), (4, 5), (6, 7)), use=use) == 980, "without a filter"
+    use = Use(several=True, narrowed=True)
+    overlapping = count(coalesced((0, 2), (1, 3), (4, 5), (6, 7)), use)
+    assert (sum(each.value for each in overlapping.evaluations), overlapping.doubt) == (500, "")
+    apart = count(coalesced((0, 1), (2, 3), (4, 5), (6, 7)), use)
+    assert sum(each.value for each in apart.evaluations) == 980
+    assert "several partitions" in apart.doubt
+    # A process can't be both sides of a filter, and a filter does not add rows.
+    one_process = [each._replace(worker=1) for each in coalesced((0, 1), (2, 3), (4, 5), (6, 7))]
+    growing = coalesced((0, 1), (2, 3), (4, 5), (6, 7), values=(1, 2, 3, 4))
+    assert [count(each, use).doubt for each in (one_process, growing)] == ["", ""]
+
+
+def test_samples_count_once_and_large_partitions_of_them_too() -> None:
+    sampled = [*stage(1, 10, 50_000, 10, sampled_for=SAMPLE), *stage(2, 50_000, sampled_for=SAMPLE)]
+    for use in (ONE, None, Use(places=2)):
+        assert counted(*sampled, *stage(3, 10, 50_000, 10), use=use) == 50_020
+    # What is cached is not evaluated again for the exchange.
+    assert counted(*sampled) == 50_020
+    assert counted(*sampled, *stage(3, 10, 50_000, 10), use=None, may_be_cached=True) == 100_040
+
+
+def test_two_samples_of_one_exchange_need_two_evaluations_to_be_left_out() -> None:
+    """Without adaptive execution, a broadcast may run in the scope of the exchange."""
+    broadcast, sample = stage(1, 5, 5, sampled_for=SAMPLE), stage(2, 5, 5, sampled_for=SAMPLE)
+    assert counted(*broadcast, *sample, *stage(3, 5, 5), use=Use(places=2, joined=True)) == 20
+    others = [*stage(4, 5, 5, sampled_for=OTHER_SAMPLE), *stage(5, 5, 5)]
+    assert counted(*sample, *stage(3, 5, 5), *others, use=Use(places=2, joined=True)) == 20
+
+
+def test_stages_that_run_again_count_once() -> None:
+    first, again = stage(1, 5, 6, 7), [evaluated(6, stage=2, partition=1)]
+    assert counted(*first, *again) == 18
+    second, second_again = stage(3, 5, 6, 7), [evaluated(7, stage=4, partition=2)]
+    twice = Use(places=2, joined=True)
+    assert counted(*first, *second, *again, *second_again, use=twice) == 36
+    assert counted(*first, *second, use=twice) == 36, "both places are evaluated"
+    assert counted(*first, *again, use=None) == 24, "in doubt, more"
+
+
+def test_a_condition_that_is_copied_to_the_other_side_counts_there_too() -> None:
+    copied = Use(copies=1, narrowed=True)
+    other = [evaluated(60, stage=2), evaluated(40, stage=2, partition=1)]
+    assert counted(*FILTER, *other, use=copied) == 350
+    # One task may have both sides if there is one partition, or if the rows are partitioned alike.
+    assert counted(*FILTER, use=copied) == 490
+    two_partitions = [*FILTER, evaluated(1, partition=1)]
+    assert counted(*two_partitions, use=copied) == 251
+    assert counted(*two_partitions, use=Use(copies=1, partitioned=True)) == 491
+
+
+def test_both_sides_of_a_join_count() -> None:
+    joined = Use(places=2, joined=True, narrowed=True)
+    other_side = [each._replace(stage=2, task=9) for each in FILTER]
+    assert counted(*FILTER, *other_side, use=joined) == 500
+    assert counted(*FILTER, use=joined) == 490, "they may be in one task"
+
+
+def test_each_partition_of_a_place_counts_once_in_whatever_stage() -> None:
+    assert counted(*stage(1, 5), evaluated(6, stage=2, partition=1)) == 11
+    assert counted() == 0

@@ -1,0 +1,115 @@
+"""The count of a random query is never less than what the query needs, and never more than classic PySpark's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+from airflow_provider_sparkdeps.spark.session import Session
+
+from ...support.executors import open_session
+from ...support.random_queries import RandomQuery
+
+FIXED = 60
+STRETCH = 100
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a query evaluated and counted.
+
+    :param rows: how many different rows were evaluated, by place in the query.
+    :param classic: the sum of all updates of succeeded tasks.
+    """
+
+    seed: int
+    steps: str
+    rows: int
+    counted: int
+    evaluated: int
+    classic: int
+    is_shared: bool
+
+    @property
+    def is_within_bounds(self) -> bool:
+        return self.rows <= self.counted <= min(self.evaluated, self.classic)
+
+
+def sum_of_updates(session: Session, name: str) -> int:
+    """Return what classic PySpark would count: what all successful tasks of succeeded operations added."""
+    accumulator = session._accumulators[name]
+    collector = accumulator._collector
+    return sum(
+        evaluation.value
+        for (operation, _), uses in collector._updates.items()
+        if operation in collector._succeeded
+        for (accumulator_id, _), evaluations in uses.items()
+        if accumulator_id == accumulator._id
+        for evaluation in evaluations.values()
+    )
+
+
+def run(session: Session, seed: int, work: Path, *, kills: bool = False) -> Result:
+    count = session.accumulator(f"count_{seed}")
+    query = RandomQuery(session, count, work / f"{seed}.log", work, seed, kills)
+    try:
+        query.run()
+        lines = query.lines()
+        counted, classic = count.value, sum_of_updates(session, count.name)
+    except Exception as error:
+        raise AssertionError(f"Query {seed} failed: {query.steps}") from error
+    finally:
+        query.close()
+    return Result(seed, ", ".join(query.steps), len(lines), counted, lines.total(), classic, query.is_shared)
+
+
+def run_all(server: EmbeddedServer, seeds: range, work: Path, *, kill_every: int = 0) -> list[Result]:
+    """Run queries in two threads of one session."""
+    results: list[Result] = []
+    waiting: Iterator[int] = iter(seeds)
+    failures: list[BaseException] = []
+
+    def work_on(session: Session, directory: Path) -> None:
+        directory.mkdir()
+        for seed in waiting:
+            try:
+                results.append(run(session, seed, directory, kills=bool(kill_every) and seed % kill_every == 0))
+            except BaseException as error:  # noqa: BLE001 (raised in the test's thread)
+                failures.append(error)
+
+    with open_session(server) as session:
+        threads = [threading.Thread(target=work_on, args=(session, work / name)) for name in ("a", "b")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
+    return results
+
+
+def check(results: list[Result], *, exact: float) -> None:
+    assert [each for each in results if not each.is_within_bounds] == []
+    # Where a DataFrame is used twice, Spark may share the evaluation or not, and the rows don't tell.
+    known = [each for each in results if not each.is_shared]
+    inexact = [each for each in known if each.counted != each.rows]
+    print(f"{len(known) - len(inexact)} of {len(known)} are exact; not exact:", *inexact, sep="\n")
+    assert len(inexact) <= (1 - exact) * len(known), inexact
+    assert sum(each.evaluated > each.rows for each in known) > len(known) / 10, "Spark repeats evaluations"
+
+
+def test_random_queries_count_what_happened_once(server: EmbeddedServer, tmp_path: Path) -> None:
+    check(run_all(server, range(1000, 1000 + FIXED), tmp_path), exact=0.93)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("start", range(10_000, 12_000, STRETCH))
+def test_two_thousand_random_queries_count_what_happened_once(start: int, tmp_path: Path) -> None:
+    """Each stretch has its own server, whose executors are killed. Go on from a failed one with `-k`."""
+    with EmbeddedServer("local-cluster[2,1,1024]") as server:
+        check(run_all(server, range(start, start + STRETCH), tmp_path, kill_every=50), exact=0.95)
