@@ -97,26 +97,27 @@ class UpdateCollector:
                 "of the session. Do not use the id of this session in another process."
             )
         self._warn_about_missing_updates()
-        cached: dict[tuple[str, UseKey], dict[int, list[Any]]] = {}
+        cached: dict[tuple[str, UseKey], list[Evaluation]] = {}
+        used: set[tuple[str, UseKey]] = set()
         for (operation, batch), key, evaluations in self._evaluations_of(accumulator_id):
             use = self._sent.get(operation, ("", {}))[1].get(key)
-            counted = count(evaluations, use, may_be_cached=self._finder.may_be_cached)
+            may_be_cached = accumulator_id in self._cached or self._finder.caches_by_name
+            counted = count(evaluations, use, may_be_cached=may_be_cached)
             if use and use.cached and not use.moved:
-                # Each partition of a cached DataFrame counts once, in whatever query Spark computed it.
-                partitions = cached.setdefault((use.cached, key), {})
-                own: dict[int, list[Any]] = {}
-                for each in counted.evaluations:
-                    own.setdefault(each.partition, []).append(each.value)
-                partitions |= {partition: found for partition, found in own.items() if partition not in partitions}
-                if operation in self._succeeded:
-                    partitions.setdefault(-1, [])
+                # A partition of a cached DataFrame counts once, in whatever query Spark computed it.
+                found = cached.setdefault((use.cached, key), [])
+                known = {(each.partition, each.adds, repr(each.value)) for each in found}
+                found += [
+                    each for each in counted.evaluations if (each.partition, each.adds, repr(each.value)) not in known
+                ]
+                used |= {(use.cached, key)} if operation in self._succeeded else set()
             elif operation in self._succeeded:
                 if counted.doubt:
                     self._warn_about_doubt(accumulator_id, (operation, batch), counted.doubt)
                 yield from (each.value for each in counted.evaluations)
-        for partitions in cached.values():
-            if partitions.pop(-1, None) is not None:
-                yield from (value for _, values in sorted(partitions.items()) for value in values)
+        for place, evaluations in cached.items():
+            if place in used:
+                yield from (each.value for each in evaluations)
 
     def discard(self, accumulator_id: str) -> None:
         """Remove all updates of an accumulator by operations that have succeeded."""
@@ -145,7 +146,10 @@ class UpdateCollector:
                 self._kinds[accumulator_id][1].check(value)
             except ValueError as error:
                 raise unreadable(error) from None
-        if update.operation and update.operation not in self._sent:
+        if update.batch and update.operation not in self._sent:
+            # A query of the server's own client, which runs `foreachBatch` of a stream of this session.
+            self._succeeded[update.operation] = None
+        elif update.operation and update.operation not in self._sent:
             self._foreign[update.operation] = None
         uses = self._updates.setdefault((update.operation, update.batch), {})
         uses.setdefault(update.use, {})[update.evaluation[:-1]] = update.evaluation

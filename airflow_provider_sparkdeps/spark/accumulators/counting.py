@@ -56,11 +56,11 @@ def count(evaluations: Iterable[Evaluation], use: Use | None, *, may_be_cached: 
     :param may_be_cached: the session has cached DataFrames with accumulators.
     """
     use = use or Use(known=False)
-    once = use.known and use.places == 1 and not use.copies
+    once = use.known and use.places == 1 and not use.copies and not use.hidden
     stages = _without_samples(_by_stage(evaluations), once=once, keep=may_be_cached and not once)
     stages = _without_reruns(stages, use, once=once)
     counted: list[Evaluation] = []
-    doubts: list[str] = []
+    doubts = ["in more stages than it has places"] if len(stages) > use.places else []
     for stage in stages:
         repeats = _are_repeats(use, stage, len(stages))
         for each, doubt in _of_stage(stage, use, repeats=repeats):
@@ -124,14 +124,17 @@ def _is_part(stage: _Stage, whole: _Stage) -> bool:
 def _without_reruns(stages: list[_Stage], use: Use, *, once: bool) -> list[_Stage]:
     """Leave out what Spark evaluated again, in another stage, after an executor was lost."""
     if once:
-        seen: _Stage = {}
+        # One place has one stage; each of its partitions counts once.
+        seen: list[_Stage] = []
         for stage in stages:
-            # One place has one stage; each of its partitions counts once.
-            seen = {**stage, **seen}
-        return [seen] if seen else []
+            new = {
+                number: found for number, found in stage.items() if not any(_has(one, number, found) for one in seen)
+            }
+            seen += [new] if new else []
+        return seen
     left = list(stages)
     # A place that is evaluated has at least one stage, unless it shares one.
-    while use.known and len(left) > _most_stages(use):
+    while use.known and not use.hidden and len(left) > _most_stages(use):
         again = [stage for index, stage in enumerate(left) if any(_repeats(stage, earlier) for earlier in left[:index])]
         if not again:
             break
@@ -140,10 +143,11 @@ def _without_reruns(stages: list[_Stage], use: Use, *, once: bool) -> list[_Stag
 
 
 def _repeats(stage: _Stage, earlier: _Stage) -> bool:
-    return all(
-        partition in earlier and _signature(found) == _signature(earlier[partition])
-        for partition, found in stage.items()
-    )
+    return all(_has(earlier, partition, found) for partition, found in stage.items())
+
+
+def _has(stage: _Stage, partition: int, found: list[Evaluation]) -> bool:
+    return partition in stage and _signature(stage[partition]) == _signature(found)
 
 
 def _most_stages(use: Use) -> int:

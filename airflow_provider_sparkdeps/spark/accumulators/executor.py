@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from typing import Any
 
@@ -95,7 +96,10 @@ class ExecutorSum:
 
 
 class OutsideOfTasks:
-    """Takes the place of an accumulator where Spark runs Python beside the driver, which sends no updates."""
+    """Takes the place of an accumulator where Spark runs Python beside the driver, which sends no updates.
+
+    Python data sources are pickled again for executors, where they can add.
+    """
 
     __slots__ = ("_name", "_origin")
 
@@ -114,6 +118,10 @@ class OutsideOfTasks:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
+        program = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", "")
+        if "foreach_batch" in program or "listener" in program:
+            # Updates of queries that run there do not reach the task.
+            self.add(None)
         return restore, self._origin
 
 
@@ -283,7 +291,9 @@ def restore(token: str, name: str, kind: Any, *options: Any) -> Any:
 def _place(context: Any) -> list[Any]:
     """Return where in Spark's execution a task is: operation, batch of a stream, stage, partition, attempt, sample."""
     tags = (context.getLocalProperty("spark.job.tags") or "").split(",")
-    operation = next((tag.rpartition("_Operation_")[2] for tag in tags if "_Operation_" in tag), "")
+    # Users' own tags have another prefix.
+    own = [tag for tag in tags if tag.startswith("SparkConnect_OperationTag_")]
+    operation = own[0].rpartition("_Operation_")[2] if own else ""
     batch = context.getLocalProperty("streaming.sql.batchId") or ""
     scope = context.getLocalProperty("spark.rdd.scope") or ""
     # An exchange that sorts samples its rows in jobs of its own.

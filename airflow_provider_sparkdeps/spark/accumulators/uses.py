@@ -13,6 +13,7 @@ _TOKEN = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})".encode())
 _UNION = 2
 # SQL before conditions, which Spark may copy to the other side of a join.
 _CLAUSES = frozenset(("where", "on", "having"))
+_REPEATING = frozenset(("with", "begin", "while", "loop", "repeat", "for"))
 # Fields that differ each time a plan is made: they say nothing about its meaning.
 _VOLATILE = frozenset(("common", "plan_id"))
 _JOINS = frozenset(("join", "lateral_join", "as_of_join", "nearest_by_join", "set_op"))
@@ -43,6 +44,8 @@ _WHOLE = frozenset(
         *("with_relations", "sql"),
     )
 )
+# Relations that read tables, files, views and catalogs.
+_NAMED = frozenset(("read", "sql", "catalog", "common_inline_user_defined_data_source", "cached_remote_relation"))
 _CALLS = frozenset(("CommonInlineUserDefinedFunction", "CommonInlineUserDefinedTableFunction"))
 
 UseKey = tuple[str, str]
@@ -58,8 +61,12 @@ class Use:
     :param chained: it stands several times on one path through the query, so that one task may run all of them.
     :param joined: it stands on both sides of a join.
     :param several: a task may compute several partitions, for example after `coalesce`.
-    :param copies: to how many other sides of joins Spark may copy it, as part of a condition.
-    :param partitioned: its rows may be partitioned as a join needs them. Both sides may then be in one task.
+    :param filtered: it stands in a condition, or its result may be part of one. Spark moves conditions to inputs.
+    :param joins: above it, on one column. A condition on one side holds on the other side, too, and is copied.
+    :param wide_joins: above it, on several columns or a condition. They make conditions themselves.
+    :param branches: joins and unions below it. Spark may move it to each of their inputs.
+    :param partitioned: its input may be partitioned as a join needs it. Both sides may then be in one task.
+    :param hidden: the query reads something by name, which may be a view with joins and unions.
     :param narrowed: only some of its rows may be needed, as below a filter or a join. Spark may evaluate it twice then.
     :param moved: tasks may number the partitions in another way, as above a union.
     :param cached: the cached DataFrame that contains all its places.
@@ -70,12 +77,23 @@ class Use:
     chained: bool = False
     joined: bool = False
     several: bool = False
-    copies: int = 0
+    filtered: bool = False
+    joins: int = 0
+    wide_joins: int = 0
+    branches: int = 0
     partitioned: bool = False
+    hidden: bool = False
     narrowed: bool = False
     moved: bool = False
     cached: str | None = None
-    in_condition: bool = field(default=False, repr=False)
+
+    @property
+    def copies(self) -> int:
+        """To how many other inputs of the query Spark may copy it."""
+        if self.filtered:
+            return self.joins + self.wide_joins + self.branches
+        # A join makes the condition that its own columns are not null.
+        return self.wide_joins + max(0, self.joins - 1) + (self.branches if self.joins or self.wide_joins else 0)
 
 
 Uses = dict[UseKey, Use]
@@ -85,11 +103,15 @@ Uses = dict[UseKey, Use]
 class _Subtree:
     """What is known about a relation and its inputs.
 
+    :param named: it reads something whose content may change.
     :param ordinals: numbers of a function's uses, by accumulator and function, and by the function's arguments.
     """
 
     uses: Uses = field(default_factory=dict)
     partitioned: bool = False
+    branches: int = 0
+    named: bool = False
+    several: bool = False
     ordinals: dict[tuple[str, bytes], dict[bytes, int]] = field(default_factory=dict)
 
 
@@ -102,7 +124,7 @@ class UseFinder:
         # Relations that are cached, as bytes, and an id for each time.
         self._cached: dict[bytes, str] = {}
         self._times = 0
-        self.may_be_cached = False
+        self.caches_by_name = False
 
     def identify(self, request: Any) -> tuple[Any, Uses]:
         """Return a request with the nonces replaced, and the uses that it contains.
@@ -112,13 +134,21 @@ class UseFinder:
         finds what it has cached.
         """
         data = request.SerializeToString()
-        if PREFIX.encode() not in data and not self._views and not self._functions:
+        if PREFIX.encode() not in data and not (self._views or self._functions or self._cached):
             return request, {}
-        self.may_be_cached |= bool(self._views) and b"cache" in data.lower()
-        request = type(request).FromString(data)
-        uses = self._read(request).uses
-        self._remember(request, uses)
-        return request, uses
+        self.caches_by_name |= bool(self._views) and b"cache" in data.lower()
+        copied = type(request)()
+        # Parsing it again would fail for deep plans.
+        copied.CopyFrom(request)
+        try:
+            read = self._read(copied)
+            self._remember(copied, read)
+        except RecursionError:
+            return request, {}
+        uses = read.uses
+        if read.named:
+            uses = {key: replace(use, hidden=True) for key, use in uses.items()}
+        return copied, uses
 
     def _read(self, message: Any) -> _Subtree:
         """Read a relation, or a whole request."""
@@ -134,53 +164,73 @@ class UseFinder:
                 subtree.uses = {key: _referred(use, child, children[0]) for key, use in subtree.uses.items()}
             _add_branch(result, subtree, is_union=kind == "union")
         result.partitioned |= kind in _PARTITIONING
+        result.branches += kind in _BRANCHING
+        result.named |= kind in _NAMED
+        # A view may contain `coalesce`. Spark moves conditions below it.
+        result.several |= _coalesces(kind, message) or kind == "sql" or (kind == "union" and result.partitioned)
+        result.several |= kind == "read" and message.read.HasField("named_table")
         result.uses = {key: _above(use, kind, message) for key, use in result.uses.items()}
         here: Uses = {}
+        places = {(token.accumulator, token.pickled, token.place): token for token in tokens}
         for token in tokens:
             known = result.ordinals.setdefault((token.accumulator, token.pickled), {})
             ordinal = known.setdefault(token.arguments, max(known.values(), default=-1) + 1)
             nonce = hashlib.blake2b(token.pickled, digest_size=12).hexdigest() + f"{ordinal:08x}"
             token.replace_nonce(nonce)
-            here[token.accumulator, nonce] = Use(
-                in_condition=kind in _CONDITIONS, narrowed=kind not in _WHOLE, partitioned=result.partitioned
-            )
-        for key, use in [*here.items(), *(item for text in texts for item in self._uses_by_name(text, kind))]:
+            if token in places.values():
+                use = Use(
+                    filtered=kind in _CONDITIONS,
+                    narrowed=kind not in _WHOLE,
+                    partitioned=result.partitioned,
+                    branches=result.branches,
+                    several=result.several,
+                )
+                found = here.get((token.accumulator, nonce))
+                here[token.accumulator, nonce] = _chained(found, use) if found else use
+        for key, use in [*here.items(), *(item for text in texts for item in self._uses_by_name(text, kind, result))]:
             result.uses[key] = _chained(result.uses[key], use) if key in result.uses else use
-        if self._cached and kind and (cached := self._cached.get(_plain(message))):
-            result.partitioned = True
-            changes: dict[str, Any] = {"cached": cached, "moved": False, "partitioned": True}
-            result.uses = {key: replace(use, **changes) for key, use in result.uses.items()}
+        if self._cached and kind and (cached := self._cached.get(message.SerializeToString())):
+            result.uses = {key: replace(use, cached=cached, moved=False) for key, use in result.uses.items()}
         return result
 
-    def _uses_by_name(self, text: str, kind: str) -> Iterator[tuple[UseKey, Use]]:
-        found = [(uses, _times_in(text, name)) for name, uses in self._views.items()]
-        for name, uses in self._functions.items():
+    def _uses_by_name(self, text: str, kind: str, result: _Subtree) -> Iterator[tuple[UseKey, Use]]:
+        lower = text.lower()
+        found = [(uses, _times_in(text, name)) for name, uses in self._views.items() if name.lower() in lower]
+        for name, uses in self._functions.items() if "(" in text or text in self._functions else ():
+            if name.lower() not in lower:
+                continue
             calls = [text] if text == name else re.split(_call_of(name), text)[:-1]
-            in_condition = kind in _CONDITIONS or any(map(_ends_in_condition, calls))
-            found.append(({key: replace(use, in_condition=in_condition) for key, use in uses.items()}, len(calls)))
+            filtered = kind in _CONDITIONS or any(map(_ends_in_condition, calls))
+            changes: dict[str, Any] = {"filtered": filtered, "branches": result.branches}
+            changes |= {"partitioned": result.partitioned, "several": result.several}
+            found.append(({key: replace(use, **changes) for key, use in uses.items()}, len(calls)))
         for uses, times in found:
             for key, use in uses.items() if times else ():
-                use = replace(use, partitioned=True)
-                yield key, _in_text(use, text, times) if kind == "sql" else _times(use, times)
+                yield key, _in_text(use, text, times) if kind in ("sql", "") else _times(use, times)
 
-    def _remember(self, request: Any, uses: Uses) -> None:
+    def _remember(self, request: Any, read: _Subtree) -> None:
         """Remember what the server keeps: cached DataFrames, and views and functions by name."""
         kind = request.DESCRIPTOR.name
         if kind == "AnalyzePlanRequest":
             analyze = request.WhichOneof("analyze")
-            if analyze == "persist" and uses:
-                self._times += 1
-                self.may_be_cached = True
-                self._cached.setdefault(_plain(request.persist.relation), str(self._times))
+            if analyze == "persist" and read.uses:
+                # What is read by name may have other contents the next time.
+                if not read.named:
+                    self._times += 1
+                    self._cached.setdefault(request.persist.relation.SerializeToString(), str(self._times))
             elif analyze == "unpersist":
-                self._cached.pop(_plain(request.unpersist.relation), None)
-        elif kind == "ExecutePlanRequest" and uses:
+                self._cached.clear()
+        elif kind == "ExecutePlanRequest":
             command = request.plan.command
             name = command.WhichOneof("command_type")
+            # Views, catalogs and SQL may drop what is cached.
+            if name not in (None, "write_operation", "write_operation_v2") or read.named:
+                self._cached.clear()
             if name == "create_dataframe_view":
+                uses = {key: replace(use, cached=None) for key, use in read.uses.items()}
                 self._views[command.create_dataframe_view.name] = uses
             elif name in ("register_function", "register_table_function"):
-                self._functions[getattr(command, name).function_name] = uses
+                self._functions[getattr(command, name).function_name] = read.uses
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +238,8 @@ class _Token:
     """A pickled function in a request that contains an accumulator.
 
     :param pickled: the function, without nonces.
-    :param arguments: the expressions that it is applied to.
+    :param arguments: the expressions that it is applied to, without what differs each time a plan is made.
+    :param place: the same with it: columns of two DataFrames may have the same name.
     """
 
     message: Any
@@ -196,6 +247,7 @@ class _Token:
     accumulator: str
     pickled: bytes
     arguments: bytes = b""
+    place: bytes = b""
 
     def replace_nonce(self, nonce: str) -> None:
         prefix = f"{PREFIX}:{self.accumulator}:".encode()
@@ -216,7 +268,10 @@ def _collect(message: Any, children: list[Any], tokens: list[_Token], texts: lis
     for descriptor, value in message.ListFields():
         for each in _items(value):
             if isinstance(each, bytes):
-                pickled = _TOKEN.sub(lambda match: match[0][:-32], each)
+                # The same function is another one if Spark calls it in another way.
+                pickled = (
+                    _TOKEN.sub(lambda match: match[0][:-32], each) + str(getattr(message, "eval_type", "")).encode()
+                )
                 found = {match[1].decode(): None for match in _TOKEN.finditer(each)}
                 tokens += [_Token(message, descriptor.name, accumulator, pickled) for accumulator in found]
             elif isinstance(each, str):
@@ -230,7 +285,8 @@ def _collect(message: Any, children: list[Any], tokens: list[_Token], texts: lis
                 _collect(each, children, tokens, texts)
                 if message.DESCRIPTOR.name in _CALLS and descriptor.name != "arguments":
                     arguments = b"\0".join(_TOKEN.sub(b"", _plain(argument)) for argument in message.arguments)
-                    tokens[start:] = [replace(token, arguments=arguments) for token in tokens[start:]]
+                    place = b"\0".join(_TOKEN.sub(b"", argument.SerializeToString()) for argument in message.arguments)
+                    tokens[start:] = [replace(each, arguments=arguments, place=place) for each in tokens[start:]]
 
 
 def _items(value: Any) -> Iterable[Any]:
@@ -242,6 +298,9 @@ def _items(value: Any) -> Iterable[Any]:
 
 def _add_branch(result: _Subtree, subtree: _Subtree, *, is_union: bool) -> None:
     result.partitioned |= subtree.partitioned
+    result.branches += subtree.branches
+    result.named |= subtree.named
+    result.several |= subtree.several
     for key, use in subtree.uses.items():
         found = result.uses.get(key)
         result.uses[key] = _beside(found, use, is_union=is_union) if found else use
@@ -268,9 +327,10 @@ def _chained(below: Use, above: Use) -> Use:
 
 
 def _with_flags(use: Use, other: Use) -> Use:
-    names = ("chained", "joined", "several", "narrowed", "moved", "in_condition", "partitioned")
-    flags: dict[str, Any] = {name: getattr(use, name) or getattr(other, name) for name in names}
-    return replace(use, **flags, known=use.known and other.known, copies=max(use.copies, other.copies))
+    names = ("chained", "joined", "several", "hidden", "narrowed", "moved", "filtered", "partitioned")
+    changes: dict[str, Any] = {name: getattr(use, name) or getattr(other, name) for name in names}
+    changes |= {name: max(getattr(use, name), getattr(other, name)) for name in ("joins", "wide_joins", "branches")}
+    return replace(use, **changes, known=use.known and other.known)
 
 
 def _times(use: Use, times: int) -> Use:
@@ -279,27 +339,26 @@ def _times(use: Use, times: int) -> Use:
 
 def _above(use: Use, kind: str, relation: Any) -> Use:
     """Return a use below a relation, as it is above it."""
-    coalesces = (kind == "repartition" and not relation.repartition.shuffle) or (
-        kind == "hint" and relation.hint.name.lower() == "coalesce"
-    )
+    coalesces = _coalesces(kind, relation)
+    columns = 2 * (kind in _JOINS)
+    if kind == "join":
+        columns = len(relation.join.using_columns) + 2 * relation.join.HasField("join_condition")
     return replace(
         use,
         several=use.several or coalesces,
-        copies=use.copies + (kind in _JOINS and _may_copy(use, kind, relation)),
-        in_condition=use.in_condition or kind not in _WHOLE,
+        joins=use.joins + (columns == 1),
+        wide_joins=use.wide_joins + (columns > 1),
+        filtered=use.filtered or kind not in _WHOLE | _JOINS,
         narrowed=use.narrowed or kind not in _WHOLE,
         moved=use.moved or coalesces or kind in _BRANCHING,
-        partitioned=use.partitioned or kind in _PARTITIONING,
     )
 
 
-def _may_copy(use: Use, kind: str, relation: Any) -> bool:
-    """Return whether Spark may copy a condition below a join to its other side, since their columns are equal."""
-    if kind != "join":
-        return True
-    # The join itself makes the condition that its columns are not null.
-    columns = len(relation.join.using_columns) + 2 * relation.join.HasField("join_condition")
-    return columns > 1 or (columns > 0 and use.in_condition)
+def _coalesces(kind: str, relation: Any) -> bool:
+    return bool(
+        (kind == "repartition" and not relation.repartition.shuffle)
+        or (kind == "hint" and relation.hint.name.lower() == "coalesce")
+    )
 
 
 def _referred(use: Use, relation: Any, root: Any) -> Use:
@@ -314,10 +373,14 @@ def _in_text(use: Use, text: str, times: int) -> Use:
     words = _words(text)
     return replace(
         _times(use, times),
-        # A common table expression may be used several times.
-        known=use.known and "with" not in words,
+        # A common table expression may be used several times, and a statement may run several times.
+        known=use.known and not words & _REPEATING and text.lower().count("insert") < 2,
         several=use.several or bool(words & {"coalesce", "union"}),
-        copies=use.copies + (_joins_in(text) if use.in_condition or "where" in words else 0),
+        joins=use.joins + _joins_in(text),
+        branches=use.branches + text.lower().count("union"),
+        filtered=use.filtered
+        or bool(words & {"where", "having", "distinct", "limit", "explode", "lateral"})
+        or ("on" in words and bool(words & {"and", "or", "in"})),
         narrowed=True,
         moved=True,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copyreg
 import functools
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from typing import Any
 from airflow_provider_sparkdeps.spark import pyspark_compat
 
 _CACHED: Any = functools._lru_cache_wrapper
+_INSTALLED = re.compile(r"(?:^|/)(?:site-packages|dist-packages|lib(?:64)?/python3\.\d+t?)/")
 
 
 @contextmanager
@@ -30,17 +31,19 @@ def pickle_by_value(root: Path) -> Iterator[None]:
     """
     registered: list[ModuleType] = []
     for module in list(sys.modules.values()):
-        if is_below(root, getattr(module, "__file__", None)):
+        if is_below(root, _file_of(module)):
             _register(module, registered)
     finder = _Finder(root, registered)
     sys.meta_path.insert(0, finder)
-    own_reducer = copyreg.dispatch_table.get(_CACHED)
-    copyreg.dispatch_table[_CACHED] = own_reducer or _reduce_cached
+    reducers = pyspark_compat.cloudpickle_reducers()
+    adds_reducer = _CACHED not in reducers
+    if adds_reducer:
+        reducers[_CACHED] = _reduce_cached
     try:
         yield
     finally:
-        if own_reducer is None:
-            copyreg.dispatch_table.pop(_CACHED, None)
+        if adds_reducer:
+            reducers.pop(_CACHED, None)
         sys.meta_path.remove(finder)
         _unregister(registered)
 
@@ -51,15 +54,23 @@ def is_below(root: Path, file: Any) -> bool:
         return False
     found, bases = Path(file), (root.absolute(), root.resolve())
     for path, base in itertools.product((found.absolute(), found.resolve()), bases):
-        # A virtualenv may be below a bundle's root, but its packages are installed, not sources.
+        # A Python or a virtualenv may be below a bundle's root, but its modules are installed, not sources.
         if path.is_relative_to(base):
-            return "site-packages" not in path.relative_to(base).parts
+            return not _INSTALLED.search(path.relative_to(base).as_posix())
     return False
+
+
+def _file_of(module: Any) -> Any:
+    """Return a module's file. Looking up an attribute would import a lazy module, or run what users define for it."""
+    try:
+        return object.__getattribute__(module, "__dict__").get("__file__")
+    except AttributeError:
+        return None
 
 
 def _reduce_cached(wrapper: Any) -> Any:
     """Reduce what `functools.lru_cache` returns, which pickle takes by its name only, as its function is pickled."""
-    if pyspark_compat.is_pickled_by_reference(wrapper.__wrapped__):
+    if _is_importable(wrapper):
         return wrapper.__reduce__()
     limits = wrapper.cache_parameters()
     arguments = (wrapper.__wrapped__, limits["maxsize"], limits["typed"], functools._CacheInfo)
@@ -67,11 +78,25 @@ def _reduce_cached(wrapper: Any) -> Any:
     return _CACHED, arguments, state
 
 
+def _is_importable(wrapper: Any) -> bool:
+    """Return whether executors find a cached function by its name, in a module that is not pickled by value."""
+    from pyspark import cloudpickle
+
+    module = getattr(wrapper, "__module__", None) or ""
+    by_value = cloudpickle.list_registry_pickle_by_value()
+    if module == "__main__" or any(f"{module}.".startswith(f"{name}.") for name in by_value):
+        return False
+    found: Any = sys.modules.get(module)
+    for name in getattr(wrapper, "__qualname__", "").split("."):
+        found = getattr(found, name, None)
+    return found is wrapper
+
+
 def _register(module: ModuleType, registered: list[ModuleType]) -> None:
     from pyspark import cloudpickle
 
-    # By an outer block, or by the user.
-    if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
+    # Registered by an outer block or by the user, or not imported in the usual way.
+    if module.__name__ in sys.modules and module.__name__ not in cloudpickle.list_registry_pickle_by_value():
         cloudpickle.register_pickle_by_value(module)
         registered.append(module)
 
@@ -107,6 +132,9 @@ class _Registering(Loader):
     def __init__(self, loader: Loader, registered: list[ModuleType]) -> None:
         self._loader = loader
         self._registered = registered
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)

@@ -1,23 +1,23 @@
-"""Checks the UDFs of a task before its callable runs, and explains why a function can't be pickled."""
+"""Warns about the UDFs of a task before its callable runs, and explains why a function could not be pickled."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.closures.bytecode import read_code
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
-from airflow_provider_sparkdeps.spark.closures.findings import FIXES, LARGE, Finding, GlobalWriters
-from airflow_provider_sparkdeps.spark.closures.report import ClosureReport, make_report
+from airflow_provider_sparkdeps.spark.closures.findings import LARGE, Finding, GlobalWriters, find_problems
+from airflow_provider_sparkdeps.spark.closures.pickled_size import Size, is_by_reference, module_of
+from airflow_provider_sparkdeps.spark.closures.report import make_report
 from airflow_provider_sparkdeps.spark.closures.resources import SESSION_BOUND, resource_of
 from airflow_provider_sparkdeps.spark.closures.udf_calls import ExecutorFunction, executor_functions
-from airflow_provider_sparkdeps.spark.closures.unpickling import unpickling_errors
-from airflow_provider_sparkdeps.spark.closures.walker import ClosureWalker, is_udf, name_of, unwrap
+from airflow_provider_sparkdeps.spark.closures.walker import CapturedValue, ClosureWalker, is_udf, name_of, unwrap
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +30,14 @@ _DELIVERY_NAMES = frozenset(
 
 
 def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[Finding]:
-    """Check the functions that a task's callable will send to executors, where its source shows them.
+    """Check the functions that a task's callable may send to executors, where its source shows them.
 
-    Each is pickled as Spark Connect will pickle it. If that fails, and the callable does nothing that may prevent it,
-    the task fails before its callable runs.
+    Nothing is pickled or changed. What can't be known before the callable runs is decided when a function is sent: by
+    then the callable may have set other values or sent modules, or may not use the function.
 
     :param function: the callable, also as a partial or an object. What it runs on the worker is not checked.
     :param modules: what executors have.
     :return: what may fail or is likely a mistake, each problem once.
-    :raises SessionError: if something is certain to fail.
     """
     while isinstance(function, functools.partial):
         function = function.func
@@ -49,8 +48,6 @@ def check_udfs(function: Callable[..., Any], modules: ExecutorModules) -> list[F
         return []
     try:
         return _check(function, modules)
-    except SessionError:
-        raise
     except Exception:
         # Users' objects may raise anything when they are inspected, and the task may work nevertheless.
         log.debug("Could not check the functions of %s.", function.__name__, exc_info=True)
@@ -83,65 +80,47 @@ def _check(function: FunctionType, modules: ExecutorModules) -> list[Finding]:
     if any(_delivers(each.__code__) for each in reached):
         modules = ExecutorModules()
     found: dict[tuple[str, str], Finding] = {}
-    pickled: list[ExecutorFunction] = []
     for each in [*executor_functions(function), *_module_udfs(function)]:
-        report, findings = _inspect(each, function, reached, modules)
-        _add([*findings, *each.findings], found, certain=each.certain)
-        if report.size is not None and not report.more:
-            pickled.append(each)
-    for each, error in zip(pickled, unpickling_errors([each.function for each in pickled]), strict=True):
-        if error:
-            _add([_unpickling_finding(each.function, error)], found, certain=each.certain)
+        for finding in [*_inspect(each.function, function, reached, modules), *each.findings]:
+            found.setdefault((finding.name, finding.problem), replace(finding, level="warning"))
     return list(found.values())
-
-
-def _add(findings: list[Finding], found: dict[tuple[str, str], Finding], *, certain: bool) -> None:
-    for finding in findings:
-        if finding.level == "error" and certain:
-            raise SessionError(f"UDFs of this task can't run on executors: {finding}")
-        found.setdefault((finding.name, finding.problem), replace(finding, level="warning"))
-
-
-def _unpickling_finding(function: Any, error: str) -> Finding:
-    """Return what keeps a function from being unpickled: the innermost variable that can't be, or the function."""
-    walk = ClosureWalker()
-    walk.start(function)
-    captures = [each for each in walk.captures if each.kind not in ("code", "function")]
-    fix = "Change how it is pickled (`__reduce__`), or create it inside the function."
-    name = owner = name_of(function)
-    # Inner values come later in the list.
-    for each, reason in zip(captures, unpickling_errors([each.value for each in captures]), strict=True):
-        if reason:
-            name, owner, error = each.name, " -> ".join(each.owner), reason
-            resource = resource_of(each.value)
-            fix = FIXES[resource.kind] if resource and resource.kind in SESSION_BOUND else fix
-    return Finding("error", name, owner, f"can be pickled, but not unpickled on executors ({error})", fix)
 
 
 def _module_udfs(function: FunctionType) -> list[ExecutorFunction]:
     """Return the UDFs at module level that the callable may use."""
     names = read_code(function.__code__).globals
     values = [function.__globals__[name] for name in names if name in function.__globals__]
-    return [ExecutorFunction(unwrap(value), False) for value in values if is_udf(value)]
+    return [ExecutorFunction(unwrap(value)) for value in values if is_udf(value)]
 
 
 def _inspect(
-    each: ExecutorFunction, function: FunctionType, reached: list[FunctionType], modules: ExecutorModules
-) -> tuple[ClosureReport, list[Finding]]:
+    sent: Any, function: FunctionType, reached: list[FunctionType], modules: ExecutorModules
+) -> Iterator[Finding]:
     walk = ClosureWalker()
-    walk.start(each.function)
+    walk.start(sent)
     if any(_delivers(walked.code) for walked in walk.functions):
         modules = ExecutorModules()
-    report = make_report(each.function, walk, modules, large=LARGE, limit=_LIMIT)
     writers = GlobalWriters()
     stores = read_code(function.__code__).stores
-    kept = []
-    for finding in report.findings:
+    sizes = [(each, _unmeasured(each)) for each in walk.captures]
+    for finding in find_problems(walk, Size(0), sizes, modules, name=name_of(sent), large=LARGE):
         setters = [writer for walked in walk.functions for writer in writers.of(walked.globals, finding.name)]
         # The callable may set the global to another value before a query runs.
         if finding.level != "note" and finding.name not in stores and not any(setter in reached for setter in setters):
-            kept.append(finding)
-    return report, kept
+            yield finding
+
+
+def _unmeasured(capture: CapturedValue) -> Size:
+    """Return what is known of a value without pickling it, which would run users' code."""
+    resource = resource_of(capture.value)
+    if resource and resource.kind not in (*SESSION_BOUND, "Column"):
+        return Size(None, error=f"it is {resource.name}", culprit=capture.value)
+    value, named = capture.value, [capture.value] if capture.by_reference else []
+    if isinstance(value, ModuleType) and not capture.by_reference:
+        # A module of the DAG is pickled with all its globals.
+        inner = [each for each in vars(value).values() if isinstance(each, (ModuleType, FunctionType, type))]
+        named = [each for each in inner if is_by_reference(each)]
+    return Size(0, references=frozenset(filter(None, map(module_of, named))))
 
 
 def _reached(function: FunctionType) -> list[FunctionType]:

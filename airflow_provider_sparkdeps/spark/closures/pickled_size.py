@@ -101,7 +101,7 @@ def _pickler(counter: ByteCounter, known: Mapping[int, Size] | None) -> Any:
                 self.culprit = obj
             reduced = super().reducer_override(obj)
             if reduced is NotImplemented:
-                module = _module_of(obj)
+                module = module_of(obj)
                 if module:
                     self.references.add(module)
             return reduced
@@ -132,7 +132,7 @@ def _with_known(measuring: Any, counter: ByteCounter, known: Mapping[int, Size])
     return Skipping
 
 
-def _module_of(obj: Any) -> str | None:
+def module_of(obj: Any) -> str | None:
     """Return the module that unpickling an object imports, if it is pickled by reference."""
     if isinstance(obj, ModuleType):
         return obj.__name__ if is_by_reference(obj) else None

@@ -6,7 +6,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
-from airflow_provider_sparkdeps.spark.closures.findings import LARGE, Finding, Level, find_problems
+from airflow_provider_sparkdeps.spark.closures.findings import FIXES, LARGE, Finding, Level, find_problems
 from airflow_provider_sparkdeps.spark.closures.pickled_size import MAX_MEASURED, Size, measure
+from airflow_provider_sparkdeps.spark.closures.resources import SESSION_BOUND, resource_of
+from airflow_provider_sparkdeps.spark.closures.unpickling import unpickling_errors
 from airflow_provider_sparkdeps.spark.closures.walker import CapturedValue, ClosureWalker, name_of, unwrap
 
 if TYPE_CHECKING:
@@ -113,7 +115,9 @@ def inspect_closure(
     py_files: Sequence[str | Path] = (),
     large: int = LARGE,
 ) -> ClosureReport:
-    """Report what would be pickled with a function, and the problems with it. Nothing is sent or changed.
+    """Report what would be pickled with a function, and the problems with it. Nothing is sent.
+
+    It is pickled, and unpickled in a fresh process, unless it is large or needs packages which only executors have.
 
     .. code-block:: python
 
@@ -137,7 +141,9 @@ def inspect_closure(
     with pickle_by_value(root) if root else nullcontext():
         walk = ClosureWalker()
         walk.start(function)
-        return make_report(function, walk, modules, large=large)
+        report = make_report(function, walk, modules, large=large)
+        unpickled = _unpickling_problems(function, walk) if report.size is not None and report.size < LARGE else ()
+        return replace(report, findings=(*unpickled, *report.findings))
 
 
 def make_report(
@@ -158,6 +164,23 @@ def make_report(
     problems = find_problems(walk, whole, sizes, modules, name=name, large=large)
     found = tuple(sorted(problems, key=lambda each: levels.index(each.level)))
     return ClosureReport(name, whole.bytes, whole.more, captures, found, walk.complete)
+
+
+def _unpickling_problems(function: Any, walk: ClosureWalker) -> Iterator[Finding]:
+    """Find what keeps a function from being unpickled: the innermost variable that can't be, or the function."""
+    (error,) = unpickling_errors([function])
+    if not error:
+        return
+    captures = [each for each in walk.captures if each.kind not in ("code", "function")]
+    fix = "Change how it is pickled (`__reduce__`), or create it inside the function."
+    name = owner = name_of(function)
+    # Inner values come later in the list.
+    for each, reason in zip(captures, unpickling_errors([each.value for each in captures]), strict=True):
+        if reason:
+            name, owner, error = each.name, " -> ".join(each.owner), reason
+            resource = resource_of(each.value)
+            fix = FIXES[resource.kind] if resource and resource.kind in SESSION_BOUND else fix
+    yield Finding("error", name, owner, f"can be pickled, but not unpickled on executors ({error})", fix)
 
 
 def _measure_all(walk: ClosureWalker, limit: int) -> list[tuple[CapturedValue, Size]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -35,12 +34,6 @@ _ACTIONS = frozenset(
 )
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
-_BRANCHES = (
-    *(ast.If, ast.IfExp, ast.BoolOp, ast.Match, ast.Try, ast.TryStar, ast.With, ast.AsyncWith, ast.Assert, ast.Raise),
-    *(ast.NamedExpr, ast.Global, ast.Nonlocal, ast.Delete, ast.Yield, ast.YieldFrom, ast.Await),
-)
-# Builtins that may change any object.
-_CHANGING = frozenset(("exec", "eval", "compile", "setattr", "delattr", "globals", "locals", "vars", "__import__"))
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -50,12 +43,10 @@ class ExecutorFunction:
 
     :param function: of a function that the callable defines, only what is known before: its code, its globals, and the
         variables of functions around the callable.
-    :param certain: each run of the callable sends it, in the state in which it is now.
     :param findings: what the source shows.
     """
 
     function: Any
-    certain: bool
     findings: tuple[Finding, ...] = ()
 
 
@@ -94,62 +85,15 @@ class _Reader:
 
     def read(self) -> Iterator[ExecutorFunction]:
         done: set[str] = set()
-        certain = self._does_nothing_else()
-        read = [each.id for each in _nodes(self._node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)]
         for statement, rebound in _statements(self._node.body):
             if isinstance(statement, ast.FunctionDef):
                 if any(self._is_factory(_called(each)) for each in statement.decorator_list):
-                    yield from self._local(statement, certain and statement.name in read, rebound, done)
+                    yield from self._local(statement, rebound, done)
                 continue
-            # A UDF that is assigned to a variable may not be used.
-            is_used = not isinstance(statement, ast.Assign) or _names_in(statement.targets) <= {*read}
             for call, bound in _calls(statement):
-                yield from self._passed(call, certain and is_used, rebound | bound, done)
+                yield from self._passed(call, rebound | bound, done)
 
-    def _does_nothing_else(self) -> bool:
-        """Return whether the callable only uses PySpark, step by step, and runs an action.
-
-        Then what it sends is known. Other code might branch, change the captured values, or send modules.
-        """
-        bound: list[str] = []
-        nodes = [*_nodes(self._node)]
-        for each in nodes:
-            if isinstance(each, (*_LOOPS, *_COMPREHENSIONS, *_BRANCHES)):
-                return False
-            if isinstance(each, (ast.Attribute, ast.Subscript)) and not isinstance(each.ctx, ast.Load):
-                return False
-            if isinstance(each, ast.Return) and each is not self._node.body[-1]:
-                return False
-            if isinstance(each, ast.Call):
-                arguments = [*each.args, *(keyword.value for keyword in each.keywords)]
-                if not self._is_plain(each.func) or "spark" in _names_in(arguments):
-                    return False
-            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
-                bound.append(each.id)
-            if isinstance(each, (ast.FunctionDef, ast.ClassDef)):
-                bound.append(each.name)
-        has_action = any(isinstance(each, ast.Attribute) and each.attr in _ACTIONS for each in nodes)
-        return has_action and len(bound) == len({*bound})
-
-    def _is_plain(self, called: ast.expr) -> bool:
-        """Return whether a call is one of PySpark, of a builtin, or a method of a local object."""
-        root = _root(called)
-        if not isinstance(root, ast.Name):
-            return True
-        if root.id in self._imported or self._is_factory(called):
-            return True
-        if root.id in self._defined:
-            return any(self._is_factory(_called(each)) for each in self._defined[root.id].decorator_list)
-        if root.id in self._known:
-            value = self._known[root.id]
-            module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-            return str(module).partition(".")[0] == "pyspark"
-        is_local = root.id in self._function.__code__.co_varnames or root.id in self._function.__code__.co_cellvars
-        return is_local or (hasattr(builtins, root.id) and root.id not in _CHANGING)
-
-    def _passed(
-        self, call: ast.Call, certain: bool, rebound: frozenset[str], done: set[str]
-    ) -> Iterator[ExecutorFunction]:
+    def _passed(self, call: ast.Call, rebound: frozenset[str], done: set[str]) -> Iterator[ExecutorFunction]:
         target = call.func
         if isinstance(target, ast.Attribute) and target.attr in _FUNCTION_METHODS:
             position = _FUNCTION_METHODS[target.attr]
@@ -160,15 +104,15 @@ class _Reader:
         named = [keyword.value for keyword in call.keywords if keyword.arg in ("f", "func")]
         argument = next(iter([*call.args[position : position + 1], *named]), None)
         if isinstance(argument, ast.Lambda):
-            yield from self._local(argument, certain, rebound, done)
+            yield from self._local(argument, rebound, done)
         elif isinstance(argument, ast.Name) and argument.id in self._defined:
-            yield from self._local(self._defined[argument.id], certain, rebound, done)
+            yield from self._local(self._defined[argument.id], rebound, done)
         elif isinstance(argument, ast.Name) and callable(self._known.get(argument.id)) and argument.id not in done:
             done.add(argument.id)
-            yield ExecutorFunction(self._known[argument.id], certain)
+            yield ExecutorFunction(self._known[argument.id])
 
     def _local(
-        self, node: ast.FunctionDef | ast.Lambda, certain: bool, rebound: frozenset[str], done: set[str]
+        self, node: ast.FunctionDef | ast.Lambda, rebound: frozenset[str], done: set[str]
     ) -> Iterator[ExecutorFunction]:
         """Yield a function that the callable defines, and the local functions that it may call."""
         name = "<lambda>" if isinstance(node, ast.Lambda) else node.name
@@ -188,11 +132,10 @@ class _Reader:
         function.__qualname__ = f"{self._function.__qualname__}.<locals>.{name}"
         function.__module__ = self._function.__module__
         late = tuple(_late_binding(each, name) for each in found[0].co_freevars if each in rebound)
-        # Another decorator may return another function.
-        yield ExecutorFunction(function, certain and len(decorators) < 2, late)
+        yield ExecutorFunction(function, late)
         for used in found[0].co_freevars:
             if used in self._defined:
-                yield from self._local(self._defined[used], False, frozenset(), done)
+                yield from self._local(self._defined[used], frozenset(), done)
 
     def _is_factory(self, target: ast.expr) -> bool:
         """Return whether an expression is PySpark's `udf` or a similar function, and not another one of this name."""
@@ -264,10 +207,6 @@ def _nodes(node: ast.AST) -> Iterator[ast.AST]:
         yield each
         if not isinstance(each, _FUNCTIONS):
             waiting += ast.iter_child_nodes(each)
-
-
-def _names_in(nodes: list[Any]) -> set[str]:
-    return {each.id for each in nodes if isinstance(each, ast.Name)}
 
 
 def _root(node: ast.expr) -> ast.expr:

@@ -102,14 +102,14 @@ def test_stages_that_run_again_count_once() -> None:
 
 
 def test_a_condition_that_is_copied_to_the_other_side_counts_there_too() -> None:
-    copied = Use(copies=1, narrowed=True)
+    copied = Use(joins=1, filtered=True, narrowed=True)
     other = [evaluated(60, stage=2), evaluated(40, stage=2, partition=1)]
     assert counted(*FILTER, *other, use=copied) == 350
     # One task may have both sides if there is one partition, or if the rows are partitioned alike.
     assert counted(*FILTER, use=copied) == 490
     two_partitions = [*FILTER, evaluated(1, partition=1)]
     assert counted(*two_partitions, use=copied) == 251
-    assert counted(*two_partitions, use=Use(copies=1, partitioned=True)) == 491
+    assert counted(*two_partitions, use=Use(joins=1, filtered=True, partitioned=True)) == 491
 
 
 def test_both_sides_of_a_join_count() -> None:

@@ -1,4 +1,4 @@
-"""A task's UDFs are checked before its callable runs: certain failures are errors, the rest warnings."""
+"""A task's UDFs are checked before its callable runs: what may fail is a warning, and nothing is pickled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
 from airflow_provider_sparkdeps.spark.closures.check import check_udfs
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
@@ -45,6 +44,12 @@ class Task:
 
 TASK = Task()
 TASK.partition = 0
+class Once:
+    def __reduce__(self):
+        raise SystemExit("it was pickled")
+    __getstate__ = __reduce__
+
+ONCE = Once()
 HOLDER = {"lock": threading.Lock()}
 
 def init():
@@ -116,7 +121,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
 
 
 USE = "\nspark.range(1).select({0}('id')).collect()"
-CERTAIN = {
+LIKELY = {
     "a global that can't be pickled": (
         "@udf('double')\ndef parse(x):\n    return LOCK" + USE.format("parse"),
         "`LOCK` in parse is a lock",
@@ -141,10 +146,6 @@ CERTAIN = {
         "spark.table('t').mapInArrow(lambda rows: airy.shout(rows), 'x int').show()",
         "`airy` in <lambda> is a module that is pickled as a whole, with `airflow.",
     ),
-    "an object that can't be unpickled": (
-        "@udf('double')\ndef parse(x):\n    return WRONG" + USE.format("parse"),
-        "`WRONG` in parse can be pickled, but not unpickled on executors (TypeError: ",
-    ),
     "a base class": (
         "f = F.udf(shape)" + USE.format("f"),
         "`Guarded.lock` in shape -> Shape -> Guarded is a lock",
@@ -158,15 +159,6 @@ CERTAIN = {
         "`LOCK` in clean",
     ),
 }
-
-
-@pytest.mark.parametrize("name", CERTAIN)
-def test_a_certain_failure_is_an_error_before_the_callable_runs(name: str, check: Check) -> None:
-    body, message = CERTAIN[name]
-    with pytest.raises(SessionError) as caught:
-        check(body)
-    assert str(caught.value).startswith("UDFs of this task can't run on executors: ")
-    assert message in str(caught.value)
 
 
 POSSIBLE = {
@@ -245,10 +237,6 @@ POSSIBLE = {
         "while day:\n    state = day.pop()\n    @udf('string')\n    def last(x):\n        return state",
         "`state` in last is set in a loop",
     ),
-    "large": (
-        "@udf('double')\ndef parse(x):\n    return TABLE[x]",
-        "`TABLE` in parse adds 5.0 MB to every query that uses it. Write `table = broadcast(TABLE)`",
-    ),
     "a global that is not set yet": (
         "@udf('double')\ndef parse(x):\n    return STATE",
         "`STATE` in parse is set by init() on the worker only",
@@ -256,9 +244,9 @@ POSSIBLE = {
 }
 
 
-@pytest.mark.parametrize("name", POSSIBLE)
+@pytest.mark.parametrize("name", [*LIKELY, *POSSIBLE])
 def test_what_may_fail_is_a_warning(name: str, check: Check) -> None:
-    body, message = POSSIBLE[name]
+    body, message = (LIKELY | POSSIBLE)[name]
     (found,) = check(body)
     assert message in found
 
@@ -323,8 +311,12 @@ def test_partials_objects_and_methods_are_checked(kind: str) -> None:
             return spark.range(1).select(f("id")).collect()
 
     callables: dict[str, Any] = {"partial": functools.partial(Job(), 1), "object": Job(), "method": Job().__call__}
-    with pytest.raises(SessionError, match="`lock` in <lambda> is a lock"):
-        check_udfs(callables[kind], ExecutorModules())
+    (found,) = check_udfs(callables[kind], ExecutorModules())
+    assert "`lock` in <lambda> is a lock" in str(found)
+
+
+def test_nothing_is_pickled(check: Check) -> None:
+    assert check("@udf('double')\ndef parse(x):\n    return ONCE" + USE.format("parse")) == []
 
 
 def test_callables_without_source_are_not_checked(check: Check) -> None:

@@ -11,8 +11,11 @@ from pyspark.serializers import CloudPickleSerializer
 from pyspark.sql.functions import udf
 
 from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
-from airflow_provider_sparkdeps.spark.closures.report import inspect_closure
+from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
+from airflow_provider_sparkdeps.spark.closures.findings import LARGE
+from airflow_provider_sparkdeps.spark.closures.report import make_report
 from airflow_provider_sparkdeps.spark.closures.unpickling import unpickling_errors
+from airflow_provider_sparkdeps.spark.closures.walker import ClosureWalker
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 
 from ...support import captured_values
@@ -23,10 +26,12 @@ FIXED = 60
 
 
 def verdicts(functions: dict[str, Any]) -> dict[str, str]:
-    """Return why a function is refused before its query runs; an empty string if it is not."""
+    """Return why a function can't work, as `inspect_closure` says; an empty string if it can."""
     found = {}
     for name, function in functions.items():
-        report = inspect_closure(function)
+        walk = ClosureWalker()
+        walk.start(function)
+        report = make_report(function, walk, ExecutorModules(), large=LARGE)
         errors = [str(finding) for finding in report.findings if finding.level == "error"]
         assert bool(errors) == (report.size is None), name
         found[name] = "; ".join(errors)

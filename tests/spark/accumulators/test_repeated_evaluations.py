@@ -1,0 +1,253 @@
+"""Queries in which Spark repeats, splits, moves or shares evaluations count what happened once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.functions import col, pandas_udf, udf  # type: ignore[attr-defined]
+
+from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
+from airflow_provider_sparkdeps.spark.session import Session
+
+from ...support.executors import open_session
+
+
+def counting(count: Accumulator) -> Callable[..., Any]:
+    def counted(value: int) -> int:
+        count.add(1)
+        return value
+
+    return udf(counted, "long")
+
+
+def rows(session: Session, count: Accumulator, number: int = 1000, partitions: int = 4) -> DataFrame:
+    return session.spark.range(0, number, 1, partitions).select(counting(count)("id").alias("n"))
+
+
+def keys(session: Session, start: int, end: int) -> DataFrame:
+    return session.spark.range(start, end, 1, 2).withColumnRenamed("id", "k")
+
+
+def write(frame: DataFrame) -> None:
+    frame.write.format("noop").mode("append").save()
+
+
+def map_then_coalesce(session: Session, count: Accumulator) -> None:
+    def added(batches: Any) -> Any:
+        for batch in batches:
+            count.add(len(batch))
+            yield batch
+
+    session.spark.range(0, 1000, 1, 4).mapInPandas(added, "id long").coalesce(1).collect()
+
+
+def used_twice_in_sql(session: Session, count: Accumulator) -> None:
+    text = "SELECT * FROM {d} x JOIN (SELECT n + 1 AS m FROM {d}) y ON x.n = y.m"
+    session.spark.sql(text, d=rows(session, count)).collect()
+
+
+def checkpoint_and_another_use(session: Session, count: Accumulator) -> None:
+    lazy = rows(session, count).localCheckpoint(eager=False)
+    lazy.union(rows(session, count)).collect()
+
+
+def checkpoint_then_coalesce_and_another_use(session: Session, count: Accumulator) -> None:
+    eager = rows(session, count).localCheckpoint()
+    eager.coalesce(1).collect()
+    eager.union(rows(session, count)).collect()
+
+
+def batches_and_a_filter(session: Session, count: Accumulator) -> None:
+    def added(values: pd.Series) -> pd.Series:
+        count.add(len(values))
+        return values
+
+    added.__annotations__ = {"values": pd.Series, "return": pd.Series}
+    frame = session.spark.range(0, 30_200, 1, 2).select(pandas_udf(added, "long")("id").alias("n"))
+    frame.filter("n > 4313").collect()
+
+
+def filter_on_a_join_key(session: Session, count: Accumulator) -> None:
+    few = session.spark.range(0, 1000, 1, 4).select(col("id").alias("k"))
+    many = session.spark.range(0, 4000, 1, 4).select(col("id").alias("k"), F.lit(1).alias("z"))
+    few.filter(counting(count)("k") >= 0).join(many, "k").collect()
+
+
+def sort_of_one_large_partition(session: Session, count: Accumulator) -> None:
+    key = F.when(col("id") < 50_000, 0).otherwise(1 + col("id") % 9).alias("k")
+    skewed = session.spark.range(0, 51_000, 1, 1).select(key, "id").repartition(10, "k")
+    skewed.select(counting(count)("id").alias("n")).orderBy("n").collect()
+
+
+def cached_and_joined_with_itself(session: Session, count: Accumulator) -> None:
+    cached = rows(session, count).cache()
+    cached.collect()
+    cached.join(cached.select((col("n") + 1).alias("m")), col("n") == col("m")).collect()
+
+
+def cached_on_the_right_of_another_use(session: Session, count: Accumulator) -> None:
+    cached = rows(session, count).cache()
+    cached.collect()
+    rows(session, count, 500).union(cached).collect()
+
+
+def joined_with_itself(session: Session, count: Accumulator) -> None:
+    frame = rows(session, count)
+    frame.hint("merge").join(frame.select((col("n") + 1).alias("m")), col("n") == col("m")).collect()
+
+
+def filter_and_column(session: Session, count: Accumulator) -> None:
+    counted = counting(count)
+    session.spark.range(0, 1000, 1, 4).filter(counted("id") > 10).select(counted(col("id") + 1)).collect()
+
+
+def two_columns_and_a_filter(session: Session, count: Accumulator) -> None:
+    counted = counting(count)
+    frame = session.spark.range(0, 1000, 1, 4).select(counted("id").alias("x"), counted(col("id") + 1).alias("y"))
+    frame.filter("x > 10").collect()
+
+
+def filter_above_a_union_of_shuffles(session: Session, count: Accumulator) -> None:
+    union = keys(session, 0, 50).repartition(3).union(keys(session, 50, 100).repartition(3))
+    union.filter(counting(count)("k") >= 0).collect()
+
+
+def filter_above_a_join(session: Session, count: Accumulator) -> None:
+    keys(session, 0, 100).join(keys(session, 50, 150), "k", "leftsemi").filter(counting(count)("k") >= 5).collect()
+
+
+def join_on_both_sides_function(session: Session, count: Accumulator) -> None:
+    counted, left, right = counting(count), keys(session, 0, 100), keys(session, 50, 150)
+    left.join(right, counted(left["k"]) == counted(right["k"])).collect()
+
+
+def view_of_one_name_with_other_rows(session: Session, count: Accumulator) -> None:
+    for day in range(3):
+        keys(session, day * 100, day * 100 + 20).createOrReplaceTempView("inputs")
+        session.spark.table("inputs").withColumn("n", counting(count)("k")).cache().collect()
+
+
+def cache_that_was_cleared(session: Session, count: Accumulator) -> None:
+    cached = rows(session, count, 100, 2).cache()
+    session.spark.catalog.clearCache()
+    cached.filter("n % 2 = 0").collect()
+    cached.filter("n % 2 = 1").collect()
+
+
+def view_of_a_frame_that_is_no_longer_cached(session: Session, count: Accumulator) -> None:
+    cached = keys(session, 0, 40).withColumn("n", counting(count)("k")).cache()
+    cached.createOrReplaceTempView("was_cached")
+    cached.unpersist()
+    for rest in (0, 1):
+        session.spark.table("was_cached").filter(f"k % 2 = {rest}").collect()
+
+
+# Query -> what its plan evaluates once.
+QUERIES: dict[str, tuple[Callable[[Session, Accumulator], object], int]] = {
+    "coalesce": (lambda session, count: rows(session, count).coalesce(1).collect(), 1000),
+    "coalesce and write": (lambda session, count: write(rows(session, count).coalesce(2)), 1000),
+    "mapInPandas, then coalesce": (map_then_coalesce, 1000),
+    "a DataFrame twice in SQL": (used_twice_in_sql, 2000),
+    "a lazy checkpoint and another use": (checkpoint_and_another_use, 2000),
+    "a checkpoint, then coalesce, and another use": (checkpoint_then_coalesce_and_another_use, 2000),
+    "batches and a filter": (batches_and_a_filter, 30_200),
+    "a filter on a join key": (filter_on_a_join_key, 5000),
+    "a sort of one large partition": (sort_of_one_large_partition, 51_000),
+    "cached, joined with itself": (cached_and_joined_with_itself, 1000),
+    "cached, on the right of another use": (cached_on_the_right_of_another_use, 1500),
+    "joined with itself": (joined_with_itself, 2000),
+    "a filter and a column": (filter_and_column, 1989),
+    "two columns and a filter": (two_columns_and_a_filter, 1989),
+    "a filter above a union of shuffles": (filter_above_a_union_of_shuffles, 100),
+    "a join on a function of both sides": (join_on_both_sides_function, 200),
+    "a view of one name with other rows": (view_of_one_name_with_other_rows, 60),
+    "a cache that was cleared": (cache_that_was_cleared, 200),
+    "a view of a frame that is no longer cached": (view_of_a_frame_that_is_no_longer_cached, 40),
+    "a union and a filter": (
+        lambda session, count: rows(session, count).filter("n > 10").union(rows(session, count)).collect(),
+        2000,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def shared(server: EmbeddedServer) -> Iterator[Session]:
+    with open_session(server) as session:
+        session.spark.conf.set("spark.sql.shuffle.partitions", "3")
+        yield session
+
+
+@pytest.mark.parametrize("adaptive", ["true", pytest.param("false", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_counts_what_happened_once(shared: Session, name: str, adaptive: str) -> None:
+    shared.spark.conf.set("spark.sql.adaptive.enabled", adaptive)
+    query, expected = QUERIES[name]
+    count = shared.accumulator(f"count_{[*QUERIES].index(name)}_{adaptive}")
+    query(shared, count)
+    assert count.value == expected
+    shared.spark.catalog.clearCache()
+
+
+def test_a_condition_that_is_copied_counts_all_rows(session: Session) -> None:
+    """Rows of both sides, of which 25 are on both: at least 75, and not more than all evaluations."""
+    count = session.accumulator("count")
+    filter_above_a_join(session, count)
+    assert 150 <= count.value <= 200
+
+
+def test_a_plan_of_many_levels_can_be_read(session: Session) -> None:
+    count = session.accumulator("count")
+    frame = session.spark.range(3)
+    for number in range(100):
+        frame = frame.withColumn(f"c{number}", F.lit(number))
+    frame.select(counting(count)("id")).collect()
+    assert count.value == 3
+
+
+def test_tags_of_users_are_no_operations(session: Session) -> None:
+    count = session.accumulator("count")
+    for number in range(6):
+        session.spark.addTag(f"t{number}_Operation_5")
+    rows(session, count, 10).collect()
+    session.spark.clearTags()
+    assert count.value == 10
+
+
+def test_a_use_in_foreach_batch_is_refused(session: Session, tmp_path: Path) -> None:
+    count = session.accumulator("count")
+    session.spark.range(10).write.parquet(str(tmp_path / "in"))
+
+    def write_batch(frame: DataFrame, number: int) -> None:
+        write(frame.select(udf(lambda value: count.add(1), "long")("id")))
+
+    stream = session.spark.readStream.schema("id long").parquet(str(tmp_path / "in")).writeStream
+    query = stream.foreachBatch(write_batch).trigger(availableNow=True).start()
+    with pytest.raises(StreamingQueryException, match="Accumulator 'count' can't be added to here"):
+        query.awaitTermination(60)
+
+
+def test_spark_caches_as_it_does_without_accumulators(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    count = session.accumulator("count")
+
+    def function(value: int) -> int:
+        count.add(1)
+        return value
+
+    base = session.spark.range(10)
+    base.select(udf(function, "long")("id")).cache().collect()
+    frame = base.select(udf(function, "long")("id").alias("n"))
+    frame.explain()
+    assert "InMemoryTableScan" in capsys.readouterr().out
+    assert frame.sameSemantics(frame)
+    assert frame.sameSemantics(base.select(udf(function, "long")("id").alias("m")))
+    assert not frame.sameSemantics(base.select(udf(function, "long")(col("id") + 1)))
+    frame.collect()
+    assert count.value == 10
