@@ -91,21 +91,27 @@ def _without_samples(stages: dict[int, _Stage], *, once: bool, keep: bool) -> li
     It samples all partitions in one stage, and large ones again in another, with other numbers.
     """
     real = [stage for stage in stages.values() if not _sampled_for(stage)]
+    real_stages = list(real)
     unused = [dict(stage) for stage in real]
     first: dict[str, _Stage] = {}
+    repeated: dict[str, bool] = {}
     for stage in stages.values():
         exchange = _sampled_for(stage)
         if not exchange:
             continue
-        if exchange in first and len(stage) < len(first[exchange]) and _is_part(stage, first[exchange]):
-            continue
         sample = first.setdefault(exchange, stage)
+        # Without adaptive execution, a broadcast may have run in the scope of the exchange.
+        is_sure = once or repeated.get(exchange, False)
+        if is_sure and len(stage) < len(sample) and _is_part(stage, sample):
+            continue
         left = dict(stage)
-        for partition, evaluations in stage.items() if sample is stage and not keep else ():
-            for other in unused:
-                if partition in other and (once or _signature(other[partition]) == _signature(evaluations)):
+        for partition, evaluations in stage.items() if not keep else ():
+            for whole, other in zip(real_stages, unused, strict=True):
+                is_same = partition in other and _signature(other[partition]) == _signature(evaluations)
+                if (once and partition in other) or (is_same and stage.keys() <= whole.keys()):
                     del other[partition], left[partition]
                     break
+        repeated.setdefault(exchange, not left)
         if left:
             real.append(left)
     return sorted(real, key=lambda stage: min(each.stage for found in stage.values() for each in found))
