@@ -42,7 +42,7 @@ def pitfalls():
 
             return by_value_helpers.shout(text)
 
-        return spark.range(1).select(shout("id")).count()
+        return [row[0] for row in spark.range(1).select(shout("id")).collect()]
 
     @task.spark_connect
     def warned(spark):

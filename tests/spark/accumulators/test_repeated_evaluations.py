@@ -231,7 +231,7 @@ def test_a_use_in_foreach_batch_is_refused(session: Session, tmp_path: Path) -> 
     stream = session.spark.readStream.schema("id long").parquet(str(tmp_path / "in")).writeStream
     query = stream.foreachBatch(write_batch).trigger(availableNow=True).start()
     with pytest.raises(StreamingQueryException, match="Accumulator 'count' can't be added to here"):
-        query.awaitTermination(60)
+        query.awaitTermination(240)
 
 
 def test_spark_caches_as_it_does_without_accumulators(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
