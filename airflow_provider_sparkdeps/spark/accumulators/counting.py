@@ -53,7 +53,7 @@ def count(evaluations: Iterable[Evaluation], use: Use | None, *, may_be_cached: 
     What is left out is certain to be a repetition. In doubt, more counts, as Spark's own accumulators would.
 
     :param use: what the query says about the use; None if it does not show it.
-    :param may_be_cached: the session has cached DataFrames with accumulators.
+    :param may_be_cached: the session has cached a DataFrame that uses the accumulator.
     """
     use = use or Use(known=False)
     once = use.known and use.places == 1 and not use.copies and not use.hidden

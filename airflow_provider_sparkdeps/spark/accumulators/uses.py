@@ -13,6 +13,7 @@ _TOKEN = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})".encode())
 _UNION = 2
 # SQL before conditions, which Spark may copy to the other side of a join.
 _CLAUSES = frozenset(("where", "on", "having"))
+# SQL that may run or use something several times.
 _REPEATING = frozenset(("with", "begin", "while", "loop", "repeat", "for"))
 # Fields that differ each time a plan is made: they say nothing about its meaning.
 _VOLATILE = frozenset(("common", "plan_id"))
@@ -29,18 +30,8 @@ _PARTITIONING = _JOINS | frozenset(
 # Relations that need all rows and columns of their input.
 _WHOLE = frozenset(
     (
-        *(
-            "",
-            "project",
-            "with_columns",
-            "with_columns_renamed",
-            "drop",
-            "to_df",
-            "to_schema",
-            "subquery_alias",
-            "hint",
-        ),
-        *("repartition", "repartition_by_expression", "sort", "map_partitions", "collect_metrics", "union"),
+        *("", "project", "with_columns", "with_columns_renamed", "drop", "to_df", "to_schema", "subquery_alias"),
+        *("hint", "repartition", "repartition_by_expression", "sort", "map_partitions", "collect_metrics", "union"),
         *("with_relations", "sql"),
     )
 )
