@@ -125,7 +125,7 @@ class SparkConnectPythonOperator(SparkConnectBaseOperator):
                 "broadcast": partial(broadcast, session),
             }
             root = self._source_root(ti)
-            with pickle_by_value(root), pickle_lazy_lists():
+            with pickle_by_value(root, sent=self._modules.py_files), pickle_lazy_lists():
                 self._check_udfs(root)
                 try:
                     result = call(self.python_callable, arguments, injected)

@@ -6,7 +6,7 @@ import functools
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -21,19 +21,20 @@ _INSTALLED = re.compile(r"(?:^|/)(?:site-packages|dist-packages|lib(?:64)?/pytho
 
 
 @contextmanager
-def pickle_by_value(root: Path) -> Iterator[None]:
+def pickle_by_value(root: Path, *, sent: Collection[str] = ()) -> Iterator[None]:
     """Pickle the functions and classes of modules below `root` by value, in this block.
 
     Otherwise they would be pickled as the name of their module, which executors do not have. Modules that are imported
     inside the block are included.
 
     :param root: a directory of source files, for example a DAG bundle.
+    :param sent: top-level names of modules that executors import, since they are sent with `py_files`.
     """
     registered: list[ModuleType] = []
-    for module in list(sys.modules.values()):
-        if is_below(root, _file_of(module)):
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in sent and is_below(root, _file_of(module)):
             _register(module, registered)
-    finder = _Finder(root, registered)
+    finder = _Finder(root, sent, registered)
     sys.meta_path.insert(0, finder)
     reducers = pyspark_compat.cloudpickle_reducers()
     adds_reducer = _CACHED not in reducers
@@ -114,11 +115,14 @@ def _unregister(registered: list[ModuleType]) -> None:
 class _Finder(MetaPathFinder):
     """Finds modules below a root as the path finder does, and registers them when they are loaded."""
 
-    def __init__(self, root: Path, registered: list[ModuleType]) -> None:
+    def __init__(self, root: Path, sent: Collection[str], registered: list[ModuleType]) -> None:
         self._root = root
+        self._sent = sent
         self._registered = registered
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname.partition(".")[0] in self._sent:
+            return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None or not is_below(self._root, spec.origin):
             return None

@@ -67,12 +67,15 @@ def explain_pickling_error(error: BaseException) -> SessionError | None:
     function = sent[0] if isinstance(sent, tuple) and sent else sent
     if not callable(function):
         return None
-    walk = ClosureWalker()
-    walk.start(function)
-    for finding in make_report(function, walk, ExecutorModules(), large=LARGE, limit=_LIMIT).findings:
-        if finding.level == "error":
-            return SessionError(f"A function could not be sent to executors: {finding}")
-    return None
+    try:
+        walk = ClosureWalker()
+        walk.start(function)
+        findings = make_report(function, walk, ExecutorModules(), large=LARGE, limit=_LIMIT).findings
+    except Exception:
+        log.debug("Could not explain why %s can't be pickled.", function, exc_info=True)
+        return None
+    problems = [finding for finding in findings if finding.level == "error"]
+    return SessionError(f"A function could not be sent to executors: {problems[0]}") if problems else None
 
 
 def _check(function: FunctionType, modules: ExecutorModules) -> list[Finding]:

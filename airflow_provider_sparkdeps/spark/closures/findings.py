@@ -156,7 +156,7 @@ def _of_value(
             fix = import_names if whole else modules.how_to_add(module)
             if modules.is_dag_module(module) and each.by_reference and not isinstance(each.value, ModuleType):
                 # Functions and classes of the DAG's modules are pickled by value.
-                fix = "It is pickled by its name only. Create it in the callable, or send its file with py_files=."
+                fix = "It is pickled by its name only. Put it into a module, and send its file with py_files=."
             return Finding(level, each.name, owner, problem, fix)
     if size.bytes >= large:
         amount = f"{'more than ' if size.more else ''}{size.bytes / 1e6:.1f} MB"
@@ -229,10 +229,12 @@ class GlobalWriters:
 
 def _functions_of(globals_: Mapping[str, Any]) -> Iterator[FunctionType]:
     for value in list(globals_.values()):
-        members = list(vars(value).values()) if isinstance(value, type) else [value]
+        # Not `isinstance`, which asks a lazy object for its class, and so makes it.
+        is_class = issubclass(type(value), type)
+        members = list(vars(value).values()) if is_class else [value]
         for member in members:
-            inner = getattr(member, "__func__", member) if isinstance(value, type) else member
-            if isinstance(inner, FunctionType) and inner.__globals__ is globals_:
+            inner = getattr(member, "__func__", member) if is_class else member
+            if type(inner) is FunctionType and inner.__globals__ is globals_:
                 yield inner
 
 

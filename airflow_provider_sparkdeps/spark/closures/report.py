@@ -138,7 +138,7 @@ def inspect_closure(
             f"Could not inspect a {type(function).__name__}: it is not callable. Pass a function or a UDF."
         )
     modules = ExecutorModules.of(archive, py_files=py_files, root=root)
-    with pickle_by_value(root) if root else nullcontext():
+    with pickle_by_value(root, sent=modules.py_files) if root else nullcontext():
         walk = ClosureWalker()
         walk.start(function)
         report = make_report(function, walk, modules, large=large)

@@ -77,29 +77,50 @@ def test_each_use_in_a_query_is_counted(session: Session) -> None:
     assert count.value == 3500
 
 
+def killing(marker: Path) -> Callable[..., Any]:
+    """Return a UDF that kills its executor, once."""
+
+    @udf("long")
+    def kill(value: int) -> int:
+        if not marker.exists():
+            marker.touch()
+            daemon = os.getppid()
+            executor = int(Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()[1])
+            os.kill(executor, signal.SIGKILL)
+        return value
+
+    return kill
+
+
 def test_a_query_whose_executor_is_killed_counts_once(own_server: OwnServer, tmp_path: Path) -> None:
     marker = tmp_path / "killed"
+    with Session(own_server.endpoint) as session:
+        count = session.accumulator("count")
+        # The first reducer that runs kills its executor, whose map output is lost.
+        mapped = rows(session).select(counting(count)("id").alias("n")).repartition(3)
+        assert len(mapped.select(killing(marker)("n")).collect()) == 1000
+        assert marker.exists()
+        assert count.value == 1000
+
+
+def test_a_cached_dataframe_whose_executor_is_killed_counts_once(own_server: OwnServer, tmp_path: Path) -> None:
+    log = tmp_path / "log"
     with Session(own_server.endpoint) as session:
         count = session.accumulator("count")
 
         @udf("long")
         def counted(value: int) -> int:
             count.add(1)
+            with log.open("a") as file:
+                file.write(f"{value}\n")
             return value
 
-        @udf("long")
-        def killing(value: int) -> int:
-            # The first reducer that runs kills its executor, whose map output is lost.
-            if not marker.exists():
-                marker.touch()
-                daemon = os.getppid()
-                executor = int(Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()[1])
-                os.kill(executor, signal.SIGKILL)
-            return value
-
-        mapped = rows(session).select(counted("id").alias("n")).repartition(3)
-        assert len(mapped.select(killing("n")).collect()) == 1000
-        assert marker.exists()
+        cached = rows(session).select(counted("id").alias("n")).cache()
+        assert len(cached.collect()) == 1000
+        assert count.value == 1000
+        rows(session, 1, 1).select(killing(tmp_path / "killed")("id")).collect()
+        assert len(cached.collect()) == 1000
+        assert len(log.read_text().split()) > 1000, "Spark has computed what it lost again"
         assert count.value == 1000
 
 

@@ -56,6 +56,20 @@ def test_a_cached_function_of_a_package_is_pickled_by_its_name(places: tuple[Pat
         assert (mine, "load") not in globals_of(cloudpickle.dumps(load))
 
 
+def test_modules_that_are_sent_with_py_files_are_pickled_by_their_name(places: tuple[Path, Path]) -> None:
+    write(places[0] / "sent_early.py", "def parse(x):\n    return x\n")
+    early = importlib.import_module("sent_early")
+    (places[0] / "sent_package").mkdir()
+    write(places[0] / "sent_package" / "__init__.py", "")
+    write(places[0] / "sent_package" / "late.py", "def parse(x):\n    return x\n")
+    other = write(places[0] / "sent_other.py", "def parse(x):\n    return x\n")
+    with pickle_by_value(places[0], sent=("sent_early", "sent_package")):
+        late = importlib.import_module("sent_package.late")
+        for module in (early, late):
+            assert globals_of(cloudpickle.dumps(module.parse)) == {(module.__name__, "parse")}
+        assert (other, "parse") not in globals_of(cloudpickle.dumps(importlib.import_module(other).parse))
+
+
 def test_plain_pickles_are_as_before(places: tuple[Path, Path]) -> None:
     name = write(places[0] / "plain_dag.py", CACHED)
     module = importlib.import_module(name)

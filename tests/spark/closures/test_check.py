@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.serializers import CloudPickleSerializer
 
 from airflow_provider_sparkdeps.spark.closures.by_value import pickle_by_value
-from airflow_provider_sparkdeps.spark.closures.check import check_udfs
+from airflow_provider_sparkdeps.spark.closures.check import check_udfs, explain_pickling_error
 from airflow_provider_sparkdeps.spark.closures.executor_modules import ExecutorModules
 
 HEAD = """
@@ -50,6 +51,13 @@ class Once:
     __getstate__ = __reduce__
 
 ONCE = Once()
+
+class Lazy:
+    @property
+    def __class__(self):
+        raise SystemExit("it was made")
+
+LAZY = Lazy()
 HOLDER = {"lock": threading.Lock()}
 
 def init():
@@ -325,3 +333,23 @@ def test_callables_without_source_are_not_checked(check: Check) -> None:
 
     assert check_udfs(Strange(), ExecutorModules()) == []
     assert check_udfs(eval("lambda spark: spark"), ExecutorModules()) == []
+
+
+class Unbound:
+    """A proxy like those of web frameworks, which have no class where nothing is bound."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("nothing is bound")
+
+
+@pytest.mark.parametrize("kind", [threading.Lock, Unbound])
+def test_an_error_of_the_pickler_is_explained_or_kept(kind: Callable[[], object]) -> None:
+    value = kind()
+    with pytest.raises(Exception) as raised:  # noqa: PT011 (what the pickler raises)
+        CloudPickleSerializer().dumps((lambda x: value, "long"))
+    explained = explain_pickling_error(raised.value)
+    if kind is Unbound:
+        assert explained is None
+    else:
+        assert "`value` in <lambda> is a lock" in str(explained)
