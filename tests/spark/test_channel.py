@@ -299,7 +299,7 @@ def test_a_stream_that_is_not_read_to_the_end_frees_the_cluster(
             patch.setattr(session._collector, "on_response", refuse)
             with pytest.raises(SessionError, match="refused by the test"):
                 list(rows)
-    with ends_within(60):
+    with ends_within(120):
         del rows
         assert session.spark.range(0, 10, 1, 2).count() == 10
     assert count.value == 0
@@ -334,7 +334,7 @@ def test_an_action_whose_server_is_killed_fails_within_the_timeout(
 
         # PySpark itself would retry for ten minutes.
         with (
-            ends_within(60),
+            ends_within(180),
             session,
             when_exists(tmp_path / "started", kill),
             pytest.raises(PySparkException, match="Connection refused"),
@@ -347,7 +347,7 @@ def test_an_action_whose_server_is_killed_fails_within_the_timeout(
 
 def test_an_action_fails_soon_if_its_server_stops_answering_new_connections(relay: Relay, tmp_path: Path) -> None:
     with (
-        ends_within(60),
+        ends_within(180),
         Session(Endpoint(host="127.0.0.1", port=relay.port, request_timeout=4)) as session,
         when_exists(tmp_path / "started", lambda: relay.cut(mute=True)),
         pytest.raises(PySparkException),

@@ -98,7 +98,7 @@ def test_an_interrupted_action_fails_soon(endpoint: Endpoint, tmp_path: Path) ->
             return value
 
         with (
-            ends_within(60),
+            ends_within(180),
             when_exists(tmp_path / "started", session.interrupt),
             pytest.raises(PySparkException),
         ):
