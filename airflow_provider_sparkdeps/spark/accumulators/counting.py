@@ -128,16 +128,9 @@ def _is_part(stage: _Stage, whole: _Stage) -> bool:
 
 
 def _without_reruns(stages: list[_Stage], use: Use, *, once: bool) -> list[_Stage]:
-    """Leave out what Spark evaluated again, in another stage, after an executor was lost."""
+    """Leave out what Spark evaluated again in another stage: what was lost, and conditions that it also moved down."""
     if once:
-        # One place has one stage; each of its partitions counts once.
-        seen: list[_Stage] = []
-        for stage in stages:
-            new = {
-                number: found for number, found in stage.items() if not any(_has(one, number, found) for one in seen)
-            }
-            seen += [new] if new else []
-        return seen
+        return _of_one_place(stages)
     left = list(stages)
     # A place that is evaluated has at least one stage, unless it shares one.
     while use.known and not use.hidden and len(left) > _most_stages(use):
@@ -146,6 +139,24 @@ def _without_reruns(stages: list[_Stage], use: Use, *, once: bool) -> list[_Stag
             break
         left.remove(min(again, key=len))
     return left
+
+
+def _of_one_place(stages: list[_Stage]) -> list[_Stage]:
+    kept: list[_Stage] = []
+    for stage in stages:
+        again = {number: found for number, found in stage.items() if any(number in one for one in kept)}
+        if all(any(_has(one, number, found) for one in kept) for number, found in again.items()):
+            # Lost partitions. Others are computed for the first time.
+            if new := {number: found for number, found in stage.items() if number not in again}:
+                kept.append(new)
+        elif not any(again.keys() & one.keys() and _adds(stage) <= _adds(one) for one in kept):
+            # Other rows than those of a condition that Spark has evaluated below an exchange before.
+            kept.append(stage)
+    return kept
+
+
+def _adds(stage: _Stage) -> int:
+    return sum(each.adds for evaluations in stage.values() for each in evaluations)
 
 
 def _repeats(stage: _Stage, earlier: _Stage) -> bool:

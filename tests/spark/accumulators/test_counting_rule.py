@@ -53,6 +53,19 @@ def test_all_count_where_they_may_be_of_different_places(use: Use | None) -> Non
     assert bool(found.doubt) == (use is None or use.places == 1)
 
 
+def test_a_condition_that_is_evaluated_below_an_exchange_first_counts_there() -> None:
+    below, above = stage(1, 100, 100), stage(2, 90, 0, 80)
+    assert counted(*below, *above) == 200
+    assert count([*below, *above], ONE).doubt == ""
+    # If it may stand on both sides of a join, both count.
+    assert counted(*below, *above, use=Use(filtered=True, joins=1)) == 370
+    # More rows than below are other rows.
+    found = count([*stage(1, 10, 10), *stage(2, 90, 80)], ONE)
+    assert (sum(each.value for each in found.evaluations), bool(found.doubt)) == (190, True)
+    # Partitions that are computed one after the other, as for `take`.
+    assert counted(*stage(1, 100), evaluated(90, stage=2, partition=1), evaluated(80, stage=2, partition=2)) == 270
+
+
 def coalesced(*times: tuple[int, int], values: tuple[int, ...] = (250, 240, 250, 240)) -> list[Evaluation]:
     return [
         evaluated(value, at=at, worker=index % 2) for index, (value, at) in enumerate(zip(values, times, strict=True))
