@@ -101,9 +101,8 @@ class UpdateCollector:
         used: set[tuple[str, UseKey]] = set()
         for (operation, batch), key, evaluations in self._evaluations_of(accumulator_id):
             use = self._sent.get(operation, ("", {}))[1].get(key)
-            may_be_cached = accumulator_id in self._cached or self._finder.caches_by_name
-            counted = count(evaluations, use, may_be_cached=may_be_cached)
-            if use and use.cached and not use.moved:
+            counted = count(evaluations, use, may_be_cached=key in self._finder.kept)
+            if use and use.cached and use.is_once:
                 # A partition of a cached DataFrame counts once, in whatever query Spark computed it.
                 found = cached.setdefault((use.cached, key), [])
                 known = {(each.partition, each.adds, repr(each.value)) for each in found}

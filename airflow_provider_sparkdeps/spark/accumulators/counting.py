@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,17 +54,19 @@ def count(evaluations: Iterable[Evaluation], use: Use | None, *, may_be_cached: 
     What is left out is certain to be a repetition. In doubt, more counts, as Spark's own accumulators would.
 
     :param use: what the query says about the use; None if it does not show it.
-    :param may_be_cached: the session has cached a DataFrame that uses the accumulator.
+    :param may_be_cached: the session may have let Spark keep rows, so that samples are not evaluated again.
     """
     use = use or Use(known=False)
-    once = use.known and use.places == 1 and not use.copies and not use.hidden
-    stages = _without_samples(_by_stage(evaluations), once=once, keep=may_be_cached and not once)
-    stages = _without_reruns(stages, use, once=once)
+    stages = _without_samples(_by_stage(evaluations), once=use.is_once, keep=may_be_cached and not use.is_once)
+    if use.is_once:
+        stages = _of_one_place(stages)
+    unsampled = sum(not _sampled_for(stage) for stage in stages)
     counted: list[Evaluation] = []
     doubts = ["in more stages than it has places"] if len(stages) > use.places else []
     for stage in stages:
-        repeats = _are_repeats(use, stage, len(stages))
-        for each, doubt in _of_stage(stage, use, repeats=repeats):
+        if use.crossed and _repeats_itself(stage):
+            doubts.append("a cross join may have evaluated each partition several times")
+        for each, doubt in _of_stage(stage, use, use.shares_tasks(unsampled)):
             counted += each
             doubts += [doubt] if doubt else []
     return Counted(tuple(counted), doubts[0] if doubts else "")
@@ -127,21 +130,8 @@ def _is_part(stage: _Stage, whole: _Stage) -> bool:
     return all(any(_signature(evaluations) == other for other in others) for evaluations in stage.values())
 
 
-def _without_reruns(stages: list[_Stage], use: Use, *, once: bool) -> list[_Stage]:
-    """Leave out what Spark evaluated again in another stage: what was lost, and conditions that it also moved down."""
-    if once:
-        return _of_one_place(stages)
-    left = list(stages)
-    # A place that is evaluated has at least one stage, unless it shares one.
-    while use.known and not use.hidden and len(left) > _most_stages(use):
-        again = [stage for index, stage in enumerate(left) if any(_repeats(stage, earlier) for earlier in left[:index])]
-        if not again:
-            break
-        left.remove(min(again, key=len))
-    return left
-
-
 def _of_one_place(stages: list[_Stage]) -> list[_Stage]:
+    """Leave out what Spark evaluated again in another stage: what was lost, and conditions that it also moved down."""
     kept: list[_Stage] = []
     for stage in stages:
         again = {number: found for number, found in stage.items() if any(number in one for one in kept)}
@@ -159,38 +149,24 @@ def _adds(stage: _Stage) -> int:
     return sum(each.adds for evaluations in stage.values() for each in evaluations)
 
 
-def _repeats(stage: _Stage, earlier: _Stage) -> bool:
-    return all(_has(earlier, partition, found) for partition, found in stage.items())
-
-
 def _has(stage: _Stage, partition: int, found: list[Evaluation]) -> bool:
     return partition in stage and _signature(stage[partition]) == _signature(found)
 
 
-def _most_stages(use: Use) -> int:
-    return use.places * (1 + use.copies)
+def _repeats_itself(stage: _Stage) -> bool:
+    """Return whether each partition of a stage has the same value as another one."""
+    values = Counter(repr(_signature(evaluations)) for evaluations in stage.values())
+    return min(values.values()) > 1
 
 
-def _are_repeats(use: Use, stage: _Stage, stages: int) -> bool:
-    """Return whether all evaluations of a partition in a task are of the same place in the query."""
-    if not use.known:
-        return False
-    # In a union, each task computes one side. Both sides of a join are only in one task if their rows are partitioned
-    # alike, or if there is one partition.
-    may_share_tasks = use.chained or ((use.joined or use.copies) and (use.partitioned or len(stage) == 1))
-    return not may_share_tasks or stages >= _most_stages(use)
-
-
-def _of_stage(stage: _Stage, use: Use, *, repeats: bool) -> Iterator[tuple[list[Evaluation], str]]:
+def _of_stage(stage: _Stage, use: Use, shares_tasks: bool) -> Iterator[tuple[list[Evaluation], str]]:
     most = max(map(len, stage.values()))
     size = 1
     doubt = ""
-    if most == 1:
-        pass
-    elif not repeats:
-        doubt = "" if use.known and not use.copies and most <= use.places else "it may stand there more than once"
-    elif use.several and not use.narrowed:
+    if most == 1 or (use.several and not use.narrowed):
         pass  # Without a filter, nothing is evaluated twice.
+    elif not use.known or shares_tasks:
+        doubt = "" if use.known and not use.is_copied and most <= use.places else "it may stand there more than once"
     elif use.several:
         size, doubt = _repetitions(list(stage.values()))
     else:

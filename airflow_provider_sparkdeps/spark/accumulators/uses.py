@@ -15,28 +15,40 @@ _UNION = 2
 _CLAUSES = frozenset(("where", "on", "having"))
 # SQL that may run or use something several times.
 _REPEATING = frozenset(("with", "begin", "while", "loop", "repeat", "for"))
+# SQL after which rows may be partitioned as another operator needs them, or that nests queries.
+_ARRANGING = _REPEATING | frozenset(
+    (
+        *("group", "distribute", "cluster", "partition", "over", "order", "sort", "limit", "offset", "distinct"),
+        *("having", "union", "intersect", "except", "minus", "lateral", "natural", "pivot", "unpivot", "window"),
+        *("tablesample", "qualify", "cross", "merge", "table", "values", "exists", "in", "insert", "match_recognize"),
+    )
+)
 # Fields that differ each time a plan is made: they say nothing about its meaning.
 _VOLATILE = frozenset(("common", "plan_id"))
-_JOINS = frozenset(("join", "lateral_join", "as_of_join", "nearest_by_join", "set_op"))
+_JOINS = frozenset(("join", "lateral_join", "as_of_join", "nearest_by_join", "set_op", "with_relations"))
 _CONDITIONS = _JOINS | {"filter"}
-_BRANCHING = _JOINS | {"co_group_map", "union", "zip", "with_relations"}
-# After these, the rows may be partitioned as an operator needs them. A table may be, and a view may contain these.
-_PARTITIONING = _JOINS | frozenset(
-    (
-        *("repartition", "repartition_by_expression", "aggregate", "deduplicate", "group_map", "co_group_map", "sort"),
-        *("read", "sql", "cached_remote_relation"),
-    )
-)
-# Relations that need all rows and columns of their input.
-_WHOLE = frozenset(
+_BRANCHING = _JOINS | {"co_group_map", "union", "zip"}
+# Relations that read one input, and nothing by name.
+_LEAVES = frozenset(("range", "local_relation", "cached_local_relation", "chunked_cached_local_relation"))
+_FILES = frozenset(("", "parquet", "orc", "csv", "json", "text"))
+# Relations that leave rows in the tasks of their input.
+_NARROW = frozenset(
     (
         *("", "project", "with_columns", "with_columns_renamed", "drop", "to_df", "to_schema", "subquery_alias"),
-        *("hint", "repartition", "repartition_by_expression", "sort", "map_partitions", "collect_metrics", "union"),
-        *("with_relations", "sql"),
+        *("filter", "map_partitions", "collect_metrics"),
     )
 )
-# Relations that read tables, files, views and catalogs.
-_NAMED = frozenset(("read", "sql", "catalog", "common_inline_user_defined_data_source", "cached_remote_relation"))
+# Hints on how to join.
+_STRATEGIES = frozenset(("broadcast", "mapjoin", "merge", "shuffle_merge", "shuffle_hash"))
+# Relations that need all rows and columns of their input.
+_WHOLE = (_NARROW - {"filter"}) | frozenset(
+    ("hint", "repartition", "repartition_by_expression", "sort", "union", "with_relations", "sql")
+)
+# Functions that make conditions of their own, and what computes rows of several tasks.
+_GENERATORS = re.compile(r"explode|inline", re.IGNORECASE)
+_WINDOW = re.compile(r"\bover\b", re.IGNORECASE)
+# SQL that defines something that may contain functions of the session by name.
+_DEFINITIONS = frozenset(("view", "function"))
 _CALLS = frozenset(("CommonInlineUserDefinedFunction", "CommonInlineUserDefinedTableFunction"))
 
 UseKey = tuple[str, str]
@@ -48,43 +60,50 @@ class Use:
     """What a query says about the use of an accumulator.
 
     :param places: how often the function stands in the query.
-    :param known: False if it may be more often: in a common table expression.
+    :param known: False if it may be more often: in a common table expression, or in views that SQL defines.
     :param chained: it stands several times on one path through the query, so that one task may run all of them.
-    :param joined: it stands on both sides of a join.
-    :param several: a task may compute several partitions, for example after `coalesce`.
+    :param mixes: one task may compute rows of several inputs of a join or union.
+    :param pairs: the same, but only if Spark computes all its places in one stage, as for a condition without keys.
+    :param branches: its rows come from several inputs, or may do so. Spark may move it to each of them.
     :param filtered: it stands in a condition, or its result may be part of one. Spark moves conditions to inputs.
     :param joins: above it, on one column. A condition on one side holds on the other side, too, and is copied.
-    :param wide_joins: above it, on several columns or a condition. They make conditions themselves.
-    :param branches: joins and unions below it. Spark may move it to each of their inputs.
-    :param partitioned: its input may be partitioned as a join needs it. Both sides may then be in one task.
-    :param hidden: the query reads something by name, which may be a view with joins and unions.
+    :param wide_joins: above it, on other columns or conditions. They make conditions themselves.
+    :param several: a task may compute several partitions, as after `coalesce`.
     :param narrowed: only some of its rows may be needed, as below a filter or a join. Spark may evaluate it twice then.
-    :param moved: tasks may number the partitions in another way, as above a union.
-    :param cached: the cached DataFrame that contains all its places.
+    :param crossed: it is below a cross join, which may evaluate each partition several times.
+    :param cached: the cached DataFrame that the query is.
     """
 
     places: int = 1
     known: bool = True
     chained: bool = False
-    joined: bool = False
-    several: bool = False
+    mixes: bool = False
+    pairs: bool = False
+    branches: bool = False
     filtered: bool = False
     joins: int = 0
     wide_joins: int = 0
-    branches: int = 0
-    partitioned: bool = False
-    hidden: bool = False
+    several: bool = False
     narrowed: bool = False
-    moved: bool = False
+    crossed: bool = False
     cached: str | None = None
 
     @property
-    def copies(self) -> int:
-        """To how many other inputs of the query Spark may copy it."""
-        if self.filtered:
-            return self.joins + self.wide_joins + self.branches
+    def is_copied(self) -> bool:
+        """Whether Spark may evaluate it for other rows than those of its places."""
         # A join makes the condition that its own columns are not null.
-        return self.wide_joins + max(0, self.joins - 1) + (self.branches if self.joins or self.wide_joins else 0)
+        by_joins = self.wide_joins > 0 or self.joins > int(not self.filtered) or (self.crossed and self.filtered)
+        return self.branches or by_joins
+
+    @property
+    def is_once(self) -> bool:
+        """Whether all its evaluations in an operation are of the rows of one place, so that each row counts once."""
+        return self.known and self.places == 1 and not self.is_copied
+
+    def shares_tasks(self, stages: int) -> bool:
+        """Return whether one task may evaluate it for rows of several places, if so many stages evaluate it."""
+        mixes = self.mixes or (self.pairs and stages < self.places)
+        return self.chained or (mixes and (self.places > 1 or self.is_copied))
 
 
 Uses = dict[UseKey, Use]
@@ -94,14 +113,20 @@ Uses = dict[UseKey, Use]
 class _Subtree:
     """What is known about a relation and its inputs.
 
+    :param branches: it has several inputs, or reads something by name, which may have several.
+    :param apart: it is known that rows are partitioned in no way that an operator needs, and in several partitions.
+    :param mixes: one task may compute rows of several of its inputs.
     :param named: it reads something whose content may change.
+    :param checkpoints: it reads checkpoints.
     :param ordinals: numbers of a function's uses, by accumulator and function, and by the function's arguments.
     """
 
     uses: Uses = field(default_factory=dict)
-    partitioned: bool = False
-    branches: int = 0
+    branches: bool = False
+    apart: bool = False
+    mixes: bool = False
     named: bool = False
+    checkpoints: bool = False
     several: bool = False
     ordinals: dict[tuple[str, bytes], dict[bytes, int]] = field(default_factory=dict)
 
@@ -115,7 +140,9 @@ class UseFinder:
         # Relations that are cached, as bytes, and an id for each time.
         self._cached: dict[bytes, str] = {}
         self._times = 0
-        self.caches_by_name = False
+        self._defines = False
+        self.kept: set[UseKey] = set()
+        """Uses in DataFrames that Spark may keep, so that it samples them without evaluating them again."""
 
     def identify(self, request: Any) -> tuple[Any, Uses]:
         """Return a request with the nonces replaced, and the uses that it contains.
@@ -127,7 +154,6 @@ class UseFinder:
         data = request.SerializeToString()
         if PREFIX.encode() not in data and not (self._views or self._functions or self._cached):
             return request, {}
-        self.caches_by_name |= bool(self._views) and b"cache" in data.lower()
         copied = type(request)()
         # Parsing it again would fail for deep plans.
         copied.CopyFrom(request)
@@ -137,8 +163,12 @@ class UseFinder:
         except RecursionError:
             return request, {}
         uses = read.uses
-        if read.named:
-            uses = {key: replace(use, hidden=True) for key, use in uses.items()}
+        # Views that SQL defines, and checkpoints, may contain more places.
+        hidden = {*self._by_name()} if self._defines else set()
+        hidden |= self.kept if read.checkpoints else set()
+        uses = {key: replace(use, known=use.known and key not in hidden) for key, use in uses.items()}
+        if cached := self._cached.get(_root(copied)):
+            uses = {key: replace(use, cached=cached) for key, use in uses.items()}
         return copied, uses
 
     def _read(self, message: Any) -> _Subtree:
@@ -149,18 +179,34 @@ class UseFinder:
         _collect(message, children, tokens, texts)
         kind = _kind_of(message)
         result = _Subtree()
+        is_sql = kind == "with_relations" and _is_sql(message)
+        is_apart, mixes = True, False
         for index, child in enumerate(children):
             subtree = self._read(child)
             if kind == "with_relations" and index:
-                subtree.uses = {key: _referred(use, child, children[0]) for key, use in subtree.uses.items()}
-            _add_branch(result, subtree, is_union=kind == "union")
-        result.partitioned |= kind in _PARTITIONING
-        result.branches += kind in _BRANCHING
-        result.named |= kind in _NAMED
+                subtree.uses = {
+                    key: _referred(use, child, children[0], apart=subtree.apart) for key, use in subtree.uses.items()
+                }
+            is_apart = is_apart and subtree.apart
+            _add_branch(result, subtree)
+        if kind and not children:
+            _set_leaf(result, kind, message)
+        elif kind in _BRANCHING:
+            result.branches = True
+            mixes = not is_sql and not (is_apart and kind in ("union", "join"))
+            result.mixes |= mixes
+        elif kind in _NARROW or (kind == "hint" and message.hint.name.lower() in _STRATEGIES):
+            result.apart = is_apart and not (_has_window(message) or any(map(_WINDOW.search, texts)))
+        result.checkpoints |= kind == "cached_remote_relation"
+        if kind == "sql":
+            self._defines = self._defines or bool(_DEFINITIONS & _words(message.sql.query))
         # A view may contain `coalesce`. Spark moves conditions below it.
-        result.several |= _coalesces(kind, message) or kind == "sql" or (kind == "union" and result.partitioned)
-        result.several |= kind == "read" and message.read.HasField("named_table")
-        result.uses = {key: _above(use, kind, message) for key, use in result.uses.items()}
+        result.several |= _coalesces(kind, message) or (result.named and not children)
+        generates = any(map(_GENERATORS.search, texts))
+        result.uses = {
+            key: _above(use, kind, message, mixes=mixes, is_sql=is_sql, generates=generates)
+            for key, use in result.uses.items()
+        }
         here: Uses = {}
         places = {(token.accumulator, token.pickled, token.place): token for token in tokens}
         for token in tokens:
@@ -169,19 +215,11 @@ class UseFinder:
             nonce = hashlib.blake2b(token.pickled, digest_size=12).hexdigest() + f"{ordinal:08x}"
             token.replace_nonce(nonce)
             if token in places.values():
-                use = Use(
-                    filtered=kind in _CONDITIONS,
-                    narrowed=kind not in _WHOLE,
-                    partitioned=result.partitioned,
-                    branches=result.branches,
-                    several=result.several,
-                )
+                use = _use_in(result, kind)
                 found = here.get((token.accumulator, nonce))
                 here[token.accumulator, nonce] = _chained(found, use) if found else use
         for key, use in [*here.items(), *(item for text in texts for item in self._uses_by_name(text, kind, result))]:
             result.uses[key] = _chained(result.uses[key], use) if key in result.uses else use
-        if self._cached and kind and (cached := self._cached.get(message.SerializeToString())):
-            result.uses = {key: replace(use, cached=cached, moved=False) for key, use in result.uses.items()}
         return result
 
     def _uses_by_name(self, text: str, kind: str, result: _Subtree) -> Iterator[tuple[UseKey, Use]]:
@@ -192,12 +230,15 @@ class UseFinder:
                 continue
             calls = [text] if text == name else re.split(_call_of(name), text)[:-1]
             filtered = kind in _CONDITIONS or any(map(_ends_in_condition, calls))
-            changes: dict[str, Any] = {"filtered": filtered, "branches": result.branches}
-            changes |= {"partitioned": result.partitioned, "several": result.several}
-            found.append(({key: replace(use, **changes) for key, use in uses.items()}, len(calls)))
+            use = replace(_use_in(result, kind), filtered=filtered)
+            found.append((dict.fromkeys(uses, use), len(calls)))
         for uses, times in found:
             for key, use in uses.items() if times else ():
                 yield key, _in_text(use, text, times) if kind in ("sql", "") else _times(use, times)
+
+    def _by_name(self) -> Iterator[UseKey]:
+        for uses in (*self._views.values(), *self._functions.values()):
+            yield from uses
 
     def _remember(self, request: Any, read: _Subtree) -> None:
         """Remember what the server keeps: cached DataFrames, and views and functions by name."""
@@ -205,8 +246,11 @@ class UseFinder:
         if kind == "AnalyzePlanRequest":
             analyze = request.WhichOneof("analyze")
             if analyze == "persist" and read.uses:
+                self.kept |= read.uses.keys()
+                level = request.persist.storage_level
+                is_kept = level.use_memory or level.use_disk or not request.persist.HasField("storage_level")
                 # What is read by name may have other contents the next time.
-                if not read.named:
+                if is_kept and not read.named:
                     self._times += 1
                     self._cached.setdefault(request.persist.relation.SerializeToString(), str(self._times))
             elif analyze == "unpersist":
@@ -214,12 +258,16 @@ class UseFinder:
         elif kind == "ExecutePlanRequest":
             command = request.plan.command
             name = command.WhichOneof("command_type")
+            is_write = name in (None, "write_operation", "write_operation_v2")
+            # A checkpoint; SQL and catalogs may cache tables by their names.
+            self.kept |= (
+                read.uses.keys() if name == "checkpoint_command" else {*self._by_name()} if read.named else set()
+            )
             # Views, catalogs and SQL may drop what is cached.
-            if name not in (None, "write_operation", "write_operation_v2") or read.named:
+            if not is_write or read.named:
                 self._cached.clear()
             if name == "create_dataframe_view":
-                uses = {key: replace(use, cached=None) for key, use in read.uses.items()}
-                self._views[command.create_dataframe_view.name] = uses
+                self._views[command.create_dataframe_view.name] = read.uses
             elif name in ("register_function", "register_table_function"):
                 self._functions[getattr(command, name).function_name] = read.uses
 
@@ -287,61 +335,72 @@ def _items(value: Any) -> Iterable[Any]:
     return found
 
 
-def _add_branch(result: _Subtree, subtree: _Subtree, *, is_union: bool) -> None:
-    result.partitioned |= subtree.partitioned
-    result.branches += subtree.branches
+def _set_leaf(result: _Subtree, kind: str, message: Any) -> None:
+    """Say what is known of a relation that has no inputs."""
+    is_file = kind == "read" and message.read.HasField("data_source") and not message.read.is_streaming
+    is_file = is_file and message.read.data_source.format.lower() in _FILES
+    result.named = kind not in _LEAVES
+    result.branches = result.mixes = result.named and not is_file
+    result.apart = is_file or (kind == "range" and message.range.num_partitions > 1)
+
+
+def _use_in(result: _Subtree, kind: str) -> Use:
+    """Return the use of a function that stands in a relation with these inputs."""
+    return Use(
+        mixes=result.mixes,
+        branches=result.branches,
+        filtered=kind in _CONDITIONS,
+        several=result.several,
+        narrowed=kind not in _WHOLE,
+    )
+
+
+def _add_branch(result: _Subtree, subtree: _Subtree) -> None:
+    result.branches |= subtree.branches
+    result.mixes |= subtree.mixes
     result.named |= subtree.named
+    result.checkpoints |= subtree.checkpoints
     result.several |= subtree.several
     for key, use in subtree.uses.items():
         found = result.uses.get(key)
-        result.uses[key] = _beside(found, use, is_union=is_union) if found else use
+        result.uses[key] = _beside(found, use) if found else use
     for function, known in subtree.ordinals.items():
         merged = result.ordinals.setdefault(function, {})
         merged |= {arguments: max(ordinal, merged.get(arguments, 0)) for arguments, ordinal in known.items()}
 
 
-def _beside(left: Use, right: Use, *, is_union: bool) -> Use:
+def _beside(left: Use, right: Use) -> Use:
     """Return a use in two branches of a query."""
-    use = _with_flags(left, right)
-    return replace(
-        use,
-        places=left.places + right.places,
-        joined=use.joined or not is_union,
-        several=use.several or (is_union and use.partitioned),
-        cached=left.cached if left.cached == right.cached else None,
-    )
+    flags = ("known", "chained", "mixes", "pairs", "branches", "filtered", "several", "narrowed", "crossed")
+    changes: dict[str, Any] = {name: getattr(left, name) or getattr(right, name) for name in flags}
+    changes |= {name: max(getattr(left, name), getattr(right, name)) for name in ("joins", "wide_joins")}
+    return replace(left, **changes | {"known": left.known and right.known, "places": left.places + right.places})
 
 
 def _chained(below: Use, above: Use) -> Use:
     """Return the use of a function that stands in a relation and in its inputs."""
-    return replace(_with_flags(below, above), places=below.places + above.places, chained=True, cached=None)
-
-
-def _with_flags(use: Use, other: Use) -> Use:
-    names = ("chained", "joined", "several", "hidden", "narrowed", "moved", "filtered", "partitioned")
-    changes: dict[str, Any] = {name: getattr(use, name) or getattr(other, name) for name in names}
-    changes |= {name: max(getattr(use, name), getattr(other, name)) for name in ("joins", "wide_joins", "branches")}
-    return replace(use, **changes, known=use.known and other.known)
+    return replace(_beside(below, above), chained=True)
 
 
 def _times(use: Use, times: int) -> Use:
     return replace(use, places=use.places * times, chained=use.chained or times > 1)
 
 
-def _above(use: Use, kind: str, relation: Any) -> Use:
+def _above(use: Use, kind: str, relation: Any, *, mixes: bool, is_sql: bool, generates: bool) -> Use:
     """Return a use below a relation, as it is above it."""
-    coalesces = _coalesces(kind, relation)
-    columns = 2 * (kind in _JOINS)
-    if kind == "join":
-        columns = len(relation.join.using_columns) + 2 * relation.join.HasField("join_condition")
+    columns = len(relation.join.using_columns) if kind == "join" else 0
+    crosses = kind == "join" and not columns and not relation.join.HasField("join_condition")
     return replace(
         use,
-        several=use.several or coalesces,
+        mixes=use.mixes or mixes,
+        pairs=use.pairs or (kind == "join" and not columns),
+        several=use.several or _coalesces(kind, relation),
         joins=use.joins + (columns == 1),
-        wide_joins=use.wide_joins + (columns > 1),
-        filtered=use.filtered or kind not in _WHOLE | _JOINS,
-        narrowed=use.narrowed or kind not in _WHOLE,
-        moved=use.moved or coalesces or kind in _BRANCHING,
+        # What SQL does with its arguments is read from its text.
+        wide_joins=use.wide_joins + (kind in _JOINS and columns != 1 and not crosses and not is_sql),
+        filtered=use.filtered or generates or kind not in _WHOLE | _JOINS,
+        narrowed=use.narrowed or generates or kind not in _WHOLE,
+        crossed=use.crossed or crosses,
     )
 
 
@@ -352,11 +411,21 @@ def _coalesces(kind: str, relation: Any) -> bool:
     )
 
 
-def _referred(use: Use, relation: Any, root: Any) -> Use:
+def _is_sql(relation: Any) -> bool:
+    """Return whether a relation is SQL with DataFrames as its arguments."""
+    return bool(relation.with_relations.root.WhichOneof("rel_type") == "sql")
+
+
+def _referred(use: Use, relation: Any, root: Any, *, apart: bool) -> Use:
     """Return a use in a DataFrame that a query refers to: as an argument of SQL, or as a subquery."""
-    if root.WhichOneof("rel_type") == "sql":
-        return _in_text(use, root.sql.query, _times_in(root.sql.query, relation.subquery_alias.alias))
-    return _times(use, max(1, _subqueries_of(root, relation.common.plan_id)))
+    if root.WhichOneof("rel_type") != "sql":
+        return _times(use, max(1, _subqueries_of(root, relation.common.plan_id)))
+    text = root.sql.query
+    times = _times_in(text, relation.subquery_alias.alias)
+    if not apart or "/*" in text or "|>" in text or _words(text) & _ARRANGING:
+        return _in_text(use, text, times)
+    # Spark has to arrange the rows first, and does that in stages of their own.
+    return replace(_in_text(use, text, times), chained=use.chained, mixes=use.mixes, pairs=True)
 
 
 def _in_text(use: Use, text: str, times: int) -> Use:
@@ -366,14 +435,14 @@ def _in_text(use: Use, text: str, times: int) -> Use:
         _times(use, times),
         # A common table expression may be used several times, and a statement may run several times.
         known=use.known and not words & _REPEATING and text.lower().count("insert") < 2,
-        several=use.several or bool(words & {"coalesce", "union"}),
-        joins=use.joins + _joins_in(text),
-        branches=use.branches + text.lower().count("union"),
+        mixes=True,
+        several=use.several or "coalesce" in words,
+        wide_joins=use.wide_joins + _joins_in(text),
+        crossed=use.crossed or "cross" in words,
         filtered=use.filtered
         or bool(words & {"where", "having", "distinct", "limit", "explode", "lateral"})
         or ("on" in words and bool(words & {"and", "or", "in"})),
         narrowed=True,
-        moved=True,
     )
 
 
@@ -382,7 +451,7 @@ def _joins_in(text: str) -> int:
     text = text.lower()
     tables = re.findall(r"\bfrom\b(.*?)(?=\b(?:where|group|order|having|select|limit|union)\b|$)", text, re.DOTALL)
     commas: int = sum(each.count(",") for each in tables)
-    return commas + len(re.findall(r"\b(?:join|in|exists|intersect|except)\b", text))
+    return commas + len(re.findall(r"\b(?:join|in|exists|intersect|except|minus|union|merge)\b", text))
 
 
 def _times_in(text: str, name: str) -> int:
@@ -401,6 +470,30 @@ def _ends_in_condition(text: str) -> bool:
 
 def _words(text: str) -> set[str]:
     return {*re.findall(r"\w+", text.lower())}
+
+
+def _root(request: Any) -> bytes:
+    """Return the query that a request runs or writes, as bytes."""
+    if request.DESCRIPTOR.name != "ExecutePlanRequest":
+        return b""
+    command = request.plan.command
+    for name in ("write_operation", "write_operation_v2"):
+        if command.HasField(name):
+            written: bytes = getattr(command, name).input.SerializeToString()
+            return written
+    root: bytes = request.plan.root.SerializeToString()
+    return root
+
+
+def _has_window(message: Any) -> bool:
+    """Return whether expressions of a relation contain a window function."""
+    for descriptor, value in message.ListFields():
+        if descriptor.name == "window":
+            return True
+        for each in _items(value):
+            if hasattr(each, "ListFields") and each.DESCRIPTOR.name != "Relation" and _has_window(each):
+                return True
+    return False
 
 
 def _subqueries_of(message: Any, plan_id: int) -> int:

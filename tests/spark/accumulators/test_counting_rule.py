@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,40 +100,42 @@ def test_samples_count_once_and_large_partitions_of_them_too() -> None:
 def test_two_samples_of_one_exchange_need_two_evaluations_to_be_left_out() -> None:
     """Without adaptive execution, a broadcast may run in the scope of the exchange."""
     broadcast, sample = stage(1, 5, 5, sampled_for=SAMPLE), stage(2, 5, 5, sampled_for=SAMPLE)
-    assert counted(*broadcast, *sample, *stage(3, 5, 5), use=Use(places=2, joined=True)) == 20
+    assert counted(*broadcast, *sample, *stage(3, 5, 5), use=Use(places=2)) == 20
     # Of the broadcast's partitions, only some are like those of the sample.
     larger = stage(1, 5, 5, 5, 5, sampled_for=SAMPLE)
-    assert counted(*larger, *sample, *stage(3, 5, 5), use=Use(places=2, joined=True)) >= 30
+    assert counted(*larger, *sample, *stage(3, 5, 5), use=Use(places=2)) >= 30
     others = [*stage(4, 5, 5, sampled_for=OTHER_SAMPLE), *stage(5, 5, 5)]
-    assert counted(*sample, *stage(3, 5, 5), *others, use=Use(places=2, joined=True)) == 20
+    assert counted(*sample, *stage(3, 5, 5), *others, use=Use(places=2)) == 20
 
 
-def test_stages_that_run_again_count_once() -> None:
+def test_stages_that_run_again_count_once_if_there_is_one_place() -> None:
     first, again = stage(1, 5, 6, 7), [evaluated(6, stage=2, partition=1)]
     assert counted(*first, *again) == 18
-    second, second_again = stage(3, 5, 6, 7), [evaluated(7, stage=4, partition=2)]
-    twice = Use(places=2, joined=True)
-    assert counted(*first, *second, *again, *second_again, use=twice) == 36
-    assert counted(*first, *second, use=twice) == 36, "both places are evaluated"
-    assert counted(*first, *again, use=None) == 24, "in doubt, more"
+    assert counted(*first, *stage(3, 5, 6, 7), use=Use(places=2)) == 36, "both places are evaluated"
+    for use in (None, Use(branches=True), Use(places=2), Use(wide_joins=1)):
+        assert counted(*first, *again, use=use) == 24, "in doubt, more"
 
 
 def test_a_condition_that_is_copied_to_the_other_side_counts_there_too() -> None:
     copied = Use(joins=1, filtered=True, narrowed=True)
     other = [evaluated(60, stage=2), evaluated(40, stage=2, partition=1)]
     assert counted(*FILTER, *other, use=copied) == 350
-    # One task may have both sides if there is one partition, or if the rows are partitioned alike.
-    assert counted(*FILTER, use=copied) == 490
-    two_partitions = [*FILTER, evaluated(1, partition=1)]
-    assert counted(*two_partitions, use=copied) == 251
-    assert counted(*two_partitions, use=Use(joins=1, filtered=True, partitioned=True)) == 491
+    # One task may have both sides if the rows are partitioned alike, or if there is one partition.
+    assert counted(*FILTER, use=replace(copied, mixes=True)) == 490
+    assert counted(*FILTER, use=Use(branches=True, mixes=True, narrowed=True)) == 490
 
 
 def test_both_sides_of_a_join_count() -> None:
-    joined = Use(places=2, joined=True, narrowed=True)
+    joined = Use(places=2, narrowed=True)
     other_side = [each._replace(stage=2, task=9) for each in FILTER]
     assert counted(*FILTER, *other_side, use=joined) == 500
-    assert counted(*FILTER, use=joined) == 490, "they may be in one task"
+    assert counted(*FILTER, use=replace(joined, mixes=True)) == 490, "they may be in one task"
+
+
+def test_a_cross_join_is_in_doubt_if_each_partition_looks_like_another_one() -> None:
+    crossed = Use(wide_joins=1, crossed=True)
+    assert count(stage(1, 25, 30, 25, 30), crossed).doubt
+    assert not count(stage(1, 25, 30, 25, 31), crossed).doubt
 
 
 def test_each_partition_of_a_place_counts_once_in_whatever_stage() -> None:

@@ -91,10 +91,12 @@ def test_a_udtf_counts_rows_and_is_refused_in_analyze(session: Session) -> None:
         def eval(self, value: int) -> Iterator[tuple[int]]:
             yield (value,)
 
-    assert len(udtf(Twice, returnType="value long")(lit(1)).collect()) == 2
+    twice: Any = udtf(Twice, returnType="value long")
+    analyzing: Any = udtf(Analyzing)
+    assert len(twice(lit(1)).collect()) == 2
     assert count.value == 1
     with pytest.raises(PySparkException, match="Accumulator 'count' can't be added to here"):
-        udtf(Analyzing)(lit(1)).collect()
+        analyzing(lit(1)).collect()
     assert count.value == 1
 
 

@@ -338,7 +338,7 @@ def test_callables_without_source_are_not_checked(check: Check) -> None:
 class Unbound:
     """A proxy like those of web frameworks, which have no class where nothing is bound."""
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         raise RuntimeError("nothing is bound")
 
