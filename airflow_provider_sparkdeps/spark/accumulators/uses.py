@@ -72,6 +72,7 @@ class Use:
     :param narrowed: only some of its rows may be needed, as below a filter or a join. Spark may evaluate it twice then.
     :param crossed: it is below a cross join, which may evaluate each partition several times.
     :param cached: the cached DataFrame that the query is.
+    :param tables: names from which its rows come. If one is a view, they may come from several inputs.
     """
 
     places: int = 1
@@ -87,6 +88,7 @@ class Use:
     narrowed: bool = False
     crossed: bool = False
     cached: str | None = None
+    tables: frozenset[str] = frozenset()
 
     @property
     def is_copied(self) -> bool:
@@ -117,6 +119,7 @@ class _Subtree:
     :param apart: it is known that rows are partitioned in no way that an operator needs, and in several partitions.
     :param mixes: one task may compute rows of several of its inputs.
     :param named: it reads something whose content may change.
+    :param tables: names of tables or views that it reads.
     :param checkpoints: it reads checkpoints.
     :param ordinals: numbers of a function's uses, by accumulator and function, and by the function's arguments.
     """
@@ -126,6 +129,7 @@ class _Subtree:
     apart: bool = False
     mixes: bool = False
     named: bool = False
+    tables: frozenset[str] = frozenset()
     checkpoints: bool = False
     several: bool = False
     ordinals: dict[tuple[str, bytes], dict[bytes, int]] = field(default_factory=dict)
@@ -153,6 +157,8 @@ class UseFinder:
         """
         data = request.SerializeToString()
         if PREFIX.encode() not in data and not (self._views or self._functions or self._cached):
+            return request, {}
+        if request.DESCRIPTOR.name == "ExecutePlanRequest" and request.plan.root.catalog.HasField("get_table"):
             return request, {}
         copied = type(request)()
         # Parsing it again would fail for deep plans.
@@ -197,11 +203,13 @@ class UseFinder:
             result.mixes |= mixes
         elif kind in _NARROW or (kind == "hint" and message.hint.name.lower() in _STRATEGIES):
             result.apart = is_apart and not (_has_window(message) or any(map(_WINDOW.search, texts)))
+        if (kind == "sql" and "cache" in message.sql.query.lower()) or kind == "catalog":
+            self.kept |= {*self._by_name()}
         result.checkpoints |= kind == "cached_remote_relation"
         if kind == "sql":
             self._defines = self._defines or bool(_DEFINITIONS & _words(message.sql.query))
         # A view may contain `coalesce`. Spark moves conditions below it.
-        result.several |= _coalesces(kind, message) or (result.named and not children)
+        result.several |= _coalesces(kind, message) or (result.branches and not children)
         generates = any(map(_GENERATORS.search, texts))
         result.uses = {
             key: _above(use, kind, message, mixes=mixes, is_sql=is_sql, generates=generates)
@@ -337,10 +345,13 @@ def _items(value: Any) -> Iterable[Any]:
 
 def _set_leaf(result: _Subtree, kind: str, message: Any) -> None:
     """Say what is known of a relation that has no inputs."""
-    is_file = kind == "read" and message.read.HasField("data_source") and not message.read.is_streaming
-    is_file = is_file and message.read.data_source.format.lower() in _FILES
+    is_batch = kind == "read" and not message.read.is_streaming
+    is_file = is_batch and message.read.HasField("data_source") and message.read.data_source.format.lower() in _FILES
+    is_table = is_batch and message.read.HasField("named_table")
+    if is_table:
+        result.tables = frozenset((message.read.named_table.unparsed_identifier,))
     result.named = kind not in _LEAVES
-    result.branches = result.mixes = result.named and not is_file
+    result.branches = result.mixes = result.named and not is_file and not is_table
     result.apart = is_file or (kind == "range" and message.range.num_partitions > 1)
 
 
@@ -352,6 +363,7 @@ def _use_in(result: _Subtree, kind: str) -> Use:
         filtered=kind in _CONDITIONS,
         several=result.several,
         narrowed=kind not in _WHOLE,
+        tables=result.tables,
     )
 
 
@@ -360,6 +372,7 @@ def _add_branch(result: _Subtree, subtree: _Subtree) -> None:
     result.mixes |= subtree.mixes
     result.named |= subtree.named
     result.checkpoints |= subtree.checkpoints
+    result.tables |= subtree.tables
     result.several |= subtree.several
     for key, use in subtree.uses.items():
         found = result.uses.get(key)
@@ -374,7 +387,8 @@ def _beside(left: Use, right: Use) -> Use:
     flags = ("known", "chained", "mixes", "pairs", "branches", "filtered", "several", "narrowed", "crossed")
     changes: dict[str, Any] = {name: getattr(left, name) or getattr(right, name) for name in flags}
     changes |= {name: max(getattr(left, name), getattr(right, name)) for name in ("joins", "wide_joins")}
-    return replace(left, **changes | {"known": left.known and right.known, "places": left.places + right.places})
+    changes |= {"known": left.known and right.known, "places": left.places + right.places}
+    return replace(left, **changes, tables=left.tables | right.tables)
 
 
 def _chained(below: Use, above: Use) -> Use:

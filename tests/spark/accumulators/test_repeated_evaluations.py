@@ -151,6 +151,11 @@ def view_of_a_frame_that_is_no_longer_cached(session: Session, count: Accumulato
         session.spark.table("was_cached").filter(f"k % 2 = {rest}").collect()
 
 
+def filter_above_a_table(session: Session, count: Accumulator) -> None:
+    session.spark.range(0, 1000, 1, 4).write.mode("overwrite").saveAsTable("counted_numbers")
+    session.spark.table("counted_numbers").select(counting(count)("id").alias("n")).filter("n > 10").collect()
+
+
 # What an adversary found: queries of which some evaluations were left out that are of other rows.
 
 
@@ -270,6 +275,17 @@ def both_sides_in_one_task_after_a_sample(session: Session, count: Accumulator) 
     left.hint("merge").join(right, "k").repartitionByRange(3, "k").collect()
 
 
+def view_of_tables_with_buckets(session: Session, count: Accumulator) -> None:
+    for name, start in (("counted_left", 0), ("counted_right", 50)):
+        frame = keys(session, start, start + 100)
+        frame.write.mode("overwrite").bucketBy(2, "k").sortBy("k").saveAsTable(name)
+    session.spark.sql(
+        "CREATE OR REPLACE VIEW counted_view AS SELECT /*+ MERGE(l) */ l.k FROM counted_left l JOIN counted_right r "
+        "ON l.k = r.k"
+    )
+    session.spark.table("counted_view").filter(counting(count)("k") >= 5).collect()
+
+
 # Query -> what it needs at least, and what its functions evaluate at most.
 UNCERTAIN: dict[str, tuple[Callable[[Session, Accumulator], object], int, int]] = {
     "two single partitions in a task": (two_single_partitions, 100, 100),
@@ -285,6 +301,7 @@ UNCERTAIN: dict[str, tuple[Callable[[Session, Accumulator], object], int, int]] 
     "explode above a union": (explode_above_a_union, 100, 110),
     "a sorted lazy checkpoint and another use": (sorted_checkpoint_and_another_use, 200, 300),
     "a sorted cached table and another use": (sorted_cached_table_and_another_use, 200, 300),
+    "a view of tables with buckets": (view_of_tables_with_buckets, 200, 300),
     "both sides in one task after a sample": (both_sides_in_one_task_after_a_sample, 314, 628),
 }
 
@@ -310,6 +327,7 @@ QUERIES: dict[str, tuple[Callable[[Session, Accumulator], object], int]] = {
     "a view of one name with other rows": (view_of_one_name_with_other_rows, 60),
     "a cache that was cleared": (cache_that_was_cleared, 200),
     "a view of a frame that is no longer cached": (view_of_a_frame_that_is_no_longer_cached, 40),
+    "a filter above a table": (filter_above_a_table, 1000),
     "a union and a filter": (
         lambda session, count: rows(session, count).filter("n > 10").union(rows(session, count)).collect(),
         2000,
