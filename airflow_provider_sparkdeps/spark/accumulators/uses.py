@@ -204,6 +204,7 @@ class UseFinder:
         elif kind in _NARROW or (kind == "hint" and message.hint.name.lower() in _STRATEGIES):
             result.apart = is_apart and not (_has_window(message) or any(map(_WINDOW.search, texts)))
         if (kind == "sql" and "cache" in message.sql.query.lower()) or kind == "catalog":
+            # A view may be cached by its name.
             self.kept |= {*self._by_name()}
         result.checkpoints |= kind == "cached_remote_relation"
         if kind == "sql":
@@ -267,10 +268,8 @@ class UseFinder:
             command = request.plan.command
             name = command.WhichOneof("command_type")
             is_write = name in (None, "write_operation", "write_operation_v2")
-            # A checkpoint; SQL and catalogs may cache tables by their names.
-            self.kept |= (
-                read.uses.keys() if name == "checkpoint_command" else {*self._by_name()} if read.named else set()
-            )
+            if name == "checkpoint_command":
+                self.kept |= read.uses.keys()
             # Views, catalogs and SQL may drop what is cached.
             if not is_write or read.named:
                 self._cached.clear()
