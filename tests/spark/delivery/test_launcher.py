@@ -86,7 +86,7 @@ class Executor:
 
     def run(self, session: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, str, str]:
         process = self.start(session, *arguments, prefix=prefix)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         return process.returncode, out, err
 
 
@@ -150,7 +150,7 @@ def test_ten_launchers_at_once_unpack_once(executor: Executor, tmp_path: Path) -
     wait_for(log.exists)
     all_started.touch()
     for process in started:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         assert (process.returncode, err) == (0, "")
         assert out.startswith(f"{executor.home}/bin/python\n")
     assert sorted(path.name for path in executor.home.iterdir()) == ["bin", "lib"]
@@ -169,7 +169,7 @@ def test_a_launcher_that_is_killed_leaves_no_partial_environment(executor: Execu
         wait_for(lambda: any(executor.home.parent.glob(".*.part.*/env.*/bin/python")))
         os.kill(process.pid, signal.SIGKILL)
         killed.touch()
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         assert not executor.home.exists()
         assert len(leftovers(executor.home)) == 1
     assert executor.run(session)[0] == 0
@@ -299,7 +299,7 @@ def test_a_worker_in_the_executors_directory_has_the_files_of_its_session(execut
     stale = executor.home.parent / ".files.999999999"
     stale.mkdir()
     process = executor.start(executor.root, PYTHONPATH="/as before")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert (process.returncode, err) == (0, "")
     files = executor.home.parent / f".files.{process.pid}"
     path = out.splitlines()[-1].removeprefix("PYTHONPATH=").split(":")
