@@ -98,7 +98,9 @@ def test_an_interrupted_query_adds_nothing_to_the_next_one(session: Session, tmp
 
 
 @pytest.mark.parametrize("adaptive", [True, pytest.param(False, marks=pytest.mark.soak)])
-def test_both_uses_of_a_registered_function_in_a_query_are_counted(session: Session, adaptive: bool) -> None:
+def test_both_uses_of_a_registered_function_in_a_query_are_counted(
+    session: Session, warnings: list[str], adaptive: bool
+) -> None:
     session.spark.conf.set("spark.sql.adaptive.enabled", str(adaptive).lower())
     count = session.accumulator("count")
     session.spark.udf.register("counted", counting(count), "long")
@@ -108,10 +110,13 @@ def test_both_uses_of_a_registered_function_in_a_query_are_counted(session: Sess
     assert count.value == 1000
     joined = "SELECT * FROM (SELECT counted(id) AS n FROM many) JOIN (SELECT counted(id) AS n FROM few) USING (n)"
     assert len(session.spark.sql(joined).collect()) == 500
-    assert count.value == 2500
+    # One task might have both sides of the join, if the views were tables that are partitioned alike.
+    assert count.value == 1000 + 3000
+    (warning,) = warnings
+    assert "may be too high" in warning
     united = "SELECT counted(id) AS n FROM many UNION ALL SELECT counted(id) AS n FROM few"
     assert len(session.spark.sql(united).collect()) == 1500
-    assert count.value == 4000
+    assert count.value == 4000 + 1500
 
 
 def test_a_registered_function_counts_once_when_spark_samples_for_a_sort(session: Session) -> None:
