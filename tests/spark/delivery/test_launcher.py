@@ -159,6 +159,12 @@ def test_ten_launchers_at_once_unpack_once(executor: Executor, tmp_path: Path) -
         assert log.read_text().split() == ["once"]
 
 
+def test_files_that_another_launcher_removes_meanwhile_are_no_error(executor: Executor, tmp_path: Path) -> None:
+    wrap_command(executor, "ls", 'echo "ls: cannot access" >&2; exec "$real" "$@"', tmp_path / "watch")
+    code, _, err = executor.run(executor.session())
+    assert (code, err) == (0, "")
+
+
 def test_a_launcher_that_is_killed_leaves_no_partial_environment(executor: Executor, tmp_path: Path) -> None:
     session = executor.session()
     killed = tmp_path / "killed"

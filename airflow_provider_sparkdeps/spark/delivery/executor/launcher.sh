@@ -141,7 +141,7 @@ unpack() {
 # Removes the least recently used environments until the others are within the limits. Keeps those in use.
 evict() {
     count=1 total=$megabytes
-    for each in $(cd "$cache" && ls -tA | sed -n 's/^\.\([0-9a-f]*\)\.used$/\1/p'); do
+    for each in $(cd "$cache" && ls -tA 2>/dev/null | sed -n 's/^\.\([0-9a-f]*\)\.used$/\1/p'); do
         [ "$each" != "$digest" ] && [ -d "$cache/$each" ] || continue
         size=$(cat "$cache/.$each.used")
         count=$((count + 1)) total=$((total + ${size:-0}))
@@ -156,7 +156,7 @@ evict() {
 # Spark removes the launchers in the directory of a session, but not those in the executor's.
 evict_launchers() {
     touch -c "$cache/${launcher##*/}" || :
-    (cd "$cache" && ls -t | sed -n '/^env-/p' | sed "1,${max_launchers}d" | while read -r old; do rm -rf "$old"; done)
+    (cd "$cache" && ls -t 2>/dev/null | sed -n '/^env-/p' | sed "1,${max_launchers}d" | while read -r old; do rm -rf "$old"; done)
 }
 
 # Unpacks a zip file ($1) to a directory ($2). Of two at once, one fails or moves its copy into the other's directory.
