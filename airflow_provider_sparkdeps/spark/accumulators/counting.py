@@ -166,7 +166,8 @@ def _of_stage(stage: _Stage, use: Use, shares_tasks: bool) -> Iterator[tuple[lis
     if most == 1 or (use.several and not use.narrowed):
         pass  # Without a filter, nothing is evaluated twice.
     elif not use.known or shares_tasks:
-        doubt = "" if use.known and not use.is_copied and most <= use.places else "it may stand there more than once"
+        is_sure = use.known and not use.is_copied and not use.mixes and most <= use.places
+        doubt = "" if is_sure else "it may stand there more than once"
     elif use.several:
         size, doubt = _repetitions(list(stage.values()))
     else:
