@@ -138,11 +138,11 @@ class UpdateCollector:
                 yield place, key, list(uses[key].values())
 
     def _use(self, operation: str, key: UseKey, evaluations: list[Evaluation]) -> Use | None:
+        """Return what an operation's query says about a use. A name that is not of a table may have several inputs."""
         use = self._sent.get(operation, ("", {}))[1].get(key)
         # If nothing is evaluated twice, it does not matter.
-        repeats = len({(each.stage, each.task) for each in evaluations}) < len(evaluations) or (
-            len({each.stage for each in evaluations}) > 1
-        )
+        in_one_task = len({(each.stage, each.task) for each in evaluations}) < len(evaluations)
+        repeats = in_one_task or len({each.stage for each in evaluations}) > 1
         if use is None or not use.tables or not repeats:
             return use
         for name in use.tables:

@@ -44,8 +44,9 @@ _STRATEGIES = frozenset(("broadcast", "mapjoin", "merge", "shuffle_merge", "shuf
 _WHOLE = (_NARROW - {"filter"}) | frozenset(
     ("hint", "repartition", "repartition_by_expression", "sort", "union", "with_relations", "sql")
 )
-# Functions that make conditions of their own, and what computes rows of several tasks.
+# Functions that make conditions of their own: their argument is not empty.
 _GENERATORS = re.compile(r"explode|inline", re.IGNORECASE)
+# A window function in SQL, for which Spark arranges the rows.
 _WINDOW = re.compile(r"\bover\b", re.IGNORECASE)
 # SQL that defines something that may contain functions of the session by name.
 _DEFINITIONS = frozenset(("view", "function"))
