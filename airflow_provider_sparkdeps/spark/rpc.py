@@ -28,6 +28,8 @@ USER_AGENT = f"airflow-provider-sparkdeps/{metadata.version('airflow-provider-sp
 _MIN_SERVER_VERSION = (4, 0)
 # Seconds. Airflow kills a task 5 s after it has asked it to stop.
 _CALL_TIMEOUT = 3.0
+# Planning includes to list files.
+_PLAN_TIMEOUT = 60.0
 # Bytes. PySpark's 32 KB take twice as long; gRPC's limit is 4 MB per message.
 _CHUNK = 1 << 20
 # MB/s. Slower uploads are given up.
@@ -113,6 +115,22 @@ class RpcClient:
         request = pb2.ReleaseExecuteRequest(operation_id=str(uuid.uuid4()), release_all=release_all)
         response = self._stub.ReleaseExecute(self._fill(request, session_id), metadata=self._metadata, timeout=timeout)
         return str(response.server_side_session_id)
+
+    def explain(self, relation: Any) -> str:
+        """Return how Spark would run a query, as `DataFrame.explain` prints it; an empty string if it does not say."""
+        import grpc
+        import pyspark.sql.connect.proto as pb2
+
+        explain = pb2.AnalyzePlanRequest.Explain
+        request = pb2.AnalyzePlanRequest(
+            explain=explain(plan=pb2.Plan(root=relation), explain_mode=explain.EXPLAIN_MODE_SIMPLE)
+        )
+        try:
+            response = self._stub.AnalyzePlan(self._fill(request), metadata=self._metadata, timeout=_PLAN_TIMEOUT)
+        except (grpc.RpcError, ValueError) as error:
+            log.debug("Spark did not explain a query: %s", error)
+            return ""
+        return str(response.explain.explain_string)
 
     def is_alive(self, session_id: str) -> bool:
         """Keep a session from expiring, and return whether it exists. Takes at most 3 seconds and never raises."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sparkdeps.exceptions import SessionError
 from airflow_provider_sparkdeps.spark.accumulators.counting import Evaluation, count
 from airflow_provider_sparkdeps.spark.accumulators.kinds import AccumulatorKind
+from airflow_provider_sparkdeps.spark.accumulators.plan import Plan
 from airflow_provider_sparkdeps.spark.accumulators.updates import FailedUpdate, read_update, unreadable
-from airflow_provider_sparkdeps.spark.accumulators.uses import Use, UseFinder, UseKey, Uses
+from airflow_provider_sparkdeps.spark.accumulators.uses import UseFinder, UseKey, Uses, query_of
 from airflow_provider_sparkdeps.spark.pyspark_compat import ACCUMULATOR_METRIC, decompress_request
 
 if TYPE_CHECKING:
@@ -37,14 +37,13 @@ class UpdateCollector:
     no lock, and each step is one operation on a dict.
     """
 
-    def __init__(self, is_table: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(self, explain: Callable[[Any], str] = lambda _: "") -> None:
         """Create a collector without updates.
 
-        :param is_table: returns whether a name is of a table, and not of a view.
+        :param explain: returns how Spark would run a relation, as `DataFrame.explain` prints it; an empty string if
+            it is not known.
         """
-        self._is_table = is_table
-        # (operation, name) -> what it has returned
-        self._tables: dict[tuple[str, str], bool] = {}
+        self._explain = explain
         # (operation, batch) -> use -> evaluations, by all but their value: they may be delivered more than once
         self._updates: dict[tuple[str, str], dict[UseKey, dict[tuple[Any, ...], Evaluation]]] = {}
         self._succeeded: dict[str, None] = {}
@@ -70,8 +69,15 @@ class UpdateCollector:
         if action in _CACHES:
             self._cached.update(dict.fromkeys(accumulator_id for accumulator_id, _ in uses))
         elif operation := getattr(request, "operation_id", None):
-            self._sent.setdefault(operation, (action or "", uses))
+            self._sent.setdefault(operation, (action or "", self._with_plan(request, uses)))
         return request
+
+    def _with_plan(self, request: Any, uses: Uses) -> Uses:
+        query = query_of(request)
+        if query is None or not any(use.needs_plan for use in uses.values()):
+            return uses
+        plan = Plan(self._explain(query))
+        return {key: use.with_plan(plan) if use.needs_plan else use for key, use in uses.items()}
 
     def on_response(self, operation_id: str, response: pb2.ExecutePlanResponse) -> None:
         """Remove the updates from a response, and collect them. They may be from other operations.
@@ -108,7 +114,7 @@ class UpdateCollector:
         cached: dict[tuple[str, UseKey], list[Evaluation]] = {}
         used: set[tuple[str, UseKey]] = set()
         for (operation, batch), key, evaluations in self._evaluations_of(accumulator_id):
-            use = self._use(operation, key, evaluations)
+            use = self._sent.get(operation, ("", {}))[1].get(key)
             counted = count(evaluations, use, may_be_cached=key in self._finder.kept)
             if use and use.cached and use.is_once:
                 # A partition of a cached DataFrame counts once, in whatever query Spark computed it.
@@ -136,22 +142,6 @@ class UpdateCollector:
         for place, uses in list(self._updates.items()):
             for key in sorted(key for key in list(uses) if key[0] == accumulator_id):
                 yield place, key, list(uses[key].values())
-
-    def _use(self, operation: str, key: UseKey, evaluations: list[Evaluation]) -> Use | None:
-        """Return what an operation's query says about a use. A name that is not of a table may have several inputs."""
-        use = self._sent.get(operation, ("", {}))[1].get(key)
-        # If nothing is evaluated twice, it does not matter.
-        in_one_task = len({(each.stage, each.task) for each in evaluations}) < len(evaluations)
-        repeats = in_one_task or len({each.stage for each in evaluations}) > 1
-        if use is None or not use.tables or not repeats:
-            return use
-        for name in use.tables:
-            place = (operation, name)
-            if place not in self._tables:
-                self._tables[place] = self._is_table(name)
-            if not self._tables[place]:
-                return replace(use, branches=True, mixes=True, several=True)
-        return use
 
     def _accept(self, pickled: bytes) -> bool:
         """Collect an update, and return whether it belongs to one of our accumulators."""

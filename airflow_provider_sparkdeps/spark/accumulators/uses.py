@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from airflow_provider_sparkdeps.spark.accumulators.plan import Plan
+
 PREFIX = "sparkdeps-accumulator"
 _TOKEN = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})".encode())
 _UNION = 2
-# SQL before conditions, which Spark may copy to the other side of a join.
-_CLAUSES = frozenset(("where", "on", "having"))
 # SQL that may run or use something several times.
 _REPEATING = frozenset(("with", "begin", "while", "loop", "repeat", "for"))
 # SQL after which rows may be partitioned as another operator needs them, or that nests queries.
@@ -26,7 +26,6 @@ _ARRANGING = _REPEATING | frozenset(
 # Fields that differ each time a plan is made: they say nothing about its meaning.
 _VOLATILE = frozenset(("common", "plan_id"))
 _JOINS = frozenset(("join", "lateral_join", "as_of_join", "nearest_by_join", "set_op", "with_relations"))
-_CONDITIONS = _JOINS | {"filter"}
 _BRANCHING = _JOINS | {"co_group_map", "union", "zip"}
 # Relations that read one input, and nothing by name.
 _LEAVES = frozenset(("range", "local_relation", "cached_local_relation", "chunked_cached_local_relation"))
@@ -44,7 +43,7 @@ _STRATEGIES = frozenset(("broadcast", "mapjoin", "merge", "shuffle_merge", "shuf
 _WHOLE = (_NARROW - {"filter"}) | frozenset(
     ("hint", "repartition", "repartition_by_expression", "sort", "union", "with_relations", "sql")
 )
-# Functions that make conditions of their own: their argument is not empty.
+# Functions that make a condition: their argument is not empty.
 _GENERATORS = re.compile(r"explode|inline", re.IGNORECASE)
 # A window function in SQL, for which Spark arranges the rows.
 _WINDOW = re.compile(r"\bover\b", re.IGNORECASE)
@@ -66,14 +65,13 @@ class Use:
     :param mixes: one task may compute rows of several inputs of a join or union.
     :param pairs: the same, but only if Spark computes all its places in one stage, as for a condition without keys.
     :param branches: its rows come from several inputs, or may do so. Spark may move it to each of them.
-    :param filtered: it stands in a condition, or its result may be part of one. Spark moves conditions to inputs.
-    :param joins: above it, on one column. A condition on one side holds on the other side, too, and is copied.
-    :param wide_joins: above it, on other columns or conditions. They make conditions themselves.
+    :param joined: it is below a join. A condition on one side may hold on the other side, too, and is copied.
     :param several: a task may compute several partitions, as after `coalesce`.
     :param narrowed: only some of its rows may be needed, as below a filter or a join. Spark may evaluate it twice then.
     :param crossed: it is below a cross join, which may evaluate each partition several times.
     :param cached: the cached DataFrame that the query is.
-    :param tables: names from which its rows come. If one is a view, they may come from several inputs.
+    :param functions: names under which Spark shows the function.
+    :param planned: Spark's plan evaluates it for the rows of one place only, though it could have copied it.
     """
 
     places: int = 1
@@ -82,31 +80,39 @@ class Use:
     mixes: bool = False
     pairs: bool = False
     branches: bool = False
-    filtered: bool = False
-    joins: int = 0
-    wide_joins: int = 0
+    joined: bool = False
     several: bool = False
     narrowed: bool = False
     crossed: bool = False
     cached: str | None = None
-    tables: frozenset[str] = frozenset()
+    functions: frozenset[str] = frozenset()
+    planned: bool = False
 
     @property
     def is_copied(self) -> bool:
         """Whether Spark may evaluate it for other rows than those of its places."""
-        # A join makes the condition that its own columns are not null.
-        by_joins = self.wide_joins > 0 or self.joins > int(not self.filtered) or (self.crossed and self.filtered)
-        return self.branches or by_joins
+        return (self.branches or self.joined) and not self.planned
 
     @property
     def is_once(self) -> bool:
         """Whether all its evaluations in an operation are of the rows of one place, so that each row counts once."""
         return self.known and self.places == 1 and not self.is_copied
 
+    @property
+    def needs_plan(self) -> bool:
+        """Whether Spark may evaluate it several times, and only its plan tells whether this is for the same rows."""
+        return self.known and self.places == 1 and self.narrowed and self.is_copied
+
     def shares_tasks(self, stages: int) -> bool:
         """Return whether one task may evaluate it for rows of several places, if so many stages evaluate it."""
         mixes = self.mixes or (self.pairs and stages < self.places)
         return self.chained or (mixes and (self.places > 1 or self.is_copied))
+
+    def with_plan(self, plan: Plan) -> Use:
+        """Return what is known if this is the plan of the query."""
+        if not self.functions or not all(map(plan.evaluates_once, self.functions)):
+            return self
+        return replace(self, planned=True, several=self.several and plan.coalesces)
 
 
 Uses = dict[UseKey, Use]
@@ -120,7 +126,6 @@ class _Subtree:
     :param apart: it is known that rows are partitioned in no way that an operator needs, and in several partitions.
     :param mixes: one task may compute rows of several of its inputs.
     :param named: it reads something whose content may change.
-    :param tables: names of tables or views that it reads.
     :param checkpoints: it reads checkpoints.
     :param ordinals: numbers of a function's uses, by accumulator and function, and by the function's arguments.
     """
@@ -130,7 +135,6 @@ class _Subtree:
     apart: bool = False
     mixes: bool = False
     named: bool = False
-    tables: frozenset[str] = frozenset()
     checkpoints: bool = False
     several: bool = False
     ordinals: dict[tuple[str, bytes], dict[bytes, int]] = field(default_factory=dict)
@@ -159,8 +163,6 @@ class UseFinder:
         data = request.SerializeToString()
         if PREFIX.encode() not in data and not (self._views or self._functions or self._cached):
             return request, {}
-        if request.DESCRIPTOR.name == "ExecutePlanRequest" and request.plan.root.catalog.HasField("get_table"):
-            return request, {}
         copied = type(request)()
         # Parsing it again would fail for deep plans.
         copied.CopyFrom(request)
@@ -174,7 +176,8 @@ class UseFinder:
         hidden = {*self._by_name()} if self._defines else set()
         hidden |= self.kept if read.checkpoints else set()
         uses = {key: replace(use, known=use.known and key not in hidden) for key, use in uses.items()}
-        if cached := self._cached.get(_root(copied)):
+        query = query_of(copied)
+        if cached := self._cached.get(query.SerializeToString() if query else b""):
             uses = {key: replace(use, cached=cached) for key, use in uses.items()}
         return copied, uses
 
@@ -225,7 +228,7 @@ class UseFinder:
             nonce = hashlib.blake2b(token.pickled, digest_size=12).hexdigest() + f"{ordinal:08x}"
             token.replace_nonce(nonce)
             if token in places.values():
-                use = _use_in(result, kind)
+                use = _use_in(result, kind, token.function)
                 found = here.get((token.accumulator, nonce))
                 here[token.accumulator, nonce] = _chained(found, use) if found else use
         for key, use in [*here.items(), *(item for text in texts for item in self._uses_by_name(text, kind, result))]:
@@ -238,10 +241,8 @@ class UseFinder:
         for name, uses in self._functions.items() if "(" in text or text in self._functions else ():
             if name.lower() not in lower:
                 continue
-            calls = [text] if text == name else re.split(_call_of(name), text)[:-1]
-            filtered = kind in _CONDITIONS or any(map(_ends_in_condition, calls))
-            use = replace(_use_in(result, kind), filtered=filtered)
-            found.append((dict.fromkeys(uses, use), len(calls)))
+            times = 1 if text == name else len(re.findall(rf"(?<!\w){re.escape(name)}\s*\(", text, re.IGNORECASE))
+            found.append((dict.fromkeys(uses, _use_in(result, kind, name)), times))
         for uses, times in found:
             for key, use in uses.items() if times else ():
                 yield key, _in_text(use, text, times) if kind in ("sql", "") else _times(use, times)
@@ -285,6 +286,7 @@ class _Token:
     """A pickled function in a request that contains an accumulator.
 
     :param pickled: the function, without nonces.
+    :param function: its name.
     :param arguments: the expressions that it is applied to, without what differs each time a plan is made.
     :param place: the same with it: columns of two DataFrames may have the same name.
     """
@@ -293,6 +295,7 @@ class _Token:
     field: str
     accumulator: str
     pickled: bytes
+    function: str = ""
     arguments: bytes = b""
     place: bytes = b""
 
@@ -333,7 +336,10 @@ def _collect(message: Any, children: list[Any], tokens: list[_Token], texts: lis
                 if message.DESCRIPTOR.name in _CALLS and descriptor.name != "arguments":
                     arguments = b"\0".join(_TOKEN.sub(b"", _plain(argument)) for argument in message.arguments)
                     place = b"\0".join(_TOKEN.sub(b"", argument.SerializeToString()) for argument in message.arguments)
-                    tokens[start:] = [replace(each, arguments=arguments, place=place) for each in tokens[start:]]
+                    tokens[start:] = [
+                        replace(each, function=message.function_name, arguments=arguments, place=place)
+                        for each in tokens[start:]
+                    ]
 
 
 def _items(value: Any) -> Iterable[Any]:
@@ -347,23 +353,20 @@ def _set_leaf(result: _Subtree, kind: str, message: Any) -> None:
     """Say what is known of a relation that has no inputs."""
     is_batch = kind == "read" and not message.read.is_streaming
     is_file = is_batch and message.read.HasField("data_source") and message.read.data_source.format.lower() in _FILES
-    is_table = is_batch and message.read.HasField("named_table")
-    if is_table:
-        result.tables = frozenset((message.read.named_table.unparsed_identifier,))
     result.named = kind not in _LEAVES
-    result.branches = result.mixes = result.named and not is_file and not is_table
+    result.branches = result.mixes = result.named and not is_file
     result.apart = is_file or (kind == "range" and message.range.num_partitions > 1)
 
 
-def _use_in(result: _Subtree, kind: str) -> Use:
+def _use_in(result: _Subtree, kind: str, function: str) -> Use:
     """Return the use of a function that stands in a relation with these inputs."""
     return Use(
         mixes=result.mixes,
         branches=result.branches,
-        filtered=kind in _CONDITIONS,
+        joined=kind in _JOINS,
         several=result.several,
         narrowed=kind not in _WHOLE,
-        tables=result.tables,
+        functions=frozenset((function,)),
     )
 
 
@@ -372,7 +375,6 @@ def _add_branch(result: _Subtree, subtree: _Subtree) -> None:
     result.mixes |= subtree.mixes
     result.named |= subtree.named
     result.checkpoints |= subtree.checkpoints
-    result.tables |= subtree.tables
     result.several |= subtree.several
     for key, use in subtree.uses.items():
         found = result.uses.get(key)
@@ -384,11 +386,10 @@ def _add_branch(result: _Subtree, subtree: _Subtree) -> None:
 
 def _beside(left: Use, right: Use) -> Use:
     """Return a use in two branches of a query."""
-    flags = ("known", "chained", "mixes", "pairs", "branches", "filtered", "several", "narrowed", "crossed")
+    flags = ("chained", "mixes", "pairs", "branches", "joined", "several", "narrowed", "crossed")
     changes: dict[str, Any] = {name: getattr(left, name) or getattr(right, name) for name in flags}
-    changes |= {name: max(getattr(left, name), getattr(right, name)) for name in ("joins", "wide_joins")}
     changes |= {"known": left.known and right.known, "places": left.places + right.places}
-    return replace(left, **changes, tables=left.tables | right.tables)
+    return replace(left, **changes, functions=left.functions | right.functions)
 
 
 def _chained(below: Use, above: Use) -> Use:
@@ -409,10 +410,7 @@ def _above(use: Use, kind: str, relation: Any, *, mixes: bool, is_sql: bool, gen
         mixes=use.mixes or mixes,
         pairs=use.pairs or (kind == "join" and not columns),
         several=use.several or _coalesces(kind, relation),
-        joins=use.joins + (columns == 1),
-        # What SQL does with its arguments is read from its text.
-        wide_joins=use.wide_joins + (kind in _JOINS and columns != 1 and not crosses and not is_sql),
-        filtered=use.filtered or generates or kind not in _WHOLE | _JOINS,
+        joined=use.joined or kind in _JOINS,
         narrowed=use.narrowed or generates or kind not in _WHOLE,
         crossed=use.crossed or crosses,
     )
@@ -451,52 +449,29 @@ def _in_text(use: Use, text: str, times: int) -> Use:
         known=use.known and not words & _REPEATING and text.lower().count("insert") < 2,
         mixes=True,
         several=use.several or "coalesce" in words,
-        wide_joins=use.wide_joins + _joins_in(text),
+        joined=True,
         crossed=use.crossed or "cross" in words,
-        filtered=use.filtered
-        or bool(words & {"where", "having", "distinct", "limit", "explode", "lateral"})
-        or ("on" in words and bool(words & {"and", "or", "in"})),
         narrowed=True,
     )
-
-
-def _joins_in(text: str) -> int:
-    """Return how many joins there may be in SQL, also as subqueries and as lists of tables."""
-    text = text.lower()
-    tables = re.findall(r"\bfrom\b(.*?)(?=\b(?:where|group|order|having|select|limit|union)\b|$)", text, re.DOTALL)
-    commas: int = sum(each.count(",") for each in tables)
-    return commas + len(re.findall(r"\b(?:join|in|exists|intersect|except|minus|union|merge)\b", text))
 
 
 def _times_in(text: str, name: str) -> int:
     return len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE))
 
 
-def _call_of(function: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(function)}\s*\(", re.IGNORECASE)
-
-
-def _ends_in_condition(text: str) -> bool:
-    """Return whether SQL that follows this text is in a condition."""
-    clauses = re.findall(r"\b(?:select|from|by|where|on|having)\b", text.lower())
-    return bool(clauses) and clauses[-1] in _CLAUSES
-
-
 def _words(text: str) -> set[str]:
     return {*re.findall(r"\w+", text.lower())}
 
 
-def _root(request: Any) -> bytes:
-    """Return the query that a request runs or writes, as bytes."""
+def query_of(request: Any) -> Any:
+    """Return the query that a request runs or writes, as a relation; None for other requests."""
     if request.DESCRIPTOR.name != "ExecutePlanRequest":
-        return b""
+        return None
     command = request.plan.command
     for name in ("write_operation", "write_operation_v2"):
         if command.HasField(name):
-            written: bytes = getattr(command, name).input.SerializeToString()
-            return written
-    root: bytes = request.plan.root.SerializeToString()
-    return root
+            return getattr(command, name).input
+    return request.plan.root if request.plan.HasField("root") else None
 
 
 def _has_window(message: Any) -> bool:

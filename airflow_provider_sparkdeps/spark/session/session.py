@@ -80,7 +80,7 @@ class Session:
         self._tags = tuple(each for each in (tag, self._unique_tag) if each)
         self._is_shared = shared is not None
         self._on_progress = on_progress or log.info
-        self._collector = UpdateCollector(self._is_table)
+        self._collector = UpdateCollector(self._explain)
         self._accumulators: dict[str, Accumulator] = {}
         self._heartbeat: Heartbeat | None = None
         self._cleanups: list[Callable[[], object]] = []
@@ -199,13 +199,8 @@ class Session:
         """The accumulators' values by name, JSON-compatible; other tasks can start from them."""
         return {name: accumulator.to_xcom() for name, accumulator in self._accumulators.items()}
 
-    def _is_table(self, name: str) -> bool:
-        try:
-            return self.spark.catalog.getTable(name).tableType in ("MANAGED", "EXTERNAL")
-        except Exception:
-            # It has been dropped, or the session has ended.
-            log.debug("Could not find out whether %s is a table.", name, exc_info=True)
-            return False
+    def _explain(self, relation: Any) -> str:
+        return self._rpc.explain(relation) if self._rpc else ""
 
     def interrupt(self) -> None:
         """Interrupt everything that runs in this session; in a joined session, what was started through this object.

@@ -59,7 +59,7 @@ def test_a_condition_that_is_evaluated_below_an_exchange_first_counts_there() ->
     assert counted(*below, *above) == 200
     assert count([*below, *above], ONE).doubt == ""
     # If it may stand on both sides of a join, both count.
-    assert counted(*below, *above, use=Use(filtered=True, joins=1)) == 370
+    assert counted(*below, *above, use=Use(joined=True)) == 370
     # More rows than below are other rows.
     found = count([*stage(1, 10, 10), *stage(2, 90, 80)], ONE)
     assert (sum(each.value for each in found.evaluations), bool(found.doubt)) == (190, True)
@@ -112,17 +112,19 @@ def test_stages_that_run_again_count_once_if_there_is_one_place() -> None:
     first, again = stage(1, 5, 6, 7), [evaluated(6, stage=2, partition=1)]
     assert counted(*first, *again) == 18
     assert counted(*first, *stage(3, 5, 6, 7), use=Use(places=2)) == 36, "both places are evaluated"
-    for use in (None, Use(branches=True), Use(places=2), Use(wide_joins=1)):
+    for use in (None, Use(branches=True), Use(places=2), Use(joined=True)):
         assert counted(*first, *again, use=use) == 24, "in doubt, more"
 
 
 def test_a_condition_that_is_copied_to_the_other_side_counts_there_too() -> None:
-    copied = Use(joins=1, filtered=True, narrowed=True)
+    copied = Use(joined=True, narrowed=True)
     other = [evaluated(60, stage=2), evaluated(40, stage=2, partition=1)]
     assert counted(*FILTER, *other, use=copied) == 350
     # One task may have both sides if the rows are partitioned alike, or if there is one partition.
     assert counted(*FILTER, use=replace(copied, mixes=True)) == 490
     assert counted(*FILTER, use=Use(branches=True, mixes=True, narrowed=True)) == 490
+    # Spark's plan may have it on one side only.
+    assert counted(*FILTER, use=replace(copied, mixes=True, planned=True)) == 250
 
 
 def test_both_sides_of_a_join_count() -> None:
@@ -135,7 +137,7 @@ def test_both_sides_of_a_join_count() -> None:
 
 
 def test_a_cross_join_is_in_doubt_if_each_partition_looks_like_another_one() -> None:
-    crossed = Use(wide_joins=1, crossed=True)
+    crossed = Use(joined=True, crossed=True)
     assert count(stage(1, 25, 30, 25, 30), crossed).doubt
     assert not count(stage(1, 25, 30, 25, 31), crossed).doubt
 

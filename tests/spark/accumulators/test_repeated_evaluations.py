@@ -156,6 +156,31 @@ def filter_above_a_table(session: Session, count: Accumulator) -> None:
     session.spark.table("counted_numbers").select(counting(count)("id").alias("n")).filter("n > 10").collect()
 
 
+def with_key(session: Session, count: Accumulator) -> DataFrame:
+    return session.spark.range(0, 1000, 1, 4).withColumn("n", counting(count)("id"))
+
+
+def filter_below_a_join_on_the_result(session: Session, count: Accumulator) -> None:
+    frame = with_key(session, count).filter("n % 7 < 5")
+    frame.join(session.spark.range(300).withColumnRenamed("id", "n"), "n").collect()
+
+
+def filter_above_an_intersection(session: Session, count: Accumulator) -> None:
+    other = session.spark.range(0, 300).selectExpr("id", "id AS n")
+    write(with_key(session, count).intersect(other).filter("n % 7 < 5"))
+
+
+def filter_above_a_subquery(session: Session, count: Accumulator) -> None:
+    highest = session.spark.range(2000).select(F.max("id"))
+    with_key(session, count).where(col("id") <= highest.scalar()).filter("n % 7 < 5").collect()
+
+
+def filter_on_a_registered_function(session: Session, count: Accumulator) -> None:
+    session.spark.udf.register("counted_here", counting(count))
+    session.spark.range(0, 1000, 1, 4).createOrReplaceTempView("counted_rows")
+    session.spark.sql("SELECT id, counted_here(id) AS m FROM counted_rows").filter("m % 7 < 5").collect()
+
+
 # What an adversary found: queries of which some evaluations were left out that are of other rows.
 
 
@@ -328,6 +353,10 @@ QUERIES: dict[str, tuple[Callable[[Session, Accumulator], object], int]] = {
     "a cache that was cleared": (cache_that_was_cleared, 200),
     "a view of a frame that is no longer cached": (view_of_a_frame_that_is_no_longer_cached, 40),
     "a filter above a table": (filter_above_a_table, 1000),
+    "a filter below a join on the result": (filter_below_a_join_on_the_result, 1000),
+    "a filter above an intersection": (filter_above_an_intersection, 1000),
+    "a filter above a subquery": (filter_above_a_subquery, 1000),
+    "a filter on a registered function": (filter_on_a_registered_function, 1000),
     "a union and a filter": (
         lambda session, count: rows(session, count).filter("n > 10").union(rows(session, count)).collect(),
         2000,

@@ -1,0 +1,97 @@
+"""What Spark's explanation of a query says about the places of a function."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_sparkdeps.spark.accumulators.plan import Plan
+
+FILTER = """
+:- Project [id#0L, pythonUDF0#9L AS n#2L]
+:  +- BatchEvalPython [f(id#0L)#1L], [pythonUDF0#9L]
+:     +- *(1) Filter (pythonUDF0#8L > 5)
+:        +- BatchEvalPython [f(id#0L)#1L], [pythonUDF0#8L]
+:           +- *(1) Range (0, 100, step=1, splits=4)
+"""
+RANGE = """
++- Range (0, 300, step=1, splits=2)
+"""
+
+
+def plan(*parts: str, root: str = "AdaptiveSparkPlan isFinalPlan=false") -> Plan:
+    return Plan("\n".join(["== Physical Plan ==", root, *(part.strip("\n") for part in parts)]) + "\n\n")
+
+
+def join(left: str = FILTER, right: str = RANGE) -> Plan:
+    return plan(left, right, root="*(2) BroadcastHashJoin [n#2L], [m#7L], Inner, BuildRight, false, false")
+
+
+def test_places_on_one_path_are_of_the_same_rows() -> None:
+    assert join().evaluates_once("f")
+    # A place alone, also twice with a function of its result.
+    assert join(FILTER.replace("f(id#0L)#1L", "g(f(id#0L)#1L)#3L")).evaluates_once("g")
+    assert join(FILTER.replace("f(id#0L)#1L", "f((id#0L + abs(3)))#1L")).evaluates_once("f")
+    assert plan("+- MapInPandas f(k#1L)#2, [k#3L], false", "   +- Range (0, 4)").evaluates_once("f")
+    assert join(FILTER.replace("f(", "<lambda>(")).evaluates_once("<lambda>")
+
+
+COPIED = RANGE.replace("Range", "BatchEvalPython [f(m#7L)#1L], [pythonUDF0#8L]\n   +- Range")
+
+
+@pytest.mark.parametrize(
+    ("found", "function"),
+    [
+        (join(right=COPIED), "f"),
+        (join(right=COPIED.replace("#1L", "#5L").replace("f(m", "f(f(m")), "f"),
+        (join(FILTER.replace("*(1) Filter", "Generate")), "f"),
+        (join(FILTER.replace("*(1) Filter", "Coalesce 1")), "f"),
+        (join(FILTER.replace("f(id#0L)#1L", "f(id#0L, a)b)#1L")), "f"),
+        (join(FILTER.replace("f(id#0L)#1L]", "f(id#0L)#1L, ... 3 more fields]")), "f"),
+        (join(FILTER.replace("Filter (", "Filter (a\nb")), "f"),
+        (join(FILTER.replace(":- Project", ":- == Final Plan ==\n   Project")), "f"),
+        (join(), "g"),
+        (join(), "id"),
+        (Plan(""), "f"),
+        (Plan("an error"), "f"),
+    ],
+    ids=range(12),
+)
+def test_places_are_not_known_to_be_of_the_same_rows(found: Plan, function: str) -> None:
+    assert not found.evaluates_once(function)
+
+
+def test_another_function_of_the_name_counts_as_well() -> None:
+    other = COPIED.replace("#1L", "#5L")
+    assert join(right=other).evaluates_once("f"), "each has one path"
+    twice = "\n".join(
+        [other.rstrip().replace("Range", "BatchEvalPython [f(m#7L)#5L], [pythonUDF1#9L]"), "      +- Range"]
+    )
+    assert join(right=twice).evaluates_once("f")
+    generated = twice.replace(
+        "BatchEvalPython [f(m#7L)#5L], [pythonUDF1",
+        "Generate explode(x)\n      +- BatchEvalPython [f(m#7L)#5L], [pythonUDF1",
+    )
+    assert generated != twice
+    assert not join(right=generated.replace("      +- Range", "         +- Range")).evaluates_once("f")
+
+
+def test_a_subquery_is_a_branch_of_its_own() -> None:
+    filter_with_subquery = """
++- BatchEvalPython [f(id#0L)#1L], [pythonUDF0#9L]
+   +- Filter (id#0L <= Subquery subquery#5, [id=#31])
+      :  +- Subquery subquery#5, [id=#31]
+      :     +- Project [pythonUDF0#7L AS m#6L]
+      :        +- BatchEvalPython [g(id#4L)#3L], [pythonUDF0#7L]
+      :           +- Range (0, 7, step=1, splits=4)
+      +- BatchEvalPython [f(id#0L)#1L], [pythonUDF0#8L]
+         +- Range (0, 400, step=1, splits=4)
+"""
+    assert plan(filter_with_subquery).evaluates_once("f")
+    assert plan(filter_with_subquery).evaluates_once("g")
+    assert not plan(filter_with_subquery.replace("g(id#4L)#3L", "f(id#4L)#1L")).evaluates_once("f")
+
+
+def test_a_plan_tells_whether_tasks_compute_several_partitions() -> None:
+    assert not join().coalesces
+    assert join(FILTER.replace("*(1) Filter", "Coalesce 1")).coalesces
+    assert Plan("").coalesces
