@@ -110,8 +110,9 @@ def _without_samples(stages: dict[int, _Stage], *, once: bool, keep: bool) -> li
         left = dict(stage)
         for partition, evaluations in stage.items() if not keep else ():
             for whole, other in zip(real_stages, unused, strict=True):
-                is_same = partition in other and _signature(other[partition]) == _signature(evaluations)
-                if (once and partition in other) or (is_same and stage.keys() <= whole.keys()):
+                is_part = stage.keys() <= whole.keys()
+                is_like = _is_like(stage, whole) if once else _has(whole, partition, evaluations)
+                if partition in other and is_part and is_like:
                     del other[partition], left[partition]
                     break
         repeated.setdefault(exchange, not left)
@@ -122,6 +123,17 @@ def _without_samples(stages: dict[int, _Stage], *, once: bool, keep: bool) -> li
 
 def _sampled_for(stage: _Stage) -> str:
     return next(iter(stage.values()))[0].sampled_for
+
+
+def _is_like(stage: _Stage, whole: _Stage) -> bool:
+    """Return whether `add` was called as often in each partition of a stage as in another one.
+
+    A stage below the one that samples may be part of the same job.
+    """
+    return all(
+        partition in whole and [each.adds for each in found] == [each.adds for each in whole[partition]]
+        for partition, found in stage.items()
+    )
 
 
 def _is_part(stage: _Stage, whole: _Stage) -> bool:

@@ -464,13 +464,15 @@ def _words(text: str) -> set[str]:
 
 
 def query_of(request: Any) -> Any:
-    """Return the query that a request runs or writes, as a relation; None for other requests."""
+    """Return the query that a request runs, writes or checkpoints, as a relation; None for other requests."""
     if request.DESCRIPTOR.name != "ExecutePlanRequest":
         return None
     command = request.plan.command
     for name in ("write_operation", "write_operation_v2"):
         if command.HasField(name):
             return getattr(command, name).input
+    if command.HasField("checkpoint_command"):
+        return command.checkpoint_command.relation
     return request.plan.root if request.plan.HasField("root") else None
 
 

@@ -97,6 +97,15 @@ def test_samples_count_once_and_large_partitions_of_them_too() -> None:
     assert counted(*sampled, *stage(3, 10, 50_000, 10), use=None, may_be_cached=True) == 150_040
 
 
+def test_a_stage_below_one_that_samples_is_no_sample() -> None:
+    """Without adaptive execution, both run in the job that samples."""
+    below, sample = stage(1, 100, 100, sampled_for=SAMPLE), stage(2, 90, 0, 80, sampled_for=SAMPLE)
+    assert counted(*below, *sample, *stage(3, 90, 0, 80)) == 200
+    # Nothing is filtered out.
+    same = stage(2, 100, 100, sampled_for=SAMPLE)
+    assert counted(*below, *same, *stage(3, 100, 100)) == 200
+
+
 def test_two_samples_of_one_exchange_need_two_evaluations_to_be_left_out() -> None:
     """Without adaptive execution, a broadcast may run in the scope of the exchange."""
     broadcast, sample = stage(1, 5, 5, sampled_for=SAMPLE), stage(2, 5, 5, sampled_for=SAMPLE)

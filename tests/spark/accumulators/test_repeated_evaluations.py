@@ -181,6 +181,13 @@ def filter_on_a_registered_function(session: Session, count: Accumulator) -> Non
     session.spark.sql("SELECT id, counted_here(id) AS m FROM counted_rows").filter("m % 7 < 5").collect()
 
 
+def condition_below_an_exchange_and_a_sort(session: Session, count: Accumulator) -> None:
+    # Without adaptive execution, Spark runs the stage of the exchange in the job that samples.
+    session.spark.conf.set("spark.sql.adaptive.enabled", "false")
+    groups = keys(session, 0, 1000).groupBy("k").agg(F.max("k").alias("m"))
+    groups.withColumn("n", counting(count)("k")).filter("n % 7 < 5").orderBy("m").collect()
+
+
 # What an adversary found: queries of which some evaluations were left out that are of other rows.
 
 
@@ -357,6 +364,7 @@ QUERIES: dict[str, tuple[Callable[[Session, Accumulator], object], int]] = {
     "a filter above an intersection": (filter_above_an_intersection, 1000),
     "a filter above a subquery": (filter_above_a_subquery, 1000),
     "a filter on a registered function": (filter_on_a_registered_function, 1000),
+    "a condition below an exchange, and a sort": (condition_below_an_exchange_and_a_sort, 1000),
     "a union and a filter": (
         lambda session, count: rows(session, count).filter("n > 10").union(rows(session, count)).collect(),
         2000,
