@@ -60,13 +60,12 @@ def count(evaluations: Iterable[Evaluation], use: Use | None, *, may_be_cached: 
     stages = _without_samples(_by_stage(evaluations), once=use.is_once, keep=may_be_cached and not use.is_once)
     if use.is_once:
         stages = _of_one_place(stages)
-    unsampled = sum(not _sampled_for(stage) for stage in stages)
     counted: list[Evaluation] = []
     doubts = ["in more stages than it has places"] if len(stages) > use.places else []
     for stage in stages:
         if use.crossed and _repeats_itself(stage):
             doubts.append("a cross join may have evaluated each partition several times")
-        for each, doubt in _of_stage(stage, use, use.shares_tasks(unsampled)):
+        for each, doubt in _of_stage(stage, use):
             counted += each
             doubts += [doubt] if doubt else []
     return Counted(tuple(counted), doubts[0] if doubts else "")
@@ -171,15 +170,15 @@ def _repeats_itself(stage: _Stage) -> bool:
     return min(values.values()) > 1
 
 
-def _of_stage(stage: _Stage, use: Use, shares_tasks: bool) -> Iterator[tuple[list[Evaluation], str]]:
+def _of_stage(stage: _Stage, use: Use) -> Iterator[tuple[list[Evaluation], str]]:
     most = max(map(len, stage.values()))
     size = 1
     doubt = ""
     if most == 1 or (use.several and not use.narrowed):
         pass  # Without a filter, nothing is evaluated twice.
-    elif not use.known or shares_tasks:
-        is_sure = use.known and not use.is_copied and not use.mixes and most <= use.places
-        doubt = "" if is_sure else "it may stand there more than once"
+    elif not (use.known and (use.apart or use.is_once)):
+        # Without a filter, these are its places.
+        doubt = "it may stand there more than once" if use.narrowed or not use.known else ""
     elif use.several:
         size, doubt = _repetitions(list(stage.values()))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 # A line of the tree: the branches of its ancestors, its own, whether Java code was generated for it, and its text.
 _LINE = re.compile(r"((?:[: ]  )*)([+:]- )?(?:\*(?:\(\d+\))? )?(\w.*)")
@@ -15,6 +15,10 @@ _KEEPING = frozenset(
         *("HashAggregate", "ObjectHashAggregate", "SortAggregate"),
     )
 )
+# Operators whose input is computed in tasks of its own.
+_APART = re.compile(r"(?:Broadcast)?Exchange|Subquery\w*")
+# Inputs whose partitions belong together with those of no other input.
+_UNARRANGED = re.compile(r"Range \(.*splits=(?!1\))\d+\)|FileScan (?!.*Bucket).*|(?:BroadcastExchange|Subquery\w*)\b.*")
 # Operators that run several functions. Spark shortens lists of more than `spark.sql.debug.maxToStringFields`.
 _SEVERAL = re.compile(r"\w*(?:Eval|Aggregate|Window)\w*")
 _RESULT = re.compile(r"\)#\d+")
@@ -28,8 +32,10 @@ class Plan:
 
     def __init__(self, explanation: str) -> None:
         lines = explanation.strip().splitlines()
-        # (number of the operator above it, or -1; text)
-        self._operators: list[tuple[int, str]] = []
+        self._operators: list[str] = []
+        # The operator above each one, -1 for the root. Operators come before their inputs.
+        self._above: list[int] = []
+        self._inputs: dict[int, list[int]] = {}
         path: list[tuple[int, int]] = []
         self._is_known = bool(lines) and lines[0] == "== Physical Plan =="
         for number, line in enumerate(lines[1:]):
@@ -37,16 +43,23 @@ class Plan:
             if match is None or bool(match[2]) != bool(number):
                 self._is_known = False
                 return
-            depth = len(match[1]) // 3
-            while path and path[-1][0] >= depth + bool(number):
+            depth = len(match[1]) // 3 + bool(number)
+            while path and path[-1][0] >= depth:
                 path.pop()
-            self._operators.append((path[-1][1] if path else -1, match[3]))
-            path.append((depth + bool(number), number))
+            self._operators.append(match[3])
+            self._above.append(path[-1][1] if path else -1)
+            self._inputs.setdefault(self._above[-1], []).append(number)
+            path.append((depth, number))
 
     @property
     def coalesces(self) -> bool:
-        """Whether a task may compute several partitions."""
-        return not self._is_known or any(_name_of(text) == "Coalesce" for _, text in self._operators)
+        """Whether a task may compute several partitions, one after the other."""
+        return not self._is_known or "Coalesce" in map(_name_of, self._operators)
+
+    @property
+    def crosses(self) -> bool:
+        """Whether tasks may compute each partition several times."""
+        return not self._is_known or "CartesianProduct" in map(_name_of, self._operators)
 
     def evaluates_once(self, function: str) -> bool:
         """Return whether all evaluations of a function's result are of the same rows, or of some of them.
@@ -56,31 +69,75 @@ class Plan:
 
         :param function: the name of the function. Other functions may have it, too: they are looked at as well.
         """
-        if not self._is_known:
-            return False
-        # Id of the result -> places. Spark copies an expression with its id.
-        places: dict[str, list[int]] = {}
-        for number, (_, text) in enumerate(self._operators):
-            if _SEVERAL.match(text) and " more fields" in text:
-                return False
-            for result in _results_of(function, text):
-                if not result or number in places.get(result, ()):
-                    return False
-                places.setdefault(result, []).append(number)
-        # Operators are numbered from the root.
+        places = self._places_of(function)
+        # Spark copies an expression with its id.
         return bool(places) and all(
-            self._keeps(low, high) for found in places.values() for high, low in pairwise(found)
+            self._keeps(low, high)
+            for result in {result for _, result in places}
+            for high, low in pairwise(number for number, each in places if each == result)
         )
+
+    def keeps_apart(self, function: str) -> bool:
+        """Return whether all evaluations of a function in one task are of the same rows, or of some of them.
+
+        :param function: as for `evaluates_once`.
+        """
+        places = self._places_of(function)
+        tasks = self._tasks()
+        return bool(places) and all(
+            (result == other and self._keeps(low, high)) if self._is_above(high, low) else tasks[high] != tasks[low]
+            for (high, result), (low, other) in combinations(places, 2)
+        )
+
+    def _places_of(self, function: str) -> list[tuple[int, str]]:
+        """Return operators that call a function, and the ids of the results; nothing if not all are known."""
+        places: list[tuple[int, str]] = []
+        for number, text in enumerate(self._operators if self._is_known else ()):
+            if _SEVERAL.match(text) and " more fields" in text:
+                return []
+            places += [(number, result) for result in _results_of(function, text)]
+        is_known = len({*places}) == len(places) and all(result for _, result in places)
+        return places if is_known else []
+
+    def _is_above(self, high: int, low: int) -> bool:
+        while low > high:
+            low = self._above[low]
+        return low == high
 
     def _keeps(self, low: int, high: int) -> bool:
         """Return whether an operator is above another one, without one between them that multiplies rows."""
-        number = self._operators[low][0]
+        number = self._above[low]
         while number > high:
-            parent, text = self._operators[number]
-            if _name_of(text) not in _KEEPING:
+            if _name_of(self._operators[number]) not in _KEEPING:
                 return False
-            number = parent
+            number = self._above[number]
         return number == high
+
+    def _tasks(self) -> list[int]:
+        """Return a number for each operator: the same one for operators that one task may run."""
+        tasks: list[int] = []
+        separate = {number for number, text in enumerate(self._operators) if self._computes_inputs_apart(number, text)}
+        for number, above in enumerate(self._above):
+            tasks.append(number if above < 0 or above in separate else tasks[above])
+        return tasks
+
+    def _computes_inputs_apart(self, number: int, text: str) -> bool:
+        """Return whether an operator reads what other tasks compute, or computes each input in tasks of its own.
+
+        A union does so, unless its inputs are partitioned alike, or a task computes several partitions.
+        """
+        if _name_of(text) != "Union" or self.coalesces:
+            return bool(_APART.fullmatch(_name_of(text)))
+        waiting = [number]
+        while waiting:
+            each = waiting.pop()
+            inputs = self._inputs.get(each, [])
+            if not inputs or _APART.fullmatch(_name_of(self._operators[each])):
+                if not _UNARRANGED.fullmatch(self._operators[each]):
+                    return False
+            else:
+                waiting += inputs
+        return True
 
 
 def _name_of(operator: str) -> str:

@@ -15,14 +15,6 @@ _TOKEN = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([0-9a-f]{{32}})".encode())
 _UNION = 2
 # SQL that may run or use something several times.
 _REPEATING = frozenset(("with", "begin", "while", "loop", "repeat", "for"))
-# SQL after which rows may be partitioned as another operator needs them, or that nests queries.
-_ARRANGING = _REPEATING | frozenset(
-    (
-        *("group", "distribute", "cluster", "partition", "over", "order", "sort", "limit", "offset", "distinct"),
-        *("having", "union", "intersect", "except", "minus", "lateral", "natural", "pivot", "unpivot", "window"),
-        *("tablesample", "qualify", "cross", "merge", "table", "values", "exists", "in", "insert", "match_recognize"),
-    )
-)
 # Fields that differ each time a plan is made: they say nothing about its meaning.
 _VOLATILE = frozenset(("common", "plan_id"))
 _JOINS = frozenset(("join", "lateral_join", "as_of_join", "nearest_by_join", "set_op", "with_relations"))
@@ -30,23 +22,16 @@ _BRANCHING = _JOINS | {"co_group_map", "union", "zip"}
 # Relations that read one input, and nothing by name.
 _LEAVES = frozenset(("range", "local_relation", "cached_local_relation", "chunked_cached_local_relation"))
 _FILES = frozenset(("", "parquet", "orc", "csv", "json", "text"))
-# Relations that leave rows in the tasks of their input.
-_NARROW = frozenset(
+# Relations that need all rows and columns of their input.
+_WHOLE = frozenset(
     (
         *("", "project", "with_columns", "with_columns_renamed", "drop", "to_df", "to_schema", "subquery_alias"),
-        *("filter", "map_partitions", "collect_metrics"),
+        *("map_partitions", "collect_metrics", "hint", "repartition", "repartition_by_expression", "sort", "union"),
+        *("with_relations", "sql"),
     )
-)
-# Hints on how to join.
-_STRATEGIES = frozenset(("broadcast", "mapjoin", "merge", "shuffle_merge", "shuffle_hash"))
-# Relations that need all rows and columns of their input.
-_WHOLE = (_NARROW - {"filter"}) | frozenset(
-    ("hint", "repartition", "repartition_by_expression", "sort", "union", "with_relations", "sql")
 )
 # Functions that make a condition: their argument is not empty.
 _GENERATORS = re.compile(r"explode|inline", re.IGNORECASE)
-# A window function in SQL, for which Spark arranges the rows.
-_WINDOW = re.compile(r"\bover\b", re.IGNORECASE)
 # SQL that defines something that may contain functions of the session by name.
 _DEFINITIONS = frozenset(("view", "function"))
 _CALLS = frozenset(("CommonInlineUserDefinedFunction", "CommonInlineUserDefinedTableFunction"))
@@ -61,58 +46,45 @@ class Use:
 
     :param places: how often the function stands in the query.
     :param known: False if it may be more often: in a common table expression, or in views that SQL defines.
-    :param chained: it stands several times on one path through the query, so that one task may run all of them.
-    :param mixes: one task may compute rows of several inputs of a join or union.
-    :param pairs: the same, but only if Spark computes all its places in one stage, as for a condition without keys.
-    :param branches: its rows come from several inputs, or may do so. Spark may move it to each of them.
-    :param joined: it is below a join. A condition on one side may hold on the other side, too, and is copied.
+    :param copied: Spark may evaluate it for other rows than those of its places. It may move it to inputs of a join or
+        union below it, or of something that is read by name, and copy a condition to the other side of a join above it.
     :param several: a task may compute several partitions, as after `coalesce`.
     :param narrowed: only some of its rows may be needed, as below a filter or a join. Spark may evaluate it twice then.
-    :param crossed: it is below a cross join, which may evaluate each partition several times.
+    :param crossed: a join may evaluate each partition several times.
+    :param apart: no task evaluates it for rows of several places.
     :param cached: the cached DataFrame that the query is.
     :param functions: names under which Spark shows the function.
-    :param planned: Spark's plan evaluates it for the rows of one place only, though it could have copied it.
     """
 
     places: int = 1
     known: bool = True
-    chained: bool = False
-    mixes: bool = False
-    pairs: bool = False
-    branches: bool = False
-    joined: bool = False
+    copied: bool = False
     several: bool = False
     narrowed: bool = False
     crossed: bool = False
+    apart: bool = False
     cached: str | None = None
     functions: frozenset[str] = frozenset()
-    planned: bool = False
-
-    @property
-    def is_copied(self) -> bool:
-        """Whether Spark may evaluate it for other rows than those of its places."""
-        return (self.branches or self.joined) and not self.planned
 
     @property
     def is_once(self) -> bool:
         """Whether all its evaluations in an operation are of the rows of one place, so that each row counts once."""
-        return self.known and self.places == 1 and not self.is_copied
+        return self.known and self.places == 1 and not self.copied
 
     @property
     def needs_plan(self) -> bool:
         """Whether Spark may evaluate it several times, and only its plan tells whether this is for the same rows."""
-        return self.known and self.places == 1 and self.narrowed and self.is_copied
-
-    def shares_tasks(self, stages: int) -> bool:
-        """Return whether one task may evaluate it for rows of several places, if so many stages evaluate it."""
-        mixes = self.mixes or (self.pairs and stages < self.places)
-        return self.chained or (mixes and (self.places > 1 or self.is_copied))
+        return self.known and self.narrowed and not self.is_once
 
     def with_plan(self, plan: Plan) -> Use:
         """Return what is known if this is the plan of the query."""
-        if not self.functions or not all(map(plan.evaluates_once, self.functions)):
-            return self
-        return replace(self, planned=True, several=self.several and plan.coalesces)
+        return replace(
+            self,
+            copied=not all(map(plan.evaluates_once, self.functions)),
+            apart=all(map(plan.keeps_apart, self.functions)),
+            several=plan.coalesces,
+            crossed=plan.crosses,
+        )
 
 
 Uses = dict[UseKey, Use]
@@ -123,8 +95,6 @@ class _Subtree:
     """What is known about a relation and its inputs.
 
     :param branches: it has several inputs, or reads something by name, which may have several.
-    :param apart: it is known that rows are partitioned in no way that an operator needs, and in several partitions.
-    :param mixes: one task may compute rows of several of its inputs.
     :param named: it reads something whose content may change.
     :param checkpoints: it reads checkpoints.
     :param ordinals: numbers of a function's uses, by accumulator and function, and by the function's arguments.
@@ -132,8 +102,6 @@ class _Subtree:
 
     uses: Uses = field(default_factory=dict)
     branches: bool = False
-    apart: bool = False
-    mixes: bool = False
     named: bool = False
     checkpoints: bool = False
     several: bool = False
@@ -189,37 +157,23 @@ class UseFinder:
         _collect(message, children, tokens, texts)
         kind = _kind_of(message)
         result = _Subtree()
-        is_sql = kind == "with_relations" and _is_sql(message)
-        is_apart, mixes = True, False
         for index, child in enumerate(children):
             subtree = self._read(child)
             if kind == "with_relations" and index:
-                subtree.uses = {
-                    key: _referred(use, child, children[0], apart=subtree.apart) for key, use in subtree.uses.items()
-                }
-            is_apart = is_apart and subtree.apart
+                subtree.uses = {key: _referred(use, child, children[0]) for key, use in subtree.uses.items()}
             _add_branch(result, subtree)
         if kind and not children:
             _set_leaf(result, kind, message)
-        elif kind in _BRANCHING:
-            result.branches = True
-            mixes = not is_sql and not (is_apart and kind in ("union", "join"))
-            result.mixes |= mixes
-        elif kind in _NARROW or (kind == "hint" and message.hint.name.lower() in _STRATEGIES):
-            result.apart = is_apart and not (_has_window(message) or any(map(_WINDOW.search, texts)))
+        result.branches |= kind in _BRANCHING
         if (kind == "sql" and "cache" in message.sql.query.lower()) or kind == "catalog":
             # A view may be cached by its name.
             self.kept |= {*self._by_name()}
         result.checkpoints |= kind == "cached_remote_relation"
         if kind == "sql":
             self._defines = self._defines or bool(_DEFINITIONS & _words(message.sql.query))
-        # A view may contain `coalesce`. Spark moves conditions below it.
-        result.several |= _coalesces(kind, message) or (result.branches and not children)
+        result.several |= _coalesces(kind, message)
         generates = any(map(_GENERATORS.search, texts))
-        result.uses = {
-            key: _above(use, kind, message, mixes=mixes, is_sql=is_sql, generates=generates)
-            for key, use in result.uses.items()
-        }
+        result.uses = {key: _above(use, kind, message, generates=generates) for key, use in result.uses.items()}
         here: Uses = {}
         places = {(token.accumulator, token.pickled, token.place): token for token in tokens}
         for token in tokens:
@@ -230,9 +184,9 @@ class UseFinder:
             if token in places.values():
                 use = _use_in(result, kind, token.function)
                 found = here.get((token.accumulator, nonce))
-                here[token.accumulator, nonce] = _chained(found, use) if found else use
+                here[token.accumulator, nonce] = _beside(found, use) if found else use
         for key, use in [*here.items(), *(item for text in texts for item in self._uses_by_name(text, kind, result))]:
-            result.uses[key] = _chained(result.uses[key], use) if key in result.uses else use
+            result.uses[key] = _beside(result.uses[key], use) if key in result.uses else use
         return result
 
     def _uses_by_name(self, text: str, kind: str, result: _Subtree) -> Iterator[tuple[UseKey, Use]]:
@@ -354,16 +308,13 @@ def _set_leaf(result: _Subtree, kind: str, message: Any) -> None:
     is_batch = kind == "read" and not message.read.is_streaming
     is_file = is_batch and message.read.HasField("data_source") and message.read.data_source.format.lower() in _FILES
     result.named = kind not in _LEAVES
-    result.branches = result.mixes = result.named and not is_file
-    result.apart = is_file or (kind == "range" and message.range.num_partitions > 1)
+    result.branches = result.named and not is_file
 
 
 def _use_in(result: _Subtree, kind: str, function: str) -> Use:
     """Return the use of a function that stands in a relation with these inputs."""
     return Use(
-        mixes=result.mixes,
-        branches=result.branches,
-        joined=kind in _JOINS,
+        copied=result.branches or kind in _JOINS,
         several=result.several,
         narrowed=kind not in _WHOLE,
         functions=frozenset((function,)),
@@ -372,7 +323,6 @@ def _use_in(result: _Subtree, kind: str, function: str) -> Use:
 
 def _add_branch(result: _Subtree, subtree: _Subtree) -> None:
     result.branches |= subtree.branches
-    result.mixes |= subtree.mixes
     result.named |= subtree.named
     result.checkpoints |= subtree.checkpoints
     result.several |= subtree.several
@@ -385,34 +335,24 @@ def _add_branch(result: _Subtree, subtree: _Subtree) -> None:
 
 
 def _beside(left: Use, right: Use) -> Use:
-    """Return a use in two branches of a query."""
-    flags = ("chained", "mixes", "pairs", "branches", "joined", "several", "narrowed", "crossed")
+    """Return a use in two places of a query."""
+    flags = ("copied", "several", "narrowed")
     changes: dict[str, Any] = {name: getattr(left, name) or getattr(right, name) for name in flags}
     changes |= {"known": left.known and right.known, "places": left.places + right.places}
     return replace(left, **changes, functions=left.functions | right.functions)
 
 
-def _chained(below: Use, above: Use) -> Use:
-    """Return the use of a function that stands in a relation and in its inputs."""
-    return replace(_beside(below, above), chained=True)
-
-
 def _times(use: Use, times: int) -> Use:
-    return replace(use, places=use.places * times, chained=use.chained or times > 1)
+    return replace(use, places=use.places * times)
 
 
-def _above(use: Use, kind: str, relation: Any, *, mixes: bool, is_sql: bool, generates: bool) -> Use:
+def _above(use: Use, kind: str, relation: Any, *, generates: bool) -> Use:
     """Return a use below a relation, as it is above it."""
-    columns = len(relation.join.using_columns) if kind == "join" else 0
-    crosses = kind == "join" and not columns and not relation.join.HasField("join_condition")
     return replace(
         use,
-        mixes=use.mixes or mixes,
-        pairs=use.pairs or (kind == "join" and not columns),
+        copied=use.copied or kind in _JOINS,
         several=use.several or _coalesces(kind, relation),
-        joined=use.joined or kind in _JOINS,
         narrowed=use.narrowed or generates or kind not in _WHOLE,
-        crossed=use.crossed or crosses,
     )
 
 
@@ -423,21 +363,11 @@ def _coalesces(kind: str, relation: Any) -> bool:
     )
 
 
-def _is_sql(relation: Any) -> bool:
-    """Return whether a relation is SQL with DataFrames as its arguments."""
-    return bool(relation.with_relations.root.WhichOneof("rel_type") == "sql")
-
-
-def _referred(use: Use, relation: Any, root: Any, *, apart: bool) -> Use:
+def _referred(use: Use, relation: Any, root: Any) -> Use:
     """Return a use in a DataFrame that a query refers to: as an argument of SQL, or as a subquery."""
     if root.WhichOneof("rel_type") != "sql":
         return _times(use, max(1, _subqueries_of(root, relation.common.plan_id)))
-    text = root.sql.query
-    times = _times_in(text, relation.subquery_alias.alias)
-    if not apart or "/*" in text or "|>" in text or _words(text) & _ARRANGING:
-        return _in_text(use, text, times)
-    # Spark has to arrange the rows first, and does that in stages of their own.
-    return replace(_in_text(use, text, times), chained=use.chained, mixes=use.mixes, pairs=True)
+    return _in_text(use, root.sql.query, _times_in(root.sql.query, relation.subquery_alias.alias))
 
 
 def _in_text(use: Use, text: str, times: int) -> Use:
@@ -447,10 +377,7 @@ def _in_text(use: Use, text: str, times: int) -> Use:
         _times(use, times),
         # A common table expression may be used several times, and a statement may run several times.
         known=use.known and not words & _REPEATING and text.lower().count("insert") < 2,
-        mixes=True,
-        several=use.several or "coalesce" in words,
-        joined=True,
-        crossed=use.crossed or "cross" in words,
+        copied=True,
         narrowed=True,
     )
 
@@ -474,17 +401,6 @@ def query_of(request: Any) -> Any:
     if command.HasField("checkpoint_command"):
         return command.checkpoint_command.relation
     return request.plan.root if request.plan.HasField("root") else None
-
-
-def _has_window(message: Any) -> bool:
-    """Return whether expressions of a relation contain a window function."""
-    for descriptor, value in message.ListFields():
-        if descriptor.name == "window":
-            return True
-        for each in _items(value):
-            if hasattr(each, "ListFields") and each.DESCRIPTOR.name != "Relation" and _has_window(each):
-                return True
-    return False
 
 
 def _subqueries_of(message: Any, plan_id: int) -> int:

@@ -43,15 +43,15 @@ def test_of_two_evaluations_of_a_place_in_a_task_the_first_that_ends_counts() ->
     batches = [evaluated(250, at=(0, 10), adds=1), evaluated(240, at=(11, 12), adds=1)]
     assert counted(*batches) == 250
     # In a union, each task computes one side.
-    assert counted(*FILTER, evaluated(30, partition=1), use=Use(places=2, narrowed=True)) == 280
+    assert counted(*FILTER, evaluated(30, partition=1), use=Use(places=2, narrowed=True, apart=True)) == 280
 
 
-@pytest.mark.parametrize("use", [None, Use(known=False), Use(places=2, chained=True)])
+@pytest.mark.parametrize("use", [None, Use(known=False), Use(places=2), Use(copied=True, narrowed=True)])
 def test_all_count_where_they_may_be_of_different_places(use: Use | None) -> None:
     found = count(FILTER, use)
     assert sum(each.value for each in found.evaluations) == 490
     # Two evaluations of two places are not in doubt.
-    assert bool(found.doubt) == (use is None or use.places == 1)
+    assert bool(found.doubt) == (use is None or use.places != 2)
 
 
 def test_a_condition_that_is_evaluated_below_an_exchange_first_counts_there() -> None:
@@ -59,7 +59,7 @@ def test_a_condition_that_is_evaluated_below_an_exchange_first_counts_there() ->
     assert counted(*below, *above) == 200
     assert count([*below, *above], ONE).doubt == ""
     # If it may stand on both sides of a join, both count.
-    assert counted(*below, *above, use=Use(joined=True)) == 370
+    assert counted(*below, *above, use=Use(copied=True)) == 370
     # More rows than below are other rows.
     found = count([*stage(1, 10, 10), *stage(2, 90, 80)], ONE)
     assert (sum(each.value for each in found.evaluations), bool(found.doubt)) == (190, True)
@@ -121,32 +121,29 @@ def test_stages_that_run_again_count_once_if_there_is_one_place() -> None:
     first, again = stage(1, 5, 6, 7), [evaluated(6, stage=2, partition=1)]
     assert counted(*first, *again) == 18
     assert counted(*first, *stage(3, 5, 6, 7), use=Use(places=2)) == 36, "both places are evaluated"
-    for use in (None, Use(branches=True), Use(places=2), Use(joined=True)):
+    for use in (None, Use(copied=True), Use(places=2), Use(places=2, apart=True)):
         assert counted(*first, *again, use=use) == 24, "in doubt, more"
 
 
 def test_a_condition_that_is_copied_to_the_other_side_counts_there_too() -> None:
-    copied = Use(joined=True, narrowed=True)
+    copied = Use(copied=True, narrowed=True)
     other = [evaluated(60, stage=2), evaluated(40, stage=2, partition=1)]
-    assert counted(*FILTER, *other, use=copied) == 350
+    assert counted(*FILTER, *other, use=replace(copied, apart=True)) == 350
     # One task may have both sides if the rows are partitioned alike, or if there is one partition.
-    assert counted(*FILTER, use=replace(copied, mixes=True)) == 490
-    assert counted(*FILTER, use=Use(branches=True, mixes=True, narrowed=True)) == 490
-    # Spark's plan may have it on one side only.
-    assert counted(*FILTER, use=replace(copied, mixes=True, planned=True)) == 250
+    assert counted(*FILTER, use=copied) == 490
 
 
 def test_both_sides_of_a_join_count() -> None:
-    joined = Use(places=2, narrowed=True)
+    joined = Use(places=2, narrowed=True, apart=True)
     other_side = [each._replace(stage=2, task=9) for each in FILTER]
     assert counted(*FILTER, *other_side, use=joined) == 500
-    in_one_task = count(FILTER, replace(joined, mixes=True))
+    in_one_task = count(FILTER, replace(joined, apart=False))
     assert sum(each.value for each in in_one_task.evaluations) == 490
     assert "more than once" in in_one_task.doubt
 
 
 def test_a_cross_join_is_in_doubt_if_each_partition_looks_like_another_one() -> None:
-    crossed = Use(joined=True, crossed=True)
+    crossed = Use(copied=True, crossed=True)
     assert count(stage(1, 25, 30, 25, 30), crossed).doubt
     assert not count(stage(1, 25, 30, 25, 31), crossed).doubt
 

@@ -63,16 +63,7 @@ def test_places_are_not_known_to_be_of_the_same_rows(found: Plan, function: str)
 def test_another_function_of_the_name_counts_as_well() -> None:
     other = COPIED.replace("#1L", "#5L")
     assert join(right=other).evaluates_once("f"), "each has one path"
-    twice = "\n".join(
-        [other.rstrip().replace("Range", "BatchEvalPython [f(m#7L)#5L], [pythonUDF1#9L]"), "      +- Range"]
-    )
-    assert join(right=twice).evaluates_once("f")
-    generated = twice.replace(
-        "BatchEvalPython [f(m#7L)#5L], [pythonUDF1",
-        "Generate explode(x)\n      +- BatchEvalPython [f(m#7L)#5L], [pythonUDF1",
-    )
-    assert generated != twice
-    assert not join(right=generated.replace("      +- Range", "         +- Range")).evaluates_once("f")
+    assert not join(FILTER.replace("*(1) Filter", "Generate"), other).evaluates_once("f")
 
 
 def test_a_subquery_is_a_branch_of_its_own() -> None:
@@ -95,3 +86,44 @@ def test_a_plan_tells_whether_tasks_compute_several_partitions() -> None:
     assert not join().coalesces
     assert join(FILTER.replace("*(1) Filter", "Coalesce 1")).coalesces
     assert Plan("").coalesces
+    assert not join().crosses
+    assert join(FILTER.replace("*(1) Filter", "CartesianProduct")).crosses
+    assert Plan("").crosses
+
+
+def indented(text: str, by: str = "   ") -> str:
+    return "\n".join(by + line for line in text.strip("\n").splitlines())
+
+
+def test_sides_of_a_join_are_apart_if_one_is_exchanged() -> None:
+    other = COPIED.replace("#1L", "#5L").replace("+- Batch", "+- BroadcastExchange x\n   +- Batch")
+    exchanged = other.replace("\n   +- Range", "\n      +- Range")
+    assert join(right=exchanged).keeps_apart("f")
+    assert not join(right=exchanged).evaluates_once("g")
+    assert not join(right=COPIED.replace("#1L", "#5L")).keeps_apart("f"), "partitioned alike"
+    # The same rows on each side.
+    assert join().keeps_apart("f")
+    assert not join(FILTER.replace("*(1) Filter", "Generate")).keeps_apart("f")
+    # Two functions on one path.
+    assert not join(FILTER.replace("f(id#0L)#1L], [pythonUDF0#9L]", "f(id#0L)#6L], [pythonUDF0#9L]")).keeps_apart("f")
+    assert not Plan("").keeps_apart("f")
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "is_apart"),
+    [
+        ("Range (0, 9, step=1, splits=2)", "Range (0, 9, step=1, splits=12)", True),
+        ("Range (0, 9, step=1, splits=2)", "FileScan parquet [id#0L] Batched: true, DataFilters: []", True),
+        ("Range (0, 9, step=1, splits=2)", "Range (0, 9, step=1, splits=1)", False),
+        ("Range (0, 9, step=1, splits=2)", "Exchange hashpartitioning(k#3L, 3), ENSURE_REQUIREMENTS", False),
+        ("Range (0, 9, step=1, splits=2)", "FileScan parquet t[id#0L] Batched: true, Bucketed: true", False),
+        ("Range (0, 9, step=1, splits=2)", "LocalTableScan [id#0L]", False),
+    ],
+)
+def test_sides_of_a_union_are_apart_if_they_are_not_partitioned_alike(left: str, right: str, is_apart: bool) -> None:
+    sides = [f"BatchEvalPython [f(k#{n}L)#{n}L], [x]\n   +- {side}" for n, side in enumerate((left, right))]
+    first, second = f":- {sides[0]}".replace("\n   ", "\n:  "), f"+- {sides[1]}"
+    assert plan(first, second, root="Union").keeps_apart("f") == is_apart
+    coalesced = plan(indented(first), indented(second), root="Coalesce 1\n+- Union")
+    assert coalesced.coalesces
+    assert not coalesced.keeps_apart("f")
