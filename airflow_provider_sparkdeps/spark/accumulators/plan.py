@@ -92,7 +92,7 @@ class Plan:
     def _places_of(self, function: str) -> list[tuple[int, str]]:
         """Return operators that call a function, and the ids of the results; nothing if not all are known."""
         places: list[tuple[int, str]] = []
-        for number, text in enumerate(self._operators if self._is_known else ()):
+        for number, text in enumerate(self._operators if self._is_known and function else ()):
             if _SEVERAL.match(text) and " more fields" in text:
                 return []
             places += [(number, result) for result in _results_of(function, text)]

@@ -80,8 +80,8 @@ class Use:
         """Return what is known if this is the plan of the query."""
         return replace(
             self,
-            copied=not all(map(plan.evaluates_once, self.functions)),
-            apart=all(map(plan.keeps_apart, self.functions)),
+            copied=not (self.functions and all(map(plan.evaluates_once, self.functions))),
+            apart=bool(self.functions) and all(map(plan.keeps_apart, self.functions)),
             several=plan.coalesces,
             crossed=plan.crosses,
         )

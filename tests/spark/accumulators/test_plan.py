@@ -51,10 +51,11 @@ COPIED = RANGE.replace("Range", "BatchEvalPython [f(m#7L)#1L], [pythonUDF0#8L]\n
         (join(FILTER.replace(":- Project", ":- == Final Plan ==\n   Project")), "f"),
         (join(), "g"),
         (join(), "id"),
+        (join(), ""),
         (Plan(""), "f"),
         (Plan("an error"), "f"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_places_are_not_known_to_be_of_the_same_rows(found: Plan, function: str) -> None:
     assert not found.evaluates_once(function)
