@@ -37,7 +37,8 @@ class Plan:
         self._above: list[int] = []
         self._inputs: dict[int, list[int]] = {}
         path: list[tuple[int, int]] = []
-        self._is_known = bool(lines) and lines[0] == "== Physical Plan =="
+        # Spark shortens plans of more than `spark.sql.maxPlanStringLength`.
+        self._is_known = explanation.startswith("== Physical Plan ==\n") and not lines[-1].endswith(" more characters")
         for number, line in enumerate(lines[1:]):
             match = _LINE.fullmatch(line)
             if match is None or bool(match[2]) != bool(number):

@@ -54,8 +54,9 @@ COPIED = RANGE.replace("Range", "BatchEvalPython [f(m#7L)#1L], [pythonUDF0#8L]\n
         (join(), ""),
         (Plan(""), "f"),
         (Plan("an error"), "f"),
+        (plan(FILTER, RANGE.replace("splits=2)", "sp... 120 more characters"), root="Union"), "f"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_places_are_not_known_to_be_of_the_same_rows(found: Plan, function: str) -> None:
     assert not found.evaluates_once(function)
