@@ -21,7 +21,12 @@ _APART = re.compile(r"(?:Broadcast)?Exchange|Subquery\w*")
 _UNARRANGED = re.compile(r"Range \(.*splits=(?!1\))\d+\)|FileScan (?!.*Bucket).*|(?:BroadcastExchange|Subquery\w*)\b.*")
 # Operators that run several functions. Spark shortens lists of more than `spark.sql.debug.maxToStringFields`.
 _SEVERAL = re.compile(r"\w*(?:Eval|Aggregate|Window)\w*")
-_RESULT = re.compile(r"\)#\d+")
+# The end of a call: the id of the result, and the suffix of its type.
+_RESULT = re.compile(r"\)#(\d+)\w*(?=[,\]) ]|$)")
+# Operators of which a task computes several partitions of the input, one after the other.
+_COALESCING = frozenset(("Coalesce", "GroupPartitions"))
+# How Spark shows what it leaves out: settings limit the length of a plan, and hide what matches an expression.
+_HIDDEN = re.compile(r"\.\.\. \d+ more characters$|\(redacted\)")
 
 
 class Plan:
@@ -37,8 +42,7 @@ class Plan:
         self._above: list[int] = []
         self._inputs: dict[int, list[int]] = {}
         path: list[tuple[int, int]] = []
-        # Spark shortens plans of more than `spark.sql.maxPlanStringLength`.
-        self._is_known = explanation.startswith("== Physical Plan ==\n") and not lines[-1].endswith(" more characters")
+        self._is_known = explanation.startswith("== Physical Plan ==\n") and not _HIDDEN.search(explanation.strip())
         for number, line in enumerate(lines[1:]):
             match = _LINE.fullmatch(line)
             if match is None or bool(match[2]) != bool(number):
@@ -55,7 +59,7 @@ class Plan:
     @property
     def coalesces(self) -> bool:
         """Whether a task may compute several partitions, one after the other."""
-        return not self._is_known or "Coalesce" in map(_name_of, self._operators)
+        return not self._is_known or not _COALESCING.isdisjoint(map(_name_of, self._operators))
 
     @property
     def crosses(self) -> bool:
@@ -65,17 +69,15 @@ class Plan:
     def evaluates_once(self, function: str) -> bool:
         """Return whether all evaluations of a function's result are of the same rows, or of some of them.
 
-        That is so if all places of the same expression lie on one path, and no operator between them multiplies rows.
-        False, if it is not known.
+        That is so if all its places are of one expression and on one path, and no operator between them multiplies
+        rows. False, if it is not known.
 
-        :param function: the name of the function. Other functions may have it, too: they are looked at as well.
+        :param function: the name of the function. Places of other functions of this name are looked at as well.
         """
         places = self._places_of(function)
-        # Spark copies an expression with its id.
-        return bool(places) and all(
-            self._keeps(low, high)
-            for result in {result for _, result in places}
-            for high, low in pairwise(number for number, each in places if each == result)
+        # Spark copies an expression with the id of its result.
+        return len({result for _, result in places}) == 1 and all(
+            self._keeps(low, high) for (high, _), (low, _) in pairwise(places)
         )
 
     def keeps_apart(self, function: str) -> bool:
@@ -98,7 +100,10 @@ class Plan:
                 return []
             places += [(number, result) for result in _results_of(function, text)]
         is_known = len({*places}) == len(places) and all(result for _, result in places)
-        return places if is_known else []
+        # Without what is cached now, Spark might move the function below it.
+        caches = [number for number, text in enumerate(self._operators) if _name_of(text) == "InMemoryTableScan"]
+        is_below = any(self._is_above(number, cache) for number, _ in places for cache in caches)
+        return places if is_known and not is_below else []
 
     def _is_above(self, high: int, low: int) -> bool:
         while low > high:
@@ -153,4 +158,4 @@ def _results_of(function: str, text: str) -> Iterator[str]:
             depth += {"(": 1, ")": -1}.get(text[position], 0)
             position += 1
         result = _RESULT.match(text, position - 1)
-        yield result[0] if result and not depth else ""
+        yield result[1] if result and not depth and text.count("(") == text.count(")") else ""

@@ -30,8 +30,15 @@ _WHOLE = frozenset(
         *("with_relations", "sql"),
     )
 )
-# Functions that make a condition: their argument is not empty.
-_GENERATORS = re.compile(r"explode|inline", re.IGNORECASE)
+# Relations that Spark computes when a query is run, and not when it is planned.
+_LAZY = (_WHOLE | _BRANCHING | _LEAVES | {"read", "cached_remote_relation"}) - {"zip", "nearest_by_join"} | frozenset(
+    (
+        *("filter", "aggregate", "deduplicate", "limit", "offset", "tail", "sample", "unpivot", "group_map"),
+        *("drop_na", "fill_na", "replace", "common_inline_user_defined_table_function"),
+    )
+)
+# Functions that make several rows of one, and a condition: their argument is not empty.
+_GENERATORS = re.compile(r"explode|inline|stack|json_tuple", re.IGNORECASE)
 # SQL that defines something that may contain functions of the session by name.
 _DEFINITIONS = frozenset(("view", "function"))
 _CALLS = frozenset(("CommonInlineUserDefinedFunction", "CommonInlineUserDefinedTableFunction"))
@@ -53,7 +60,7 @@ class Use:
     :param crossed: a join may evaluate each partition several times.
     :param apart: no task evaluates it for rows of several places.
     :param cached: the cached DataFrame that the query is.
-    :param functions: names under which Spark shows the function.
+    :param functions: names under which Spark shows the function in the plan; empty if it can't be asked for it.
     """
 
     places: int = 1
@@ -74,15 +81,15 @@ class Use:
     @property
     def needs_plan(self) -> bool:
         """Whether Spark may evaluate it several times, and only its plan tells whether this is for the same rows."""
-        return self.known and self.narrowed and not self.is_once
+        return self.known and self.narrowed and not self.is_once and bool(self.functions)
 
     def with_plan(self, plan: Plan) -> Use:
         """Return what is known if this is the plan of the query."""
         return replace(
             self,
-            copied=not (self.functions and all(map(plan.evaluates_once, self.functions))),
-            apart=bool(self.functions) and all(map(plan.keeps_apart, self.functions)),
-            several=plan.coalesces,
+            copied=not all(map(plan.evaluates_once, self.functions)),
+            apart=all(map(plan.keeps_apart, self.functions)),
+            several=self.several or plan.coalesces,
             crossed=plan.crosses,
         )
 
@@ -94,9 +101,11 @@ Uses = dict[UseKey, Use]
 class _Subtree:
     """What is known about a relation and its inputs.
 
-    :param branches: it has several inputs, or reads something by name, which may have several.
+    :param branches: it has several inputs, or reads something by name, which may have several, or a row of its input
+        may become several rows.
     :param named: it reads something whose content may change.
     :param checkpoints: it reads checkpoints.
+    :param eager: Spark computes some of it before it makes a plan.
     :param ordinals: numbers of a function's uses, by accumulator and function, and by the function's arguments.
     """
 
@@ -104,6 +113,7 @@ class _Subtree:
     branches: bool = False
     named: bool = False
     checkpoints: bool = False
+    eager: bool = False
     several: bool = False
     ordinals: dict[tuple[str, bytes], dict[bytes, int]] = field(default_factory=dict)
 
@@ -144,9 +154,14 @@ class UseFinder:
         hidden = {*self._by_name()} if self._defines else set()
         hidden |= self.kept if read.checkpoints else set()
         uses = {key: replace(use, known=use.known and key not in hidden) for key, use in uses.items()}
-        query = query_of(copied)
-        if cached := self._cached.get(query.SerializeToString() if query else b""):
-            uses = {key: replace(use, cached=cached) for key, use in uses.items()}
+        if query := query_of(copied):
+            # Spark coalesces what it writes to another database, without showing it in the plan.
+            options = map(str.lower, copied.plan.command.write_operation.options)
+            several = "numpartitions" in options
+            cached = self._cached.get(query.SerializeToString())
+            uses = {key: replace(use, cached=cached, several=use.several or several) for key, use in uses.items()}
+        if read.eager:
+            uses = {key: replace(use, functions=frozenset()) for key, use in uses.items()}
         return copied, uses
 
     def _read(self, message: Any) -> _Subtree:
@@ -164,7 +179,9 @@ class UseFinder:
             _add_branch(result, subtree)
         if kind and not children:
             _set_leaf(result, kind, message)
-        result.branches |= kind in _BRANCHING
+        generates = kind == "unpivot" or any(map(_GENERATORS.search, texts))
+        result.branches |= kind in _BRANCHING or generates
+        result.eager |= kind not in _LAZY or (kind == "aggregate" and message.aggregate.HasField("pivot"))
         if (kind == "sql" and "cache" in message.sql.query.lower()) or kind == "catalog":
             # A view may be cached by its name.
             self.kept |= {*self._by_name()}
@@ -172,7 +189,6 @@ class UseFinder:
         if kind == "sql":
             self._defines = self._defines or bool(_DEFINITIONS & _words(message.sql.query))
         result.several |= _coalesces(kind, message)
-        generates = any(map(_GENERATORS.search, texts))
         result.uses = {key: _above(use, kind, message, generates=generates) for key, use in result.uses.items()}
         here: Uses = {}
         places = {(token.accumulator, token.pickled, token.place): token for token in tokens}
@@ -182,21 +198,22 @@ class UseFinder:
             nonce = hashlib.blake2b(token.pickled, digest_size=12).hexdigest() + f"{ordinal:08x}"
             token.replace_nonce(nonce)
             if token in places.values():
-                use = _use_in(result, kind, token.function)
+                use = _use_in(result, kind, token.function, generates=generates)
                 found = here.get((token.accumulator, nonce))
                 here[token.accumulator, nonce] = _beside(found, use) if found else use
-        for key, use in [*here.items(), *(item for text in texts for item in self._uses_by_name(text, kind, result))]:
+        named = (item for text in texts for item in self._uses_by_name(text, kind, result, generates=generates))
+        for key, use in [*here.items(), *named]:
             result.uses[key] = _beside(result.uses[key], use) if key in result.uses else use
         return result
 
-    def _uses_by_name(self, text: str, kind: str, result: _Subtree) -> Iterator[tuple[UseKey, Use]]:
+    def _uses_by_name(self, text: str, kind: str, result: _Subtree, *, generates: bool) -> Iterator[tuple[UseKey, Use]]:
         lower = text.lower()
         found = [(uses, _times_in(text, name)) for name, uses in self._views.items() if name.lower() in lower]
         for name, uses in self._functions.items() if "(" in text or text in self._functions else ():
             if name.lower() not in lower:
                 continue
             times = 1 if text == name else len(re.findall(rf"(?<!\w){re.escape(name)}\s*\(", text, re.IGNORECASE))
-            found.append((dict.fromkeys(uses, _use_in(result, kind, name)), times))
+            found.append((dict.fromkeys(uses, _use_in(result, kind, name, generates=generates)), times))
         for uses, times in found:
             for key, use in uses.items() if times else ():
                 yield key, _in_text(use, text, times) if kind in ("sql", "") else _times(use, times)
@@ -311,12 +328,12 @@ def _set_leaf(result: _Subtree, kind: str, message: Any) -> None:
     result.branches = result.named and not is_file
 
 
-def _use_in(result: _Subtree, kind: str, function: str) -> Use:
+def _use_in(result: _Subtree, kind: str, function: str, *, generates: bool) -> Use:
     """Return the use of a function that stands in a relation with these inputs."""
     return Use(
         copied=result.branches or kind in _JOINS,
         several=result.several,
-        narrowed=kind not in _WHOLE,
+        narrowed=generates or kind not in _WHOLE,
         functions=frozenset((function,)),
     )
 
@@ -325,6 +342,7 @@ def _add_branch(result: _Subtree, subtree: _Subtree) -> None:
     result.branches |= subtree.branches
     result.named |= subtree.named
     result.checkpoints |= subtree.checkpoints
+    result.eager |= subtree.eager
     result.several |= subtree.several
     for key, use in subtree.uses.items():
         found = result.uses.get(key)

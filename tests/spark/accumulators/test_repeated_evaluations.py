@@ -318,6 +318,69 @@ def view_of_tables_with_buckets(session: Session, count: Accumulator) -> None:
     session.spark.table("counted_view").filter(counting(count)("k") >= 5).collect()
 
 
+def shown_above_a_join(session: Session, count: Accumulator) -> None:
+    """Spark runs the query when it plans it."""
+    joined = keys(session, 0, 100).join(keys(session, 50, 150), "k", "full")
+    joined.withColumn("n", counting(count)("k")).where("n < 200").show(1000)
+
+
+def pivot_below_a_filter(session: Session, count: Accumulator) -> None:
+    frame = keys(session, 0, 20).join(keys(session, 0, 20), "k").withColumn("n", counting(count)("k"))
+    frame.groupBy("k").pivot("n").count().where("k < 10").collect()
+
+
+def two_sources(session: Session) -> DataFrame:
+    first, second = (keys(session, start, start + 100).repartition(3, "k") for start in (0, 100))
+    return first.withColumn("source", F.lit("A")).union(second.withColumn("source", F.lit("B")))
+
+
+def conditions_that_differ_between_inputs(session: Session, count: Accumulator) -> None:
+    function = counting(count)
+    condition = F.when(col("source") == "A", function("k") >= 5).otherwise(function("k") < 180)
+    two_sources(session).where(condition).collect()
+
+
+def a_name_in_backticks(session: Session, count: Accumulator) -> None:
+    session.spark.udf.register("in_backticks", counting(count))
+    session.spark.sql(
+        "SELECT /*+ MERGE(x) */ * FROM (SELECT id AS k, in_backticks(id) AS n FROM range(0, 100, 1, 2)) x "
+        "JOIN (SELECT id AS k, `in_backticks`(id) AS m FROM range(50, 150, 1, 2)) y USING (k) WHERE n + m > 0"
+    ).collect()
+
+
+def names_with_brackets(session: Session, count: Accumulator) -> None:
+    first, second = (
+        session.spark.createDataFrame([(n,) for n in range(start, start + 100)], "`a)` long").repartition(3, "`a)`")
+        for start in (0, 100)
+    )
+    first.union(second).where(counting(count)("`a)`") >= 5).collect()
+
+
+def plan_with_a_hidden_place(session: Session, count: Accumulator) -> None:
+    session.spark.conf.set("spark.sql.redaction.string.regex", r"\[[^\]]*ssn[^\]]*\]")
+    first, second = (
+        session.spark.createDataFrame([(n,) for n in range(start, start + 100)], f"{name} long").repartition(3, name)
+        for start, name in ((0, "ssn"), (100, "x"))
+    )
+    first.union(second).where(counting(count)("ssn") >= 5).collect()
+
+
+def shortened_plan(session: Session, count: Accumulator) -> None:
+    session.spark.conf.set("spark.sql.maxPlanStringLength", "450")
+    two_sources(session).where(counting(count)("k") >= 5).collect()
+
+
+def filter_above_a_join_that_multiplies_rows(session: Session, count: Accumulator) -> None:
+    frame = keys(session, 0, 100).withColumn("g", col("k") % 7)
+    tripled = session.spark.range(7).crossJoin(session.spark.range(3).toDF("j")).selectExpr("id AS g", "j")
+    frame.join(F.broadcast(tripled), "g").withColumn("n", counting(count)("k")).where("n >= 5").collect()
+
+
+def filter_above_rows_that_are_multiplied(session: Session, count: Accumulator) -> None:
+    frame = keys(session, 0, 100).select("k", F.explode(F.array(F.lit(1), F.lit(2), col("k"))).alias("e"))
+    frame.withColumn("n", counting(count)("k")).where("n >= 5").collect()
+
+
 # Query -> what it needs at least, and what its functions evaluate at most.
 UNCERTAIN: dict[str, tuple[Callable[[Session, Accumulator], object], int, int]] = {
     "two single partitions in a task": (two_single_partitions, 100, 100),
@@ -334,6 +397,15 @@ UNCERTAIN: dict[str, tuple[Callable[[Session, Accumulator], object], int, int]] 
     "a sorted lazy checkpoint and another use": (sorted_checkpoint_and_another_use, 200, 300),
     "a sorted cached table and another use": (sorted_cached_table_and_another_use, 200, 300),
     "a view of tables with buckets": (view_of_tables_with_buckets, 200, 300),
+    "shown above a join": (shown_above_a_join, 150, 400),
+    "a pivot below a filter": (pivot_below_a_filter, 20, 60),
+    "conditions that differ between inputs": (conditions_that_differ_between_inputs, 200, 400),
+    "a name in backticks": (a_name_in_backticks, 200, 400),
+    "names with brackets": (names_with_brackets, 200, 400),
+    "a plan with a hidden place": (plan_with_a_hidden_place, 200, 400),
+    "a shortened plan": (shortened_plan, 200, 400),
+    "a filter above a join that multiplies rows": (filter_above_a_join_that_multiplies_rows, 285, 400),
+    "a filter above rows that are multiplied": (filter_above_rows_that_are_multiplied, 285, 400),
     "both sides in one task after a sample": (both_sides_in_one_task_after_a_sample, 314, 628),
 }
 
@@ -400,6 +472,15 @@ def test_a_query_never_counts_less_than_it_needs(session: Session, name: str, ad
     query(session, count)
     assert least <= count.value <= most
     session.spark.catalog.clearCache()
+
+
+def test_a_write_that_spark_coalesces_is_known_to_be_so(session: Session) -> None:
+    count = session.accumulator("count")
+    writer = rows(session, count).write.format("jdbc").option("numPartitions", 1).option("url", "jdbc:none:x")
+    with pytest.raises(Exception, match=r"(?i)driver|jdbc"):
+        writer.option("dbtable", "t").mode("append").save()
+    (use,) = [use for _, uses in count._collector._sent.values() for use in uses.values()]
+    assert use.several
 
 
 def test_a_condition_that_is_copied_counts_all_rows(session: Session) -> None:
