@@ -118,16 +118,15 @@ class RpcClient:
 
     def explain(self, relation: Any) -> str:
         """Return how Spark would run a query, as `DataFrame.explain` prints it; an empty string if it does not say."""
-        import grpc
         import pyspark.sql.connect.proto as pb2
 
-        explain = pb2.AnalyzePlanRequest.Explain
-        request = pb2.AnalyzePlanRequest(
-            explain=explain(plan=pb2.Plan(root=relation), explain_mode=explain.EXPLAIN_MODE_SIMPLE)
-        )
+        request = self._fill(pb2.AnalyzePlanRequest())
+        request.explain.explain_mode = pb2.AnalyzePlanRequest.Explain.EXPLAIN_MODE_SIMPLE
         try:
-            response = self._stub.AnalyzePlan(self._fill(request), metadata=self._metadata, timeout=_PLAN_TIMEOUT)
-        except (grpc.RpcError, ValueError) as error:
+            # Parsing it again would fail for deep plans.
+            request.explain.plan.root.CopyFrom(relation)
+            response = self._stub.AnalyzePlan(request, metadata=self._metadata, timeout=_PLAN_TIMEOUT)
+        except Exception as error:  # noqa: BLE001 (the query itself will say what is wrong with it)
             log.debug("Spark did not explain a query: %s", error)
             return ""
         return str(response.explain.explain_string)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations, pairwise
 
 # A line of the tree: the branches of its ancestors, its own, whether Java code was generated for it, and its text.
@@ -16,9 +16,12 @@ _KEEPING = frozenset(
     )
 )
 # Operators whose input is computed in tasks of its own.
-_APART = re.compile(r"(?:Broadcast)?Exchange|Subquery\w*")
+_EXCHANGE = re.compile(r"(?:Broadcast)?Exchange")
+_APART = re.compile(rf"{_EXCHANGE.pattern}|Subquery\w*")
 # Inputs whose partitions belong together with those of no other input.
-_UNARRANGED = re.compile(r"Range \(.*splits=(?!1\))\d+\)|FileScan (?!.*Bucket).*|(?:BroadcastExchange|Subquery\w*)\b.*")
+_UNARRANGED = re.compile(
+    r"Range \(.*splits=(?!1\))\d+\)|FileScan (?!.*(?:Bucket| more fields)).*|(?:BroadcastExchange|Subquery\w*)\b.*"
+)
 # Operators that run several functions. Spark shortens lists of more than `spark.sql.debug.maxToStringFields`.
 _SEVERAL = re.compile(r"\w*(?:Eval|Aggregate|Window)\w*")
 # The end of a call: the id of the result, and the suffix of its type.
@@ -66,39 +69,42 @@ class Plan:
         """Whether tasks may compute each partition several times."""
         return not self._is_known or "CartesianProduct" in map(_name_of, self._operators)
 
-    def evaluates_once(self, function: str) -> bool:
+    def evaluates_once(self, functions: Iterable[str]) -> bool:
         """Return whether all evaluations of a function's result are of the same rows, or of some of them.
 
         That is so if all its places are of one expression and on one path, and no operator between them multiplies
         rows. False, if it is not known.
 
-        :param function: the name of the function. Places of other functions of this name are looked at as well.
+        :param functions: the names of the function. Places of other functions of these names are looked at as well.
         """
-        places = self._places_of(function)
+        places = self._places_of(functions)
         # Spark copies an expression with the id of its result.
         return len({result for _, result in places}) == 1 and all(
             self._keeps(low, high) for (high, _), (low, _) in pairwise(places)
         )
 
-    def keeps_apart(self, function: str) -> bool:
+    def keeps_apart(self, functions: Iterable[str]) -> bool:
         """Return whether all evaluations of a function in one task are of the same rows, or of some of them.
 
-        :param function: as for `evaluates_once`.
+        :param functions: as for `evaluates_once`.
         """
-        places = self._places_of(function)
+        places = self._places_of(functions)
         tasks = self._tasks()
         return bool(places) and all(
-            (result == other and self._keeps(low, high)) if self._is_above(high, low) else tasks[high] != tasks[low]
+            (result == other and self._keeps(low, high))
+            if self._is_above(high, low)
+            else tasks[high] != tasks[low] or self._separates(self._common(high, low))
             for (high, result), (low, other) in combinations(places, 2)
         )
 
-    def _places_of(self, function: str) -> list[tuple[int, str]]:
+    def _places_of(self, functions: Iterable[str]) -> list[tuple[int, str]]:
         """Return operators that call a function, and the ids of the results; nothing if not all are known."""
+        names = [*functions]
         places: list[tuple[int, str]] = []
-        for number, text in enumerate(self._operators if self._is_known and function else ()):
+        for number, text in enumerate(self._operators if self._is_known and all(names) else ()):
             if _SEVERAL.match(text) and " more fields" in text:
                 return []
-            places += [(number, result) for result in _results_of(function, text)]
+            places += [(number, result) for name in names for result in _results_of(name, text)]
         is_known = len({*places}) == len(places) and all(result for _, result in places)
         # Without what is cached now, Spark might move the function below it.
         caches = [number for number, text in enumerate(self._operators) if _name_of(text) == "InMemoryTableScan"]
@@ -120,20 +126,38 @@ class Plan:
         return number == high
 
     def _tasks(self) -> list[int]:
-        """Return a number for each operator: the same one for operators that one task may run."""
+        """Return a number for each operator: the same one for operators that may run in one task.
+
+        Adaptive execution may leave out an exchange whose input has another one: it makes a new plan when it knows how
+        many rows that has. The others run first.
+        """
+        is_adaptive = bool(self._operators) and _name_of(self._operators[0]) == "AdaptiveSparkPlan"
+        exchanges = {number for number, text in enumerate(self._operators) if _EXCHANGE.fullmatch(_name_of(text))}
+        late = (
+            {high for low in exchanges for high in self._all_above(low) if high in exchanges} if is_adaptive else set()
+        )
+        starts = {number for number, text in enumerate(self._operators) if _APART.fullmatch(_name_of(text))} - late
         tasks: list[int] = []
-        separate = {number for number, text in enumerate(self._operators) if self._computes_inputs_apart(number, text)}
         for number, above in enumerate(self._above):
-            tasks.append(number if above < 0 or above in separate else tasks[above])
+            tasks.append(number if above < 0 or above in starts else tasks[above])
         return tasks
 
-    def _computes_inputs_apart(self, number: int, text: str) -> bool:
-        """Return whether an operator reads what other tasks compute, or computes each input in tasks of its own.
+    def _all_above(self, number: int) -> Iterator[int]:
+        while (number := self._above[number]) >= 0:
+            yield number
 
-        A union does so, unless its inputs are partitioned alike, or a task computes several partitions.
+    def _common(self, one: int, other: int) -> int:
+        """Return the lowest operator above both."""
+        found = {*self._all_above(one)}
+        return next(each for each in self._all_above(other) if each in found)
+
+    def _separates(self, number: int) -> bool:
+        """Return whether an operator is a union that computes each of its inputs in tasks of its own.
+
+        It does so, unless its inputs are partitioned alike, or a task computes several partitions.
         """
-        if _name_of(text) != "Union" or self.coalesces:
-            return bool(_APART.fullmatch(_name_of(text)))
+        if _name_of(self._operators[number]) != "Union" or self.coalesces:
+            return False
         waiting = [number]
         while waiting:
             each = waiting.pop()

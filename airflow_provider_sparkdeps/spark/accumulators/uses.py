@@ -39,6 +39,8 @@ _LAZY = (_WHOLE | _BRANCHING | _LEAVES | {"read", "cached_remote_relation"}) - {
 )
 # Functions that make several rows of one, and a condition: their argument is not empty.
 _GENERATORS = re.compile(r"explode|inline|stack|json_tuple", re.IGNORECASE)
+# Methods of columns that are functions, but not functions of PySpark.
+_OPERATORS = frozenset(("and", "or", "not", "in", "isNull", "isNotNull"))
 # SQL that defines something that may contain functions of the session by name.
 _DEFINITIONS = frozenset(("view", "function"))
 _CALLS = frozenset(("CommonInlineUserDefinedFunction", "CommonInlineUserDefinedTableFunction"))
@@ -87,8 +89,8 @@ class Use:
         """Return what is known if this is the plan of the query."""
         return replace(
             self,
-            copied=not all(map(plan.evaluates_once, self.functions)),
-            apart=all(map(plan.keeps_apart, self.functions)),
+            copied=not plan.evaluates_once(self.functions),
+            apart=plan.keeps_apart(self.functions),
             several=self.several or plan.coalesces,
             crossed=plan.crosses,
         )
@@ -102,7 +104,7 @@ class _Subtree:
     """What is known about a relation and its inputs.
 
     :param branches: it has several inputs, or reads something by name, which may have several, or a row of its input
-        may become several rows.
+        may become several rows. Text may contain a subquery, which is a join, or call a function that contains one.
     :param named: it reads something whose content may change.
     :param checkpoints: it reads checkpoints.
     :param eager: Spark computes some of it before it makes a plan.
@@ -180,7 +182,9 @@ class UseFinder:
         if kind and not children:
             _set_leaf(result, kind, message)
         generates = kind == "unpivot" or any(map(_GENERATORS.search, texts))
-        result.branches |= kind in _BRANCHING or generates
+        registered = {*map(str.lower, self._functions)}
+        calls = any("(" in text or text.lower() in registered for text in texts)
+        result.branches |= kind in _BRANCHING or generates or calls
         result.eager |= kind not in _LAZY or (kind == "aggregate" and message.aggregate.HasField("pivot"))
         if (kind == "sql" and "cache" in message.sql.query.lower()) or kind == "catalog":
             # A view may be cached by its name.
@@ -189,7 +193,9 @@ class UseFinder:
         if kind == "sql":
             self._defines = self._defines or bool(_DEFINITIONS & _words(message.sql.query))
         result.several |= _coalesces(kind, message)
-        result.uses = {key: _above(use, kind, message, generates=generates) for key, use in result.uses.items()}
+        result.uses = {
+            key: _above(use, kind, message, generates=generates, calls=calls) for key, use in result.uses.items()
+        }
         here: Uses = {}
         places = {(token.accumulator, token.pickled, token.place): token for token in tokens}
         for token in tokens:
@@ -198,25 +204,27 @@ class UseFinder:
             nonce = hashlib.blake2b(token.pickled, digest_size=12).hexdigest() + f"{ordinal:08x}"
             token.replace_nonce(nonce)
             if token in places.values():
-                use = _use_in(result, kind, token.function, generates=generates)
+                use = _use_in(result, kind, token.function, narrows=generates or calls)
                 found = here.get((token.accumulator, nonce))
                 here[token.accumulator, nonce] = _beside(found, use) if found else use
-        named = (item for text in texts for item in self._uses_by_name(text, kind, result, generates=generates))
+        named = (item for text in texts for item in self._uses_by_name(text, result))
         for key, use in [*here.items(), *named]:
             result.uses[key] = _beside(result.uses[key], use) if key in result.uses else use
         return result
 
-    def _uses_by_name(self, text: str, kind: str, result: _Subtree, *, generates: bool) -> Iterator[tuple[UseKey, Use]]:
+    def _uses_by_name(self, text: str, result: _Subtree) -> Iterator[tuple[UseKey, Use]]:
         lower = text.lower()
         found = [(uses, _times_in(text, name)) for name, uses in self._views.items() if name.lower() in lower]
-        for name, uses in self._functions.items() if "(" in text or text in self._functions else ():
+        for name, uses in self._functions.items():
             if name.lower() not in lower:
                 continue
-            times = 1 if text == name else len(re.findall(rf"(?<!\w){re.escape(name)}\s*\(", text, re.IGNORECASE))
-            found.append((dict.fromkeys(uses, _use_in(result, kind, name, generates=generates)), times))
+            calls = len(re.findall(rf"(?<!\w){re.escape(name)}\s*\(", text, re.IGNORECASE))
+            times = calls or int(name.lower() == lower)
+            use = Use(several=result.several, functions=frozenset((name,)))
+            found.append((dict.fromkeys(uses, use), times))
         for uses, times in found:
             for key, use in uses.items() if times else ():
-                yield key, _in_text(use, text, times) if kind in ("sql", "") else _times(use, times)
+                yield key, _in_text(use, text, times)
 
     def _by_name(self) -> Iterator[UseKey]:
         for uses in (*self._views.values(), *self._functions.values()):
@@ -297,7 +305,7 @@ def _collect(message: Any, children: list[Any], tokens: list[_Token], texts: lis
                 tokens += [_Token(message, descriptor.name, accumulator, pickled) for accumulator in found]
             elif isinstance(each, str):
                 if message.DESCRIPTOR.name not in _CALLS:
-                    texts.append(each)
+                    texts.append(f"{each}(" if _calls_by_name(message, each) else each)
             elif hasattr(each, "ListFields"):
                 if each.DESCRIPTOR.name == "Relation":
                     children.append(each)
@@ -311,6 +319,15 @@ def _collect(message: Any, children: list[Any], tokens: list[_Token], texts: lis
                         replace(each, function=message.function_name, arguments=arguments, place=place)
                         for each in tokens[start:]
                     ]
+
+
+def _calls_by_name(message: Any, text: str) -> bool:
+    """Return whether a text is the name of a function that an expression calls, and not of one of PySpark's own."""
+    from pyspark.sql.connect import functions
+
+    kind = message.DESCRIPTOR.name
+    is_own = not text.isidentifier() or text in _OPERATORS or hasattr(functions, text)
+    return kind == "CallFunction" or (kind == "UnresolvedFunction" and not is_own)
 
 
 def _items(value: Any) -> Iterable[Any]:
@@ -328,12 +345,12 @@ def _set_leaf(result: _Subtree, kind: str, message: Any) -> None:
     result.branches = result.named and not is_file
 
 
-def _use_in(result: _Subtree, kind: str, function: str, *, generates: bool) -> Use:
+def _use_in(result: _Subtree, kind: str, function: str, *, narrows: bool) -> Use:
     """Return the use of a function that stands in a relation with these inputs."""
     return Use(
         copied=result.branches or kind in _JOINS,
         several=result.several,
-        narrowed=generates or kind not in _WHOLE,
+        narrowed=narrows or kind not in _WHOLE,
         functions=frozenset((function,)),
     )
 
@@ -364,13 +381,13 @@ def _times(use: Use, times: int) -> Use:
     return replace(use, places=use.places * times)
 
 
-def _above(use: Use, kind: str, relation: Any, *, generates: bool) -> Use:
+def _above(use: Use, kind: str, relation: Any, *, generates: bool, calls: bool) -> Use:
     """Return a use below a relation, as it is above it."""
     return replace(
         use,
-        copied=use.copied or kind in _JOINS,
+        copied=use.copied or kind in _JOINS or calls,
         several=use.several or _coalesces(kind, relation),
-        narrowed=use.narrowed or generates or kind not in _WHOLE,
+        narrowed=use.narrowed or generates or calls or kind not in _WHOLE,
     )
 
 

@@ -27,12 +27,12 @@ def join(left: str = FILTER, right: str = RANGE) -> Plan:
 
 
 def test_places_on_one_path_are_of_the_same_rows() -> None:
-    assert join().evaluates_once("f")
+    assert join().evaluates_once(("f",))
     # A place alone, also twice with a function of its result.
-    assert join(FILTER.replace("f(id#0L)#1L", "g(f(id#0L)#1L)#3L")).evaluates_once("g")
-    assert join(FILTER.replace("f(id#0L)#1L", "f((id#0L + abs(3)))#1L")).evaluates_once("f")
-    assert plan("+- MapInPandas f(k#1L)#2, [k#3L], false", "   +- Range (0, 4)").evaluates_once("f")
-    assert join(FILTER.replace("f(", "<lambda>(")).evaluates_once("<lambda>")
+    assert join(FILTER.replace("f(id#0L)#1L", "g(f(id#0L)#1L)#3L")).evaluates_once(("g",))
+    assert join(FILTER.replace("f(id#0L)#1L", "f((id#0L + abs(3)))#1L")).evaluates_once(("f",))
+    assert plan("+- MapInPandas f(k#1L)#2, [k#3L], false", "   +- Range (0, 4)").evaluates_once(("f",))
+    assert join(FILTER.replace("f(", "<lambda>(")).evaluates_once(("<lambda>",))
 
 
 COPIED = RANGE.replace("Range", "BatchEvalPython [f(m#7L)#1L], [pythonUDF0#8L]\n   +- Range")
@@ -62,13 +62,13 @@ COPIED = RANGE.replace("Range", "BatchEvalPython [f(m#7L)#1L], [pythonUDF0#8L]\n
     ids=range(17),
 )
 def test_places_are_not_known_to_be_of_the_same_rows(found: Plan, function: str) -> None:
-    assert not found.evaluates_once(function)
+    assert not found.evaluates_once((function,))
 
 
 def test_another_function_of_the_name_is_in_doubt() -> None:
     other = COPIED.replace("#1L", "#5L").replace("+- Batch", "+- BroadcastExchange x\n   +- Batch")
-    assert not join(right=other).evaluates_once("f"), "conditions may differ between the inputs"
-    assert join(right=other.replace("\n   +- Range", "\n      +- Range")).keeps_apart("f")
+    assert not join(right=other).evaluates_once(("f",)), "conditions may differ between the inputs"
+    assert join(right=other.replace("\n   +- Range", "\n      +- Range")).keeps_apart(("f",))
 
 
 def test_a_subquery_is_a_branch_of_its_own() -> None:
@@ -82,9 +82,9 @@ def test_a_subquery_is_a_branch_of_its_own() -> None:
       +- BatchEvalPython [f(id#0L)#1L], [pythonUDF0#8L]
          +- Range (0, 400, step=1, splits=4)
 """
-    assert plan(filter_with_subquery).evaluates_once("f")
-    assert plan(filter_with_subquery).evaluates_once("g")
-    assert not plan(filter_with_subquery.replace("g(id#4L)#3L", "f(id#4L)#1L")).evaluates_once("f")
+    assert plan(filter_with_subquery).evaluates_once(("f",))
+    assert plan(filter_with_subquery).evaluates_once(("g",))
+    assert not plan(filter_with_subquery.replace("g(id#4L)#3L", "f(id#4L)#1L")).evaluates_once(("f",))
 
 
 def test_a_plan_tells_whether_tasks_compute_several_partitions() -> None:
@@ -104,15 +104,17 @@ def indented(text: str, by: str = "   ") -> str:
 def test_sides_of_a_join_are_apart_if_one_is_exchanged() -> None:
     other = COPIED.replace("#1L", "#5L").replace("+- Batch", "+- BroadcastExchange x\n   +- Batch")
     exchanged = other.replace("\n   +- Range", "\n      +- Range")
-    assert join(right=exchanged).keeps_apart("f")
-    assert not join(right=exchanged).evaluates_once("g")
-    assert not join(right=COPIED.replace("#1L", "#5L")).keeps_apart("f"), "partitioned alike"
+    assert join(right=exchanged).keeps_apart(("f",))
+    assert not join(right=exchanged).evaluates_once(("g",))
+    assert not join(right=COPIED.replace("#1L", "#5L")).keeps_apart(("f",)), "partitioned alike"
     # The same rows on each side.
-    assert join().keeps_apart("f")
-    assert not join(FILTER.replace("*(1) Filter", "Generate")).keeps_apart("f")
+    assert join().keeps_apart(("f",))
+    assert not join(FILTER.replace("*(1) Filter", "Generate")).keeps_apart(("f",))
     # Two functions on one path.
-    assert not join(FILTER.replace("f(id#0L)#1L], [pythonUDF0#9L]", "f(id#0L)#6L], [pythonUDF0#9L]")).keeps_apart("f")
-    assert not Plan("").keeps_apart("f")
+    assert not join(FILTER.replace("f(id#0L)#1L], [pythonUDF0#9L]", "f(id#0L)#6L], [pythonUDF0#9L]")).keeps_apart(
+        ("f",)
+    )
+    assert not Plan("").keeps_apart(("f",))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_sides_of_a_join_are_apart_if_one_is_exchanged() -> None:
 def test_sides_of_a_union_are_apart_if_they_are_not_partitioned_alike(left: str, right: str, is_apart: bool) -> None:
     sides = [f"BatchEvalPython [f(k#{n}L)#{n}L], [x]\n   +- {side}" for n, side in enumerate((left, right))]
     first, second = f":- {sides[0]}".replace("\n   ", "\n:  "), f"+- {sides[1]}"
-    assert plan(first, second, root="Union").keeps_apart("f") == is_apart
+    assert plan(first, second, root="Union").keeps_apart(("f",)) == is_apart
     coalesced = plan(indented(first), indented(second), root="Coalesce 1\n+- Union")
     assert coalesced.coalesces
-    assert not coalesced.keeps_apart("f")
+    assert not coalesced.keeps_apart(("f",))

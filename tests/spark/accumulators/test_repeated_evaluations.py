@@ -381,6 +381,77 @@ def filter_above_rows_that_are_multiplied(session: Session, count: Accumulator) 
     frame.withColumn("n", counting(count)("k")).where("n >= 5").collect()
 
 
+def raw(count: Accumulator) -> Callable[[int], int]:
+    def counted_by_name(value: int) -> int:
+        count.add(1)
+        return value
+
+    return counted_by_name
+
+
+def calls_by_other_spellings(session: Session, count: Accumulator) -> None:
+    session.spark.udf.register("spelled", raw(count), "long")
+    frame = keys(session, 0, 10).filter(F.call_function("spelled", col("k") + 100) > 0)
+    frame.withColumn("a", F.call_function("SPELLED", col("k"))).collect()
+    frame = keys(session, 20, 30).filter(F.call_udf("spelled", col("k") + 100) > 0)
+    frame.withColumn("a", F.expr("`spelled`(k)")).collect()
+
+
+def two_names_of_a_function(session: Session, count: Accumulator) -> None:
+    function = udf(raw(count), "long")
+    session.spark.udf.register("other_name", function)
+    keys(session, 0, 10).filter("other_name(k + 100) > 0").withColumn("a", function("k")).collect()
+
+
+def without_broadcasts(session: Session) -> None:
+    for name in ("spark.sql.autoBroadcastJoinThreshold", "spark.sql.adaptive.autoBroadcastJoinThreshold"):
+        session.spark.conf.set(name, "-1")
+
+
+def union_below_a_product(session: Session, count: Accumulator) -> None:
+    without_broadcasts(session)
+    function = counting(count)
+    first, second = (keys(session, start, start + 50).withColumn("y", function("k")) for start in (0, 50))
+    first.union(second).crossJoin(keys(session, 200, 202).select(function("k").alias("z"))).collect()
+
+
+def exchange_that_is_left_out(session: Session, count: Accumulator) -> None:
+    """A limit tells that there are few rows, so that Spark makes a plan with fewer exchanges."""
+    without_broadcasts(session)
+
+    def size(values: pd.Series) -> int:
+        count.add(len(values))
+        return len(values)
+
+    size.__annotations__ = {"values": pd.Series, "return": int}
+    over = pandas_udf(size, "long")("k").over(Window.partitionBy("g"))
+    first, second = (
+        frame.withColumn("g", col("k") % 7).withColumn("x", over)
+        for frame in (keys(session, 0, 100), keys(session, 1000, 1500).filter("k % 5 = 0"))
+    )
+    first.join(second.limit(300), "g", "full").collect()
+
+
+def subquery_in_text(session: Session, count: Accumulator) -> None:
+    frame = keys(session, 0, 10).filter(counting(count)("k") >= 0)
+    frame.withColumn("m", F.expr("(SELECT max(id) FROM range(5, 105, 1, 2) WHERE id = k)")).collect()
+
+
+def subquery_of_a_view_in_text(session: Session, count: Accumulator) -> None:
+    keys(session, 5, 205).filter(counting(count)("k") >= 0).createOrReplaceTempView("in_text")
+    frame = session.spark.range(1000, 1006, 1, 2).toDF("n")
+    frame.filter("n <= (SELECT max(k) FROM in_text WHERE k = n)").collect()
+
+
+def function_of_sql(session: Session, count: Accumulator) -> None:
+    session.spark.sql(
+        "CREATE OR REPLACE TEMPORARY FUNCTION looked_up(x BIGINT) RETURNS BIGINT "
+        "RETURN (SELECT max(id) FROM range(5, 105, 1, 2) WHERE id = x)"
+    )
+    frame = keys(session, 0, 10).filter(counting(count)("k") >= 0)
+    frame.withColumn("m", F.call_function("looked_up", col("k"))).collect()
+
+
 # Query -> what it needs at least, and what its functions evaluate at most.
 UNCERTAIN: dict[str, tuple[Callable[[Session, Accumulator], object], int, int]] = {
     "two single partitions in a task": (two_single_partitions, 100, 100),
@@ -405,6 +476,13 @@ UNCERTAIN: dict[str, tuple[Callable[[Session, Accumulator], object], int, int]] 
     "a plan with a hidden place": (plan_with_a_hidden_place, 200, 400),
     "a shortened plan": (shortened_plan, 200, 400),
     "a filter above a join that multiplies rows": (filter_above_a_join_that_multiplies_rows, 285, 400),
+    "calls by other spellings": (calls_by_other_spellings, 40, 60),
+    "two names of a function": (two_names_of_a_function, 20, 30),
+    "a union below a product": (union_below_a_product, 102, 400),
+    "an exchange that is left out": (exchange_that_is_left_out, 200, 200),
+    "a subquery in text": (subquery_in_text, 105, 120),
+    "a subquery of a view in text": (subquery_of_a_view_in_text, 206, 220),
+    "a function of SQL": (function_of_sql, 105, 120),
     "a filter above rows that are multiplied": (filter_above_rows_that_are_multiplied, 285, 400),
     "both sides in one task after a sample": (both_sides_in_one_task_after_a_sample, 314, 628),
 }
@@ -497,6 +575,11 @@ def test_a_plan_of_many_levels_can_be_read(session: Session) -> None:
         frame = frame.withColumn(f"c{number}", F.lit(number))
     frame.select(counting(count)("id")).collect()
     assert count.value == 3
+    joined = session.spark.range(3).withColumn("n", counting(count)("id")).join(session.spark.range(3), "id")
+    for number in range(60):
+        joined = joined.filter(f"id >= {-number}")
+    joined.collect()
+    assert count.value == 6
 
 
 def test_tags_of_users_are_no_operations(session: Session) -> None:
