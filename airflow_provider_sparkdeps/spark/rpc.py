@@ -28,7 +28,7 @@ USER_AGENT = f"airflow-provider-sparkdeps/{metadata.version('airflow-provider-sp
 _MIN_SERVER_VERSION = (4, 0)
 # Seconds. Airflow kills a task 5 s after it has asked it to stop.
 _CALL_TIMEOUT = 3.0
-# Planning includes to list files.
+# Seconds. Spark lists files when it makes a plan.
 _PLAN_TIMEOUT = 60.0
 # Bytes. PySpark's 32 KB take twice as long; gRPC's limit is 4 MB per message.
 _CHUNK = 1 << 20
