@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyspark.sql.connect.udf
+from pyspark.sql.connect.client.core import DefaultChannelBuilder
 from pyspark.sql.connect.session import SparkSession as ConnectSession
 from pyspark.sql.session import SparkSession
 from pyspark.testing import connectutils
@@ -75,14 +76,15 @@ class Opener:
     def __init__(self, mode: str, url: str, store: Path | None) -> None:
         self._mode = mode
         self._url = url
+        host, _, port = url.removeprefix("sc://").rpartition(":")
+        self._host, self._port = host, int(port)
         self._store = store
         self._session: Session | None = None
 
     def open(self) -> None:
         global calls
         self.close()
-        host, _, port = self._url.removeprefix("sc://").rpartition(":")
-        self._session = Session(Endpoint(host=host, port=int(port))).__enter__()
+        self._session = Session(Endpoint(host=self._host, port=self._port)).__enter__()
         if self._mode == "attached":
             assert self._store
             store = ArchiveStore(self._store)
@@ -98,7 +100,8 @@ class Opener:
             session.close()
 
     def patch(self) -> None:
-        """Let `remote("local[4]")`, which is what the tests write, connect to the server."""
+        """Let `remote("local[4]")` and `remote("sc://localhost")`, which tests write, connect to the server."""
+        DefaultChannelBuilder.default_port = staticmethod(lambda: self._port)  # type: ignore[method-assign]
         original = SparkSession.Builder.getOrCreate
 
         def get_or_create(builder: SparkSession.Builder) -> SparkSession:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.functions import col, pandas_udf, udf  # type: ignore[attr-defined]
+from pyspark.sql.functions import col, pandas_udf, udf, udtf  # type: ignore[attr-defined]
 
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
 from airflow_provider_sparkdeps.spark.session import Session
@@ -50,6 +50,7 @@ class RandomQuery:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.fails = self.random.random() < 0.1
+        self.is_stream = self.random.random() < 0.05
 
     def run(self) -> None:
         """Build the query and run its actions."""
@@ -57,14 +58,14 @@ class RandomQuery:
         self.session.spark.conf.set("spark.sql.adaptive.enabled", adaptive)
         self.session.spark.conf.set("spark.sql.shuffle.partitions", str(self.random.randint(1, 4)))
         self.steps.append(f"adaptive={adaptive}")
-        frame = self._evaluated(self._base())
+        frame = self._evaluated(self._stream() if self.is_stream else self._base())
         for _ in range(self.random.randint(0, 4)):
-            step = self.random.choice(_STEPS)
+            step = self.random.choice(_STREAM_STEPS if self.is_stream else _STEPS)
             self.steps.append(step.__name__.strip("_"))
             # PySpark removes a checkpoint when nothing refers to its DataFrame.
             self.frames.append(frame)
             frame = step(self, frame)
-        action = self.random.choice(_ACTIONS)
+        action = _write_stream if self.is_stream else self.random.choice(_ACTIONS)
         self.steps.append(action.__name__.strip("_"))
         action(self, frame)
 
@@ -85,9 +86,17 @@ class RandomQuery:
         frame = self.session.spark.range(0, size, 1, self.random.randint(1, 5)).select(col("id").alias("k"))
         return frame.repartition(self.random.randint(2, 5), col("k") % 3) if self.random.random() < 0.15 else frame
 
+    def _stream(self) -> DataFrame:
+        """Return a stream of three files, in one batch or several."""
+        path = str(self.work / f"in-{self.seed}")
+        self._base().repartition(3).write.parquet(path)
+        reader = self.session.spark.readStream.schema("k long")
+        return reader.option("maxFilesPerTrigger", self.random.randint(1, 3)).parquet(path)
+
     def _evaluated(self, frame: DataFrame) -> DataFrame:
         """Return a frame with `n` computed by a new UDF."""
-        kind = self.random.choice((_plain, _plain, _arrow, _pandas, _map_in_pandas, _map_in_arrow, _apply_in_pandas))
+        kinds = [_plain, _plain, _arrow, _pandas, _map_in_pandas, _map_in_arrow, _table_function]
+        kind = self.random.choice(kinds if frame.isStreaming else [*kinds, _apply_in_pandas])
         self.steps.append(kind.__name__.strip("_"))
         return kind(self, frame)
 
@@ -183,6 +192,22 @@ def _apply_in_pandas(query: RandomQuery, frame: DataFrame) -> DataFrame:
     return frame.groupBy((col("k") % 3).alias("g")).applyInPandas(_named(evaluate), "k long, n long")
 
 
+def _table_function(query: RandomQuery, frame: DataFrame) -> DataFrame:
+    log = _logged(query)
+
+    class Evaluate:
+        def eval(self, key: int) -> Iterator[tuple[int, int]]:
+            log([key])
+            yield key, key
+
+    function: Any = udtf(Evaluate, returnType="k long, n long", useArrow=query.random.random() < 0.3)
+    if query.random.random() < 0.6:
+        return frame.select(col("k").alias("key")).lateralJoin(function(col("key").outer())).select("k", "n")
+    name = f"t_{query.seed}_{next(_names)}"
+    query.session.spark.udtf.register(name, function)
+    return query.session.spark.sql(f"SELECT t.k, t.n FROM {{d}} d, LATERAL {name}(d.k) t", d=frame)
+
+
 def _again(query: RandomQuery, frame: DataFrame) -> DataFrame:
     return query._evaluated(frame)
 
@@ -271,7 +296,9 @@ def _hinted(query: RandomQuery, frame: DataFrame) -> DataFrame:
 
 def _join(query: RandomQuery, frame: DataFrame) -> DataFrame:
     other = _hinted(query, query._evaluated(query._base(300)).withColumnRenamed("n", "m"))
-    how = query.random.choice(("inner", "left", "leftsemi", "leftanti", "full"))
+    # A stream evaluates the other side in each batch.
+    query.is_shared |= query.is_stream
+    how = query.random.choice(("inner", "left", "leftsemi", "leftanti", *([] if query.is_stream else ["full"])))
     joined = frame.join(other, "k", how)
     return joined if how in ("leftsemi", "leftanti") else joined.select("k", F.coalesce("n", "m").alias("n"))
 
@@ -342,11 +369,13 @@ def _registered(query: RandomQuery, frame: DataFrame) -> DataFrame:
     query.session.spark.udf.register(name, _scalar(query), "long")
     if query.random.random() < 0.5:
         return frame.selectExpr("k", f"{name}(k) AS n")
-    return query.session.spark.sql(f"SELECT k, {name}(k) AS n FROM {{d}} ORDER BY n", d=frame)
+    order = "" if query.is_stream else "ORDER BY n"
+    return query.session.spark.sql(f"SELECT k, {name}(k) AS n FROM {{d}} {order}", d=frame)
 
 
 def _subquery(query: RandomQuery, frame: DataFrame) -> DataFrame:
     other = query._evaluated(query._base(7))
+    query.is_shared |= query.is_stream
     return frame.where(col("k") <= other.select(F.max("n") + 1000).scalar())
 
 
@@ -367,11 +396,23 @@ def _write_files(query: RandomQuery, frame: DataFrame) -> None:
     shutil.rmtree(query.work / "out", ignore_errors=True)
 
 
+def _write_stream(query: RandomQuery, frame: DataFrame) -> None:
+    writer = frame.writeStream.format("noop").option("checkpointLocation", str(query.work / f"log-{query.seed}"))
+    stream = writer.trigger(availableNow=True).start()
+    if not stream.awaitTermination(300):
+        stream.stop()
+        raise TimeoutError("A stream did not end within 300 seconds.")
+
+
 _STEPS: list[Callable[[RandomQuery, DataFrame], DataFrame]] = [
     *(_again, _same_function_twice, _filter_on_result, _filter_on_key, _filter_by_udf, _coalesce, _repartition),
     *(_range, _sort, _sort_within, _window, _distinct, _aggregate, _explode, _cache, _checkpoint, _union),
     *(_union_with_itself, _join, _join_on_result, _join_with_itself, _cross_join, _intersect, _cogroup, _sql),
     *(_sql_twice, _view, _registered, _subquery, _filter_on_result, _filter_on_result, _coalesce),
+]
+_STREAM_STEPS: list[Callable[[RandomQuery, DataFrame], DataFrame]] = [
+    *(_again, _same_function_twice, _filter_on_result, _filter_on_key, _filter_by_udf, _coalesce, _repartition),
+    *(_distinct, _explode, _join, _join_on_result, _cross_join, _view, _registered, _subquery, _filter_on_result),
 ]
 _ACTIONS: list[Callable[[RandomQuery, DataFrame], None]] = [
     *(_collect, _collect, _collect, _to_pandas, _write_noop, _write_noop, _write_files),

@@ -426,11 +426,11 @@ def _words(text: str) -> set[str]:
 
 
 def query_of(request: Any) -> Any:
-    """Return the query that a request runs, writes or checkpoints, as a relation; None for other requests."""
+    """Return the query that a request runs, writes, streams or checkpoints, as a relation; else None."""
     if request.DESCRIPTOR.name != "ExecutePlanRequest":
         return None
     command = request.plan.command
-    for name in ("write_operation", "write_operation_v2"):
+    for name in ("write_operation", "write_operation_v2", "write_stream_operation_start"):
         if command.HasField(name):
             return getattr(command, name).input
     if command.HasField("checkpoint_command"):

@@ -591,6 +591,22 @@ def test_tags_of_users_are_no_operations(session: Session) -> None:
     assert count.value == 10
 
 
+def test_a_filter_in_a_stream_counts_each_row_once(session: Session, tmp_path: Path) -> None:
+    count = session.accumulator("count")
+
+    def function(value: int) -> int:
+        count.add(1)
+        return value
+
+    session.spark.range(0, 400, 1, 4).write.parquet(str(tmp_path / "in"))
+    stream = session.spark.readStream.schema("id long").option("maxFilesPerTrigger", 3).parquet(str(tmp_path / "in"))
+    kept = stream.select(udf(function, "long")("id").alias("n")).where("n % 2 = 0")
+    writer = kept.writeStream.format("noop").option("checkpointLocation", str(tmp_path / "log"))
+    assert writer.trigger(availableNow=True).start().awaitTermination(240)
+    session.spark.range(1).collect()  # receives the updates
+    assert count.value == 400
+
+
 def test_a_use_in_foreach_batch_is_refused(session: Session, tmp_path: Path) -> None:
     count = session.accumulator("count")
     session.spark.range(10).write.parquet(str(tmp_path / "in"))
