@@ -1,4 +1,4 @@
-"""One scenario for all kinds of environments and ways to create them: a UDF and a pandas UDF on executors."""
+"""One scenario for all kinds of environments and ways to create them: a UDF on executors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from pyspark.sql.functions import pandas_udf, udf  # type: ignore[attr-defined]
+from pyspark.sql.functions import udf
 
 from airflow_provider_sparkdeps.archives import Archive, ArchiveStore
 from airflow_provider_sparkdeps.environments import (
@@ -30,7 +29,7 @@ from ..support.conda_channel import make_channel
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Neither this process nor the executors have humanize installed.
-PACKAGES = ["humanize==4.12.*", "pandas<3", "pyarrow"]
+PACKAGES = ["humanize==4.12.*"]
 OTHERS = ["humanize==4.11.*"]
 
 
@@ -113,23 +112,16 @@ def pex_from_pex(directory: Path, channel: str) -> Environment:
 
 
 def humanize_on_executors(session: Session) -> set[tuple[str, ...]]:
-    """The version of humanize, its result, the executor's directory and humanize's file, in a UDF and a pandas UDF."""
+    """The version of humanize, its result, the executor's directory and humanize's file."""
 
     @udf("string")
-    def plain(_: int) -> str:
+    def found(_: int) -> str:
         import humanize
 
         return f"{humanize.__version__}|{humanize.intword(10**6)}|{Path.cwd().parent}|{humanize.__file__}"
 
-    @pandas_udf("string")  # type: ignore[untyped-decorator]
-    def arrow(values: pd.Series) -> pd.Series:
-        import humanize
-
-        where = f"{Path.cwd().parent}|{humanize.__file__}"
-        return values.map(lambda value: f"{humanize.__version__}|{humanize.intword(10**6)}|{where}")
-
-    rows = session.spark.range(0, 8, 1, 4).select(plain("id"), arrow("id")).collect()
-    return {tuple(text.split("|")) for row in rows for text in row}
+    rows = session.spark.range(0, 8, 1, 4).select(found("id")).collect()
+    return {tuple(row[0].split("|")) for row in rows}
 
 
 def variables_on_executors(session: Session) -> list[dict[str, str]]:
@@ -183,7 +175,7 @@ def test_a_running_session_switches_between_kinds_and_back(
 ) -> None:
     kinds: dict[str, Archive] = {
         "conda": store.build(CondaEnvironment(["cheese=1.0"], channels=[channel], pip=PACKAGES), timeout=300),
-        "venv": store.build(VenvEnvironment([*PACKAGES[1:], *OTHERS]), timeout=300),
+        "venv": store.build(VenvEnvironment(OTHERS), timeout=300),
         "pex": store.build(PexEnvironment(PACKAGES), timeout=300),
     }
     with Session(Endpoint(host=server.host, port=server.port)) as session:

@@ -17,6 +17,7 @@ _KEEPING = frozenset(
 )
 # Operators whose input is computed in tasks of its own.
 _EXCHANGE = re.compile(r"(?:Broadcast)?Exchange")
+_SAMPLING = re.compile(r"Exchange rangepartitioning\(")
 _APART = re.compile(rf"{_EXCHANGE.pattern}|Subquery\w*")
 # Inputs whose partitions belong together with those of no other input.
 _UNARRANGED = re.compile(
@@ -46,6 +47,8 @@ class Plan:
         self._inputs: dict[int, list[int]] = {}
         path: list[tuple[int, int]] = []
         self._is_known = explanation.startswith("== Physical Plan ==\n") and not _HIDDEN.search(explanation.strip())
+        # Each batch of a stream has a plan of its own.
+        self._is_for_batches = "StreamingRelation" in explanation
         for number, line in enumerate(lines[1:]):
             match = _LINE.fullmatch(line)
             if match is None or bool(match[2]) != bool(number):
@@ -90,11 +93,33 @@ class Plan:
         """
         places = self._places_of(functions)
         tasks = self._tasks()
-        return bool(places) and all(
-            (result == other and self._keeps(low, high))
-            if self._is_above(high, low)
-            else tasks[high] != tasks[low] or self._separates(self._common(high, low))
-            for (high, result), (low, other) in combinations(places, 2)
+        return (
+            not self._is_for_batches
+            and bool(places)
+            and all(
+                (result == other and self._keeps(low, high))
+                if self._is_above(high, low)
+                else tasks[high] != tasks[low] or self._separates(self._common(high, low))
+                for (high, result), (low, other) in combinations(places, 2)
+            )
+        )
+
+    def repeats_samples(self, functions: Iterable[str]) -> bool:
+        """Return whether all that Spark evaluates of a function in the sample of a sort is evaluated again after it.
+
+        What is below an exchange that samples runs in the same job. With adaptive execution, it has run before.
+
+        :param functions: as for `evaluates_once`; none, if not all are known.
+        """
+        if not self._is_known or self._is_for_batches:
+            return False
+        places = [number for number, _ in self._places_of(functions)]
+        return self._is_adaptive or (
+            bool(places)
+            and "ReusedExchange" not in map(_name_of, self._operators)
+            and not any(
+                map(_SAMPLING.match, (self._operators[high] for low in places for high in self._above_task(low)))
+            )
         )
 
     def _places_of(self, functions: Iterable[str]) -> list[tuple[int, str]]:
@@ -131,16 +156,27 @@ class Plan:
         Adaptive execution may leave out an exchange whose input has another one: it makes a new plan when it knows how
         many rows that has. The others run first.
         """
-        is_adaptive = bool(self._operators) and _name_of(self._operators[0]) == "AdaptiveSparkPlan"
         exchanges = {number for number, text in enumerate(self._operators) if _EXCHANGE.fullmatch(_name_of(text))}
         late = (
-            {high for low in exchanges for high in self._all_above(low) if high in exchanges} if is_adaptive else set()
+            {high for low in exchanges for high in self._all_above(low) if high in exchanges}
+            if self._is_adaptive
+            else set()
         )
         starts = {number for number, text in enumerate(self._operators) if _APART.fullmatch(_name_of(text))} - late
         tasks: list[int] = []
         for number, above in enumerate(self._above):
             tasks.append(number if above < 0 or above in starts else tasks[above])
         return tasks
+
+    @property
+    def _is_adaptive(self) -> bool:
+        return bool(self._operators) and _name_of(self._operators[0]) == "AdaptiveSparkPlan"
+
+    def _above_task(self, number: int) -> list[int]:
+        """Return all operators above an operator, but those up to the first one whose input has tasks of its own."""
+        above = [*self._all_above(number)]
+        starts = [index for index, each in enumerate(above) if _APART.fullmatch(_name_of(self._operators[each]))]
+        return above[starts[0] + 1 :] if starts else []
 
     def _all_above(self, number: int) -> Iterator[int]:
         while (number := self._above[number]) >= 0:

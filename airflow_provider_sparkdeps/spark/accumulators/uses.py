@@ -61,6 +61,7 @@ class Use:
     :param narrowed: only some of its rows may be needed, as below a filter or a join. Spark may evaluate it twice then.
     :param crossed: a join may evaluate each partition several times.
     :param apart: no task evaluates it for rows of several places.
+    :param repeats_samples: what Spark evaluates for the sample of a sort is evaluated again after it.
     :param cached: the cached DataFrame that the query is.
     :param functions: names under which Spark shows the function in the plan; empty if it can't be asked for it.
     """
@@ -72,6 +73,7 @@ class Use:
     narrowed: bool = False
     crossed: bool = False
     apart: bool = False
+    repeats_samples: bool = False
     cached: str | None = None
     functions: frozenset[str] = frozenset()
 
@@ -83,7 +85,7 @@ class Use:
     @property
     def needs_plan(self) -> bool:
         """Whether Spark may evaluate it several times, and only its plan tells whether this is for the same rows."""
-        return self.known and self.narrowed and not self.is_once and bool(self.functions)
+        return not self.is_once and bool(self.functions)
 
     def with_plan(self, plan: Plan) -> Use:
         """Return what is known if this is the plan of the query."""
@@ -91,6 +93,7 @@ class Use:
             self,
             copied=not plan.evaluates_once(self.functions),
             apart=plan.keeps_apart(self.functions),
+            repeats_samples=plan.repeats_samples(self.functions if self.known else ()),
             several=self.several or plan.coalesces,
             crossed=plan.crosses,
         )

@@ -90,11 +90,16 @@ def test_a_task_with_several_partitions_counts_each_once() -> None:
 
 def test_samples_count_once_and_large_partitions_of_them_too() -> None:
     sampled = [*stage(1, 10, 50_000, 10, sampled_for=SAMPLE), *stage(2, 50_000, sampled_for=SAMPLE)]
-    for use in (ONE, None, Use(places=2)):
-        assert counted(*sampled, *stage(3, 10, 50_000, 10), use=use) == 50_020
+    again = stage(3, 10, 50_000, 10)
+    for use in (ONE, Use(places=2, repeats_samples=True), Use(known=False, repeats_samples=True)):
+        assert counted(*sampled, *again, use=use) == 50_020
+    # Else these may be stages below the one that samples, and others with as many rows.
+    for unknown in (None, Use(places=2)):
+        assert counted(*sampled, *again, use=unknown) == 150_040
     # What is cached is not evaluated again for the exchange.
     assert counted(*sampled) == 50_020
-    assert counted(*sampled, *stage(3, 10, 50_000, 10), use=None, may_be_cached=True) == 150_040
+    sorted_twice = Use(places=2, repeats_samples=True)
+    assert counted(*sampled, *again, use=sorted_twice, may_be_cached=True) == 150_040
 
 
 def test_a_stage_below_one_that_samples_is_no_sample() -> None:
@@ -108,13 +113,14 @@ def test_a_stage_below_one_that_samples_is_no_sample() -> None:
 
 def test_two_samples_of_one_exchange_need_two_evaluations_to_be_left_out() -> None:
     """Without adaptive execution, a broadcast may run in the scope of the exchange."""
+    twice = Use(places=2, repeats_samples=True)
     broadcast, sample = stage(1, 5, 5, sampled_for=SAMPLE), stage(2, 5, 5, sampled_for=SAMPLE)
-    assert counted(*broadcast, *sample, *stage(3, 5, 5), use=Use(places=2)) == 20
+    assert counted(*broadcast, *sample, *stage(3, 5, 5), use=twice) == 20
     # Of the broadcast's partitions, only some are like those of the sample.
     larger = stage(1, 5, 5, 5, 5, sampled_for=SAMPLE)
-    assert counted(*larger, *sample, *stage(3, 5, 5), use=Use(places=2)) >= 30
+    assert counted(*larger, *sample, *stage(3, 5, 5), use=twice) >= 30
     others = [*stage(4, 5, 5, sampled_for=OTHER_SAMPLE), *stage(5, 5, 5)]
-    assert counted(*sample, *stage(3, 5, 5), *others, use=Use(places=2)) == 20
+    assert counted(*sample, *stage(3, 5, 5), *others, use=twice) == 20
 
 
 def test_stages_that_run_again_count_once_if_there_is_one_place() -> None:

@@ -97,6 +97,38 @@ def test_a_plan_tells_whether_tasks_compute_several_partitions() -> None:
     assert Plan("").crosses
 
 
+def test_a_plan_tells_whether_samples_are_evaluated_again() -> None:
+    exchange, sort = "Exchange hashpartitioning(id#0L, 2), ENSURE_REQUIREMENTS", "Exchange rangepartitioning(n#2L, 2)"
+    leaf = "BatchEvalPython [f(id#0L)#1L], [x]", "Range (0, 9, step=1, splits=2)"
+
+    def nested(*operators: str, root: str = "Sort [n#2L], true, 0") -> Plan:
+        lines = [f"{'   ' * depth}+- {operator}" for depth, operator in enumerate((*operators, *leaf))]
+        return plan(*lines, root=root)
+
+    assert nested(sort).repeats_samples(("f",))
+    assert nested(exchange).repeats_samples(("f",)), "nothing is sampled"
+    assert nested("Project [n#2L]").repeats_samples(("f",)), "nothing is sampled"
+    assert not nested(sort, exchange).repeats_samples(("f",)), "the stage below runs in the job that samples"
+    assert not nested(sort, "BroadcastExchange x").repeats_samples(("f",))
+    assert not nested(sort, "Project [n#2L]", sort).repeats_samples(("f",))
+    assert not nested(sort).repeats_samples(()), "not all places are known"
+    assert not nested(sort).repeats_samples(("g",))
+    reused = plan(f":- {leaf[0]}", f":  +- {leaf[1]}", "+- ReusedExchange [n#2L], Exchange x", root="Union")
+    assert not reused.repeats_samples(("f",))
+    adaptive = "AdaptiveSparkPlan isFinalPlan=false"
+    assert nested(sort, exchange, root=adaptive).repeats_samples(()), "the stage below has run before"
+    assert not Plan("").repeats_samples(("f",))
+
+
+def test_the_plan_of_a_stream_is_not_that_of_its_batches() -> None:
+    other = COPIED.replace("#1L", "#5L").replace("+- Batch", "+- BroadcastExchange x\n   +- Batch")
+    right = other.replace("\n   +- Range", "\n      +- Range")
+    assert join(right=right).keeps_apart(("f",))
+    stream = join(FILTER.replace("Range (0, 100, step=1, splits=4)", "StreamingRelation x"), right)
+    assert not stream.keeps_apart(("f",))
+    assert not stream.repeats_samples(("f",))
+
+
 def indented(text: str, by: str = "   ") -> str:
     return "\n".join(by + line for line in text.strip("\n").splitlines())
 

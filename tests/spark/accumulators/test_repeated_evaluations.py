@@ -552,6 +552,22 @@ def test_a_query_never_counts_less_than_it_needs(session: Session, name: str, ad
     session.spark.catalog.clearCache()
 
 
+def test_a_stage_below_a_sample_is_not_taken_for_it(session: Session) -> None:
+    """Both run in one job without adaptive execution. A subquery evaluates as many rows in as many partitions."""
+    for name, value in (("adaptive.enabled", "false"), ("shuffle.partitions", "2")):
+        session.spark.conf.set(f"spark.sql.{name}", value)
+    count = session.accumulator("count")
+    function = counting(count)
+    first, second = (session.spark.range(start, start + 40, 1, 2) for start in (0, 100))
+    grouped = first.groupBy("id").agg(F.max(function("id")).alias("n"))
+    lowest = second.select(F.min(function("id"))).scalar()
+    grouped.where(col("n") >= lowest - 200).orderBy("n").collect()
+    assert count.value == 80
+    both = first.select(function("id").alias("n")).union(second.select(function("id").alias("n")))
+    both.orderBy("n").collect()
+    assert count.value == 160, "the sample is evaluated again"
+
+
 def test_a_write_that_spark_coalesces_is_known_to_be_so(session: Session) -> None:
     count = session.accumulator("count")
     writer = rows(session, count).write.format("jdbc").option("numPartitions", 1).option("url", "jdbc:none:x")
