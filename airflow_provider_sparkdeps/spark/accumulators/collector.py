@@ -54,6 +54,7 @@ class UpdateCollector:
         self._cached: dict[str, None] = {}
         self._warned: dict[Any, None] = {}
         self._foreign: dict[str, None] = {}
+        self._has_foreach_batch = False
 
     def register(self, accumulator_id: str, name: str, kind: AccumulatorKind) -> None:
         """Add an accumulator, or change its kind."""
@@ -61,11 +62,16 @@ class UpdateCollector:
 
     def on_request(self, request: Any) -> Any:
         """Return the request with the identities of its uses in place of random ones."""
+        import pyspark.sql.connect.proto as pb2
+
         if not self._kinds:
             return request
         request = decompress_request(request)
         request, uses = self._finder.identify(request)
         action = _action(request)
+        if isinstance(request, pb2.ExecutePlanRequest):
+            stream = request.plan.command.write_stream_operation_start
+            self._has_foreach_batch = self._has_foreach_batch or stream.HasField("foreach_batch")
         if action in _CACHES:
             self._cached.update(dict.fromkeys(accumulator_id for accumulator_id, _ in uses))
         elif operation := getattr(request, "operation_id", None):
@@ -159,11 +165,10 @@ class UpdateCollector:
                 self._kinds[accumulator_id][1].check(value)
             except ValueError as error:
                 raise unreadable(error) from None
-        if update.batch and update.operation not in self._sent:
-            # A query of the server's own client, which runs `foreachBatch` of a stream of this session.
-            self._succeeded[update.operation] = None
-        elif update.operation and update.operation not in self._sent:
-            self._foreign[update.operation] = None
+        if update.operation and update.operation not in self._sent:
+            # The server has a client of its own that runs `foreachBatch` of this session's streams.
+            operations = self._succeeded if self._has_foreach_batch else self._foreign
+            operations[update.operation] = None
         uses = self._updates.setdefault((update.operation, update.batch), {})
         uses.setdefault(update.use, {})[update.evaluation[:-1]] = update.evaluation
         return True

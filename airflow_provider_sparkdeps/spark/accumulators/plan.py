@@ -15,6 +15,9 @@ _KEEPING = frozenset(
         *("HashAggregate", "ObjectHashAggregate", "SortAggregate"),
     )
 )
+# What is cached may have a plan of its own below it, which is adaptive or not.
+_ADAPTIVE = "AdaptiveSparkPlan"
+_CACHE = "InMemoryTableScan"
 # Operators whose input is computed in tasks of its own.
 _EXCHANGE = re.compile(r"(?:Broadcast)?Exchange")
 _SAMPLING = re.compile(r"Exchange rangepartitioning\(")
@@ -46,7 +49,8 @@ class Plan:
         self._above: list[int] = []
         self._inputs: dict[int, list[int]] = {}
         path: list[tuple[int, int]] = []
-        self._is_known = explanation.startswith("== Physical Plan ==\n") and not _HIDDEN.search(explanation.strip())
+        is_whole = lines[:1] == ["== Physical Plan =="] and not _HIDDEN.search(explanation.strip())
+        self._is_known = is_whole and len(lines) > 1
         # Each batch of a stream has a plan of its own.
         self._is_for_batches = "StreamingRelation" in explanation
         for number, line in enumerate(lines[1:]):
@@ -114,7 +118,7 @@ class Plan:
         if not self._is_known or self._is_for_batches:
             return False
         places = [number for number, _ in self._places_of(functions)]
-        return self._is_adaptive or (
+        return _name_of(self._operators[0]) == _ADAPTIVE or (
             bool(places)
             and "ReusedExchange" not in map(_name_of, self._operators)
             and not any(
@@ -132,7 +136,7 @@ class Plan:
             places += [(number, result) for name in names for result in _results_of(name, text)]
         is_known = len({*places}) == len(places) and all(result for _, result in places)
         # Without what is cached now, Spark might move the function below it.
-        caches = [number for number, text in enumerate(self._operators) if _name_of(text) == "InMemoryTableScan"]
+        caches = [number for number, text in enumerate(self._operators) if _name_of(text) == _CACHE]
         is_below = any(self._is_above(number, cache) for number, _ in places for cache in caches)
         return places if is_known and not is_below else []
 
@@ -153,13 +157,15 @@ class Plan:
     def _tasks(self) -> list[int]:
         """Return a number for each operator: the same one for operators that may run in one task.
 
-        Adaptive execution may leave out an exchange whose input has another one: it makes a new plan when it knows how
-        many rows that has. The others run first.
+        Adaptive execution may leave out an exchange whose input has another one, or something that is cached: it makes
+        a new plan when it knows how many rows that has. The others run first.
         """
+        is_adaptive = _ADAPTIVE in map(_name_of, self._operators)
+        cached = {number for number, text in enumerate(self._operators) if _name_of(text) == _CACHE}
         exchanges = {number for number, text in enumerate(self._operators) if _EXCHANGE.fullmatch(_name_of(text))}
         late = (
-            {high for low in exchanges for high in self._all_above(low) if high in exchanges}
-            if self._is_adaptive
+            {high for low in exchanges | cached for high in self._all_above(low) if high in exchanges}
+            if is_adaptive
             else set()
         )
         starts = {number for number, text in enumerate(self._operators) if _APART.fullmatch(_name_of(text))} - late
@@ -167,10 +173,6 @@ class Plan:
         for number, above in enumerate(self._above):
             tasks.append(number if above < 0 or above in starts else tasks[above])
         return tasks
-
-    @property
-    def _is_adaptive(self) -> bool:
-        return bool(self._operators) and _name_of(self._operators[0]) == "AdaptiveSparkPlan"
 
     def _above_task(self, number: int) -> list[int]:
         """Return all operators above an operator, but those up to the first one whose input has tasks of its own."""

@@ -38,7 +38,9 @@ _LAZY = (_WHOLE | _BRANCHING | _LEAVES | {"read", "cached_remote_relation"}) - {
     )
 )
 # Functions that make several rows of one, and a condition: their argument is not empty.
-_GENERATORS = re.compile(r"explode|inline|stack|json_tuple", re.IGNORECASE)
+_GENERATORS = re.compile(r"explode|inline|stack|json_tuple|^window$", re.IGNORECASE)
+# Text that a plan shows as it is, and that looks like a part of the plan: the start of an operator, the end of a call.
+_MISLEADING = re.compile(r"[+:]- |\)#")
 # Methods of columns that are functions, but not functions of PySpark.
 _OPERATORS = frozenset(("and", "or", "not", "in", "isNull", "isNotNull"))
 # SQL that defines something that may contain functions of the session by name.
@@ -133,6 +135,7 @@ class UseFinder:
         self._cached: dict[bytes, str] = {}
         self._times = 0
         self._defines = False
+        self._misleads = False
         self.kept: set[UseKey] = set()
         """Uses in DataFrames that Spark may keep, so that it samples them without evaluating them again."""
 
@@ -160,12 +163,10 @@ class UseFinder:
         hidden |= self.kept if read.checkpoints else set()
         uses = {key: replace(use, known=use.known and key not in hidden) for key, use in uses.items()}
         if query := query_of(copied):
-            # Spark coalesces what it writes to another database, without showing it in the plan.
-            options = map(str.lower, copied.plan.command.write_operation.options)
-            several = "numpartitions" in options
+            several = _is_coalesced(copied.plan.command)
             cached = self._cached.get(query.SerializeToString())
             uses = {key: replace(use, cached=cached, several=use.several or several) for key, use in uses.items()}
-        if read.eager:
+        if read.eager or self._misleads:
             uses = {key: replace(use, functions=frozenset()) for key, use in uses.items()}
         return copied, uses
 
@@ -176,6 +177,8 @@ class UseFinder:
         texts: list[str] = []
         _collect(message, children, tokens, texts)
         kind = _kind_of(message)
+        # Views keep their text.
+        self._misleads = self._misleads or any(map(_MISLEADING.search, texts))
         result = _Subtree()
         for index, child in enumerate(children):
             subtree = self._read(child)
@@ -439,6 +442,19 @@ def query_of(request: Any) -> Any:
     if command.HasField("checkpoint_command"):
         return command.checkpoint_command.relation
     return request.plan.root if request.plan.HasField("root") else None
+
+
+def _is_coalesced(command: Any) -> bool:
+    """Return whether Spark may coalesce what it writes to a database, which the plan of the query does not show.
+
+    A table may be one of another database, whose options are not known here.
+    """
+    write = command.write_operation
+    return (
+        "numpartitions" in map(str.lower, write.options)
+        or write.HasField("table")
+        or command.HasField("write_operation_v2")
+    )
 
 
 def _subqueries_of(message: Any, plan_id: int) -> int:

@@ -149,6 +149,27 @@ def test_sides_of_a_join_are_apart_if_one_is_exchanged() -> None:
     assert not Plan("").keeps_apart(("f",))
 
 
+CACHED = """
+:- BatchEvalPython [f(id#0L)#1L], [pythonUDF0#9L]
+:  +- Range (0, 100, step=1, splits=1)
++- Exchange hashpartitioning(id#3L, 3), ENSURE_REQUIREMENTS
+   +- Union
+      :- BatchEvalPython [f(id#3L)#4L], [pythonUDF0#8L]
+      :  +- Range (0, 300, step=1, splits=2)
+      +- InMemoryTableScan [id#5L]
+         +- InMemoryRelation [id#5L], StorageLevel(disk, memory, deserialized, 1 replicas)
+            +- *(1) Range (0, 3, step=1, splits=2)
+"""
+
+
+def test_exchanges_whose_input_runs_first_may_be_left_out() -> None:
+    assert plan(CACHED, root="Union").keeps_apart(("f",))
+    assert not plan("+- Union", indented(CACHED)).keeps_apart(("f",))
+    # What is cached has an adaptive plan.
+    within = CACHED.replace("*(1) Range", "AdaptiveSparkPlan isFinalPlan=false\n               +- Range")
+    assert not plan(within, root="Union").keeps_apart(("f",))
+
+
 @pytest.mark.parametrize(
     ("left", "right", "is_apart"),
     [
