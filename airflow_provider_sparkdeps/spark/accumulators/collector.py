@@ -174,12 +174,14 @@ class UpdateCollector:
         return True
 
     def _warn_about_doubt(self, accumulator_id: str, operation: tuple[str, str], doubt: str) -> None:
-        if (accumulator_id, operation) not in self._warned:
+        name, kind = self._kinds[accumulator_id]
+        if kind.repetitions_count and (accumulator_id, operation) not in self._warned:
             self._warned[accumulator_id, operation] = None
             log.warning(
                 "Accumulator %r may be too high: Spark evaluated a function of a query more than once, and it is not "
-                "known whether these were the same rows (%s). See docs/counting.md.",
-                self._kinds[accumulator_id][0],
+                "known whether these were the same rows (%s). See 'What is not exact' in the documentation of "
+                "accumulators.",
+                name,
                 doubt,
             )
 

@@ -39,6 +39,7 @@ class ApproxCountDistinct(AccumulatorKind):
 
     initial: DistinctCount = field(default_factory=DistinctCount)
     lg_k: int = field(default=12, kw_only=True)
+    repetitions_count = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.initial, DistinctCount):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError
 from airflow_provider_sparkdeps.spark.accumulators import executor
@@ -16,6 +16,8 @@ class AccumulatorKind:
     """How the terms of an accumulator are combined; a frozen value, with the `initial` value to start from."""
 
     initial: Any
+    repetitions_count: ClassVar[bool] = True
+    """Whether a term that is added again changes the value."""
 
     @property
     def value(self) -> Any:
@@ -92,6 +94,7 @@ class Sum(AccumulatorKind):
 
 
 class _Extreme(AccumulatorKind):
+    repetitions_count = False
     _executor_class: type[executor.ExecutorSum]
     _name: str
 
@@ -141,6 +144,7 @@ class SetOf(AccumulatorKind):
 
     initial: Collection[Any] = ()
     limit: int = field(default=10_000, kw_only=True)
+    repetitions_count = False
 
     def __post_init__(self) -> None:
         # Sorted, so that the DAG is the same each time it is parsed.

@@ -50,6 +50,12 @@ def checkpoint_then_coalesce_and_another_use(session: Session, count: Accumulato
     eager.union(rows(session, count)).collect()
 
 
+def checkpoint_of_what_would_be_in_doubt(session: Session, count: Accumulator) -> None:
+    """The remedy that docs/accumulators.md names."""
+    frame = rows(session, count).localCheckpoint()
+    session.spark.sql("WITH x AS (SELECT * FROM {d}) SELECT * FROM x WHERE n % 7 < 5", d=frame).collect()
+
+
 def batches_and_a_filter(session: Session, count: Accumulator) -> None:
     def added(values: pd.Series) -> pd.Series:
         count.add(len(values))
@@ -180,6 +186,7 @@ QUERIES: dict[str, tuple[Callable[[Session, Accumulator], object], int]] = {
     "a DataFrame twice in SQL": (used_twice_in_sql, 2000),
     "a lazy checkpoint and another use": (checkpoint_and_another_use, 2000),
     "a checkpoint, then coalesce, and another use": (checkpoint_then_coalesce_and_another_use, 2000),
+    "a checkpoint in WITH": (checkpoint_of_what_would_be_in_doubt, 1000),
     "batches and a filter": (batches_and_a_filter, 30_200),
     "a filter on a join key": (filter_on_a_join_key, 5000),
     "a sort of one large partition": (sort_of_one_large_partition, 51_000),

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.functions import col, pandas_udf, udf  # type: ignore[attr-defined]
 
-from airflow_provider_sparkdeps.spark.accumulators import Accumulator
+from airflow_provider_sparkdeps.spark.accumulators import Accumulator, Max
 from airflow_provider_sparkdeps.spark.session import Session
 
 from ...support.counted import counting, keys, rows
@@ -376,6 +376,24 @@ def test_a_stage_below_a_sample_is_not_taken_for_it(session: Session) -> None:
     both = first.select(function("id").alias("n")).union(second.select(function("id").alias("n")))
     both.orderBy("n").collect()
     assert count.value == 160, "the sample is evaluated again"
+
+
+def test_only_a_value_that_repetitions_change_is_said_to_be_in_doubt(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    count, largest = session.accumulator("count"), session.accumulator("largest", Max())
+
+    def compared(value: int) -> int:
+        count.add(1)
+        largest.add(value)
+        return value
+
+    session.spark.udf.register("compared", compared, "long")
+    table = "WITH x AS (SELECT compared(id) AS n FROM range(0, 1000, 1, 4))"
+    session.spark.sql(f"{table} SELECT n FROM x WHERE n >= 5").collect()
+    assert (count.value, largest.value) == (1995, 999)
+    (message,) = [each.getMessage() for each in caplog.records if "may be too high" in each.getMessage()]
+    assert message.startswith("Accumulator 'count' may be too high")
 
 
 @pytest.mark.parametrize(
