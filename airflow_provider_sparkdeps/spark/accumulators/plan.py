@@ -97,15 +97,13 @@ class Plan:
         """
         places = self._places_of(functions)
         tasks = self._tasks()
-        return (
-            not self._is_for_batches
-            and bool(places)
-            and all(
-                (result == other and self._keeps(low, high))
-                if self._is_above(high, low)
-                else tasks[high] != tasks[low] or self._separates(self._common(high, low))
-                for (high, result), (low, other) in combinations(places, 2)
-            )
+        if self._is_for_batches or not places:
+            return False
+        return all(
+            (result == other and self._keeps(low, high))
+            if self._is_above(high, low)
+            else tasks[high] != tasks[low] or self._separates(self._common(high, low))
+            for (high, result), (low, other) in combinations(places, 2)
         )
 
     def repeats_samples(self, functions: Iterable[str]) -> bool:
@@ -117,14 +115,12 @@ class Plan:
         """
         if not self._is_known or self._is_for_batches:
             return False
+        if _name_of(self._operators[0]) == _ADAPTIVE:
+            return True
         places = [number for number, _ in self._places_of(functions)]
-        return _name_of(self._operators[0]) == _ADAPTIVE or (
-            bool(places)
-            and "ReusedExchange" not in map(_name_of, self._operators)
-            and not any(
-                map(_SAMPLING.match, (self._operators[high] for low in places for high in self._above_task(low)))
-            )
-        )
+        above = {self._operators[high] for low in places for high in self._above_task(low)}
+        is_reused = "ReusedExchange" in map(_name_of, self._operators)
+        return bool(places) and not is_reused and not any(map(_SAMPLING.match, above))
 
     def _places_of(self, functions: Iterable[str]) -> list[tuple[int, str]]:
         """Return operators that call a function, and the ids of the results; nothing if not all are known."""
@@ -163,11 +159,8 @@ class Plan:
         is_adaptive = _ADAPTIVE in map(_name_of, self._operators)
         cached = {number for number, text in enumerate(self._operators) if _name_of(text) == _CACHE}
         exchanges = {number for number, text in enumerate(self._operators) if _EXCHANGE.fullmatch(_name_of(text))}
-        late = (
-            {high for low in exchanges | cached for high in self._all_above(low) if high in exchanges}
-            if is_adaptive
-            else set()
-        )
+        first = exchanges | cached if is_adaptive else set()
+        late = {high for low in first for high in self._all_above(low) if high in exchanges}
         starts = {number for number, text in enumerate(self._operators) if _APART.fullmatch(_name_of(text))} - late
         tasks: list[int] = []
         for number, above in enumerate(self._above):
