@@ -46,6 +46,8 @@ class RandomQuery:
     cached: list[DataFrame] = field(default_factory=list)
     # A DataFrame is used twice, so that its rows are evaluated twice, unless Spark shares the evaluation.
     is_shared: bool = False
+    # The function that was made last.
+    function: Any = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -100,6 +102,14 @@ class RandomQuery:
         self.steps.append(kind.__name__.strip("_"))
         return kind(self, frame)
 
+    def _other(self, size: int = 0) -> DataFrame:
+        """Return a frame with other keys, and `n` computed by a new UDF, or by the last one."""
+        frame = self._base(size).select((col("k") + next(_names) * _FACTOR).alias("k"))
+        if self.function is None or self.random.random() < 0.5:
+            return self._evaluated(frame)
+        self.steps.append("same_function")
+        return frame.select("k", self.function("k").alias("n"))
+
 
 def _logged(query: RandomQuery) -> Callable[[list[int]], None]:
     """Return a function that counts rows and writes them down."""
@@ -139,11 +149,13 @@ def _scalar(query: RandomQuery) -> Callable[[int], int]:
 
 
 def _plain(query: RandomQuery, frame: DataFrame) -> DataFrame:
-    return frame.select("k", udf(_scalar(query), "long", useArrow=False)("k").alias("n"))
+    query.function = udf(_scalar(query), "long", useArrow=False)
+    return frame.select("k", query.function("k").alias("n"))
 
 
 def _arrow(query: RandomQuery, frame: DataFrame) -> DataFrame:
-    return frame.withColumn("n", udf(_scalar(query), "long", useArrow=True)("k")).select("k", "n")
+    query.function = udf(_scalar(query), "long", useArrow=True)
+    return frame.withColumn("n", query.function("k")).select("k", "n")
 
 
 def _pandas(query: RandomQuery, frame: DataFrame) -> DataFrame:
@@ -280,8 +292,7 @@ def _checkpoint(query: RandomQuery, frame: DataFrame) -> DataFrame:
 
 
 def _union(query: RandomQuery, frame: DataFrame) -> DataFrame:
-    other = query._evaluated(query._base())
-    return frame.union(other.select((col("k") + next(_names) * _FACTOR).alias("k"), "n"))
+    return frame.union(query._other().select("k", "n"))
 
 
 def _union_with_itself(query: RandomQuery, frame: DataFrame) -> DataFrame:
@@ -374,7 +385,7 @@ def _registered(query: RandomQuery, frame: DataFrame) -> DataFrame:
 
 
 def _subquery(query: RandomQuery, frame: DataFrame) -> DataFrame:
-    other = query._evaluated(query._base(7))
+    other = query._other(query.random.choice((7, 200)))
     query.is_shared |= query.is_stream
     return frame.where(col("k") <= other.select(F.max("n") + 1000).scalar())
 

@@ -20,6 +20,7 @@ _ADAPTIVE = "AdaptiveSparkPlan"
 _CACHE = "InMemoryTableScan"
 # Operators whose input is computed in tasks of its own.
 _EXCHANGE = re.compile(r"(?:Broadcast)?Exchange")
+_SUBQUERY = re.compile(r"(?:Reused)?Subquery\w*")
 _SAMPLING = re.compile(r"Exchange rangepartitioning\(")
 _APART = re.compile(rf"{_EXCHANGE.pattern}|Subquery\w*")
 # Inputs whose partitions belong together with those of no other input.
@@ -110,17 +111,19 @@ class Plan:
         """Return whether all that Spark evaluates of a function in the sample of a sort is evaluated again after it.
 
         What is below an exchange that samples runs in the same job. With adaptive execution, it has run before.
+        Subqueries, and broadcasts without adaptive execution, may run while an exchange is prepared, which looks alike.
 
         :param functions: as for `evaluates_once`; none, if not all are known.
         """
-        if not self._is_known or self._is_for_batches:
+        names = {*map(_name_of, self._operators)}
+        if not self._is_known or self._is_for_batches or any(map(_SUBQUERY.fullmatch, names)):
             return False
         if _name_of(self._operators[0]) == _ADAPTIVE:
             return True
         places = [number for number, _ in self._places_of(functions)]
         above = {self._operators[high] for low in places for high in self._above_task(low)}
-        is_reused = "ReusedExchange" in map(_name_of, self._operators)
-        return bool(places) and not is_reused and not any(map(_SAMPLING.match, above))
+        is_clear = names.isdisjoint(("ReusedExchange", "BroadcastExchange"))
+        return bool(places) and is_clear and not any(map(_SAMPLING.match, above))
 
     def _places_of(self, functions: Iterable[str]) -> list[tuple[int, str]]:
         """Return operators that call a function, and the ids of the results; nothing if not all are known."""

@@ -40,7 +40,8 @@ _LAZY = (_WHOLE | _BRANCHING | _LEAVES | {"read", "cached_remote_relation"}) - {
 # Functions that make several rows of one, and a condition: their argument is not empty.
 _GENERATORS = re.compile(r"explode|inline|stack|json_tuple|^window$", re.IGNORECASE)
 # Text that a plan shows as it is, and that looks like a part of the plan: the start of an operator, the end of a call.
-_MISLEADING = re.compile(r"[+:]- |\)#")
+_MISLEADING = re.compile(r"[+:]- \w|\)#\d")
+_MAY_MISLEAD = re.compile(_MISLEADING.pattern.encode())
 # Methods of columns that are functions, but not functions of PySpark.
 _OPERATORS = frozenset(("and", "or", "not", "in", "isNull", "isNotNull"))
 # SQL that defines something that may contain functions of the session by name.
@@ -95,7 +96,8 @@ class Use:
             self,
             copied=not plan.evaluates_once(self.functions),
             apart=plan.keeps_apart(self.functions),
-            repeats_samples=plan.repeats_samples(self.functions if self.known else ()),
+            # A write to a table may sort the rows, which the plan does not show.
+            repeats_samples=plan.repeats_samples(self.functions if self.known and not self.several else ()),
             several=self.several or plan.coalesces,
             crossed=plan.crosses,
         )
@@ -147,6 +149,9 @@ class UseFinder:
         finds what it has cached.
         """
         data = request.SerializeToString()
+        # Views keep their text.
+        if not self._misleads and _MAY_MISLEAD.search(data):
+            self._misleads = any(map(_MISLEADING.search, _texts_of(request)))
         if PREFIX.encode() not in data and not (self._views or self._functions or self._cached):
             return request, {}
         copied = type(request)()
@@ -177,8 +182,6 @@ class UseFinder:
         texts: list[str] = []
         _collect(message, children, tokens, texts)
         kind = _kind_of(message)
-        # Views keep their text.
-        self._misleads = self._misleads or any(map(_MISLEADING.search, texts))
         result = _Subtree()
         for index, child in enumerate(children):
             subtree = self._read(child)
@@ -327,6 +330,18 @@ def _collect(message: Any, children: list[Any], tokens: list[_Token], texts: lis
                     ]
 
 
+def _texts_of(message: Any) -> Iterator[str]:
+    """Yield all strings in a message."""
+    waiting = [message]
+    while waiting:
+        for _, value in waiting.pop().ListFields():
+            for each in _items(value):
+                if isinstance(each, str):
+                    yield each
+                elif hasattr(each, "ListFields"):
+                    waiting.append(each)
+
+
 def _calls_by_name(message: Any, text: str) -> bool:
     """Return whether a text is the name of a function that an expression calls, and not of one of PySpark's own."""
     from pyspark.sql.connect import functions
@@ -445,16 +460,14 @@ def query_of(request: Any) -> Any:
 
 
 def _is_coalesced(command: Any) -> bool:
-    """Return whether Spark may coalesce what it writes to a database, which the plan of the query does not show.
+    """Return whether what a query writes may be coalesced, which its plan does not show.
 
-    A table may be one of another database, whose options are not known here.
+    JDBC and other sources that are not Spark's own may do so, and what a table is stored in is not known here.
     """
-    write = command.write_operation
-    return (
-        "numpartitions" in map(str.lower, write.options)
-        or write.HasField("table")
-        or command.HasField("write_operation_v2")
-    )
+    if command.HasField("write_operation"):
+        write = command.write_operation
+        return write.HasField("table") or write.source.lower() not in _FILES | {"noop"}
+    return bool(command.HasField("write_operation_v2"))
 
 
 def _subqueries_of(message: Any, plan_id: int) -> int:

@@ -117,6 +117,12 @@ def test_a_plan_tells_whether_samples_are_evaluated_again() -> None:
     assert not reused.repeats_samples(("f",))
     adaptive = "AdaptiveSparkPlan isFinalPlan=false"
     assert nested(sort, exchange, root=adaptive).repeats_samples(()), "the stage below has run before"
+    # Subqueries and broadcasts may run while an exchange is prepared.
+    subquery = f"+- Filter (n#2L > Subquery x)\n   :  +- Subquery x\n   +- {leaf[0]}\n      +- {leaf[1]}"
+    assert not plan(subquery, root=adaptive).repeats_samples(("f",))
+    assert not plan(subquery.replace("Subquery", "ReusedSubquery"), root=adaptive).repeats_samples(("f",))
+    broadcast = f":- {leaf[0]}\n:  +- {leaf[1]}\n+- BroadcastExchange x\n   +- {leaf[1]}"
+    assert not plan(broadcast, root="BroadcastHashJoin").repeats_samples(("f",))
     assert not Plan("").repeats_samples(("f",))
 
 

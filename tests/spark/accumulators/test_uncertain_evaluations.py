@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.functions import col, pandas_udf, udf  # type: ignore[attr-defined]
 
-from airflow_provider_sparkdeps.spark.accumulators import Accumulator, Max
+from airflow_provider_sparkdeps.spark.accumulators import Accumulator, ApproxCountDistinct, Max, Min, SetOf
 from airflow_provider_sparkdeps.spark.session import Session
 
 from ...support.counted import counting, keys, rows
@@ -376,16 +376,33 @@ def test_a_stage_below_a_sample_is_not_taken_for_it(session: Session) -> None:
     both = first.select(function("id").alias("n")).union(second.select(function("id").alias("n")))
     both.orderBy("n").collect()
     assert count.value == 160, "the sample is evaluated again"
+    small = second.select(function("id").alias("m"))
+    first.select(function("id").alias("n")).crossJoin(F.broadcast(small)).repartition(3).collect()
+    assert count.value == 240, "the broadcast runs while the exchange is prepared"
+
+
+def test_a_subquery_below_an_exchange_is_not_taken_for_a_sample(session: Session) -> None:
+    """It runs while the exchange is prepared, without adaptive execution at least."""
+    session.spark.conf.set("spark.sql.adaptive.enabled", "false")
+    count = session.accumulator("count")
+    function = counting(count)
+    lowest = session.spark.range(100, 140, 1, 1).select(F.min(function("id"))).scalar()
+    frame = session.spark.range(0, 80, 1, 2).where(col("id") >= lowest - 200)
+    frame.select(function("id").alias("n")).repartition(3).collect()
+    assert count.value == 120
 
 
 def test_only_a_value_that_repetitions_change_is_said_to_be_in_doubt(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    count, largest = session.accumulator("count"), session.accumulator("largest", Max())
+    count = session.accumulator("count")
+    others = {"largest": Max(), "smallest": Min(), "all": SetOf(), "about": ApproxCountDistinct()}
+    largest, *more = (session.accumulator(name, kind) for name, kind in others.items())
 
     def compared(value: int) -> int:
         count.add(1)
-        largest.add(value)
+        for each in (largest, *more):
+            each.add(value)
         return value
 
     session.spark.udf.register("compared", compared, "long")
@@ -399,7 +416,7 @@ def test_only_a_value_that_repetitions_change_is_said_to_be_in_doubt(
 @pytest.mark.parametrize(
     "action",
     [
-        lambda frame: frame.write.format("jdbc").option("NumPartitions", 1).option("url", "jdbc:none:x").save(),
+        lambda frame: frame.write.format("jdbc").option("url", "jdbc:none:x").save(),
         lambda frame: frame.write.insertInto("missing"),
         lambda frame: frame.writeTo("missing").append(),
     ],
