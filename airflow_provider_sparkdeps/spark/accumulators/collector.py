@@ -64,14 +64,14 @@ class UpdateCollector:
         """Return the request with the identities of its uses in place of random ones."""
         import pyspark.sql.connect.proto as pb2
 
-        if isinstance(request, pb2.ExecutePlanRequest):
-            stream = request.plan.command.write_stream_operation_start
-            self._has_foreach_batch = self._has_foreach_batch or stream.HasField("foreach_batch")
         if not self._kinds:
             return request
         request = decompress_request(request)
         request, uses = self._finder.identify(request)
         action = _action(request)
+        if isinstance(request, pb2.ExecutePlanRequest):
+            stream = request.plan.command.write_stream_operation_start
+            self._has_foreach_batch |= stream.HasField("foreach_batch")
         if action in _CACHES:
             self._cached.update(dict.fromkeys(accumulator_id for accumulator_id, _ in uses))
         elif operation := getattr(request, "operation_id", None):
