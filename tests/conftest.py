@@ -11,6 +11,7 @@ import pytest
 from airflow_provider_sparkdeps.local_airflow import LocalAirflow
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 
+from .support.executors import stop_python_daemons
 from .support.package_index import PASSWORD, Index, make_wheel, serve
 
 
@@ -25,11 +26,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("airflow" if needs_airflow else item.location[0]))
 
 
+_servers: list[EmbeddedServer] = []
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     """A Spark Connect server with two executor processes. Tests that break a server start another one."""
     with EmbeddedServer("local-cluster[2,1,1024]") as running:
+        _servers.append(running)
         yield running
+        _servers.clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory() -> Iterator[None]:
+    """Each session leaves a daemon of 40 MB on each executor. Those of hundreds of sessions need too much memory."""
+    yield
+    for running in _servers:
+        stop_python_daemons(running)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,17 @@ def six_on_executors(session: Session, *, executors: int = 2) -> dict[Path, str]
 
     results = (result.rpartition(" ") for result in on_executors(session, six, executors=executors))
     return {Path(prefix): version for prefix, _, version in results}
+
+
+def stop_python_daemons(server: EmbeddedServer) -> None:
+    """Stop the daemons that fork Python workers on executors. Spark starts those again that it needs."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_daemon = b"pyspark.daemon" in (process / "cmdline").read_bytes()
+            if is_daemon and (process / "cwd").readlink().is_relative_to(server.work_dir / "spark/work"):
+                os.kill(int(process.name), signal.SIGTERM)
+        except OSError:
+            continue
 
 
 def homes(server: EmbeddedServer, built: Built) -> set[Path]:
