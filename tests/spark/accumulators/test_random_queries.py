@@ -89,7 +89,9 @@ def run_all(server: EmbeddedServer, seeds: range, work: Path, *, kill_every: int
             try:
                 queries.append(run(session, seed, directory, kills=bool(kill_every) and seed % kill_every == 0))
             except BaseException as error:  # noqa: BLE001 (raised in the test's thread)
-                failures.append(error)
+                # The executor that a query of the other thread kills may have the local checkpoint of this one.
+                if not (kill_every and "CHECKPOINT_RDD_BLOCK_ID_NOT_FOUND" in str(error.__cause__)):
+                    failures.append(error)
 
     with open_session(server) as session:
         threads = [threading.Thread(target=work_on, args=(session, work / name)) for name in ("a", "b")]
