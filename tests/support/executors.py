@@ -100,7 +100,7 @@ def six_on_executors(session: Session, *, executors: int = 2) -> dict[Path, str]
 
 
 def stop_python_daemons(server: EmbeddedServer) -> None:
-    """Stop the daemons that fork Python workers on executors. Spark starts those again that it needs."""
+    """Stop the daemons that fork Python workers on executors, and the workers. Spark starts those again it needs."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             is_daemon = b"pyspark.daemon" in (process / "cmdline").read_bytes()

@@ -57,8 +57,8 @@ def count(evaluations: Iterable[Evaluation], use: Use | None, *, may_be_cached: 
     :param may_be_cached: the session may have let Spark keep rows, so that samples are not evaluated again.
     """
     use = use or Use(known=False)
-    keep = may_be_cached or not use.repeats_samples
-    stages = _without_samples(_by_stage(evaluations), once=use.is_once, keep=keep and not use.is_once)
+    keep = not use.is_once and (may_be_cached or not use.repeats_samples)
+    stages = _without_samples(_by_stage(evaluations), once=use.is_once, keep=keep)
     if use.is_once:
         stages = _of_one_place(stages)
     counted: list[Evaluation] = []

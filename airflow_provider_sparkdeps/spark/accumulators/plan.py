@@ -20,9 +20,10 @@ _ADAPTIVE = "AdaptiveSparkPlan"
 _CACHE = "InMemoryTableScan"
 # Operators whose input is computed in tasks of its own.
 _EXCHANGE = re.compile(r"(?:Broadcast)?Exchange")
-_SUBQUERY = re.compile(r"(?:Reused)?Subquery\w*")
-_SAMPLING = re.compile(r"Exchange rangepartitioning\(")
 _APART = re.compile(rf"{_EXCHANGE.pattern}|Subquery\w*")
+_SUBQUERY = re.compile(r"(?:Reused)?Subquery\w*")
+# An exchange that samples its input, to find the ranges of a sort.
+_SAMPLING = re.compile(r"Exchange rangepartitioning\(")
 # Inputs whose partitions belong together with those of no other input.
 _UNARRANGED = re.compile(
     r"Range \(.*splits=(?!1\))\d+\)|FileScan (?!.*(?:Bucket| more fields)).*|(?:BroadcastExchange|Subquery\w*)\b.*"
@@ -171,7 +172,7 @@ class Plan:
         return tasks
 
     def _above_task(self, number: int) -> list[int]:
-        """Return all operators above an operator, but those up to the first one whose input has tasks of its own."""
+        """Return the operators above the nearest exchange, broadcast or subquery that is above an operator."""
         above = [*self._all_above(number)]
         starts = [index for index, each in enumerate(above) if _APART.fullmatch(_name_of(self._operators[each]))]
         return above[starts[0] + 1 :] if starts else []

@@ -261,11 +261,15 @@ def test_tags_of_users_are_no_operations(session: Session) -> None:
     assert count.value == 10
 
 
+def stream_of(session: Session, number: int, directory: Path) -> DataFrame:
+    """Return a stream of so many rows in four files, in two batches."""
+    session.spark.range(0, number, 1, 4).write.parquet(str(directory))
+    return session.spark.readStream.schema("id long").option("maxFilesPerTrigger", 3).parquet(str(directory))
+
+
 def test_a_filter_in_a_stream_counts_each_row_once(session: Session, tmp_path: Path) -> None:
     count = session.accumulator("count")
-    session.spark.range(0, 400, 1, 4).write.parquet(str(tmp_path / "in"))
-    stream = session.spark.readStream.schema("id long").option("maxFilesPerTrigger", 3).parquet(str(tmp_path / "in"))
-    kept = stream.select(counting(count)("id").alias("n")).where("n % 2 = 0")
+    kept = stream_of(session, 400, tmp_path / "in").select(counting(count)("id").alias("n")).where("n % 2 = 0")
     writer = kept.writeStream.format("noop").option("checkpointLocation", str(tmp_path / "log"))
     assert writer.trigger(availableNow=True).start().awaitTermination(240)
     assert count.value == 400
@@ -273,25 +277,22 @@ def test_a_filter_in_a_stream_counts_each_row_once(session: Session, tmp_path: P
 
 def test_what_foreach_batch_writes_of_a_stream_is_counted(session: Session, tmp_path: Path) -> None:
     count = session.accumulator("count")
-    session.spark.range(10).write.parquet(str(tmp_path / "in"))
 
     def write_batch(frame: DataFrame, number: int) -> None:
-        frame.write.format("noop").mode("append").save()
+        write(frame)
 
-    stream = session.spark.readStream.schema("id long").parquet(str(tmp_path / "in"))
-    writer = stream.select(counting(count)("id")).writeStream.foreachBatch(write_batch)
+    writer = stream_of(session, 10, tmp_path / "in").select(counting(count)("id")).writeStream.foreachBatch(write_batch)
     assert writer.trigger(availableNow=True).start().awaitTermination(240)
     assert count.value == 10
 
 
 def test_a_use_in_foreach_batch_is_refused(session: Session, tmp_path: Path) -> None:
     count = session.accumulator("count")
-    session.spark.range(10).write.parquet(str(tmp_path / "in"))
 
     def write_batch(frame: DataFrame, number: int) -> None:
         write(frame.select(udf(lambda value: count.add(1), "long")("id")))
 
-    stream = session.spark.readStream.schema("id long").parquet(str(tmp_path / "in")).writeStream
+    stream = stream_of(session, 10, tmp_path / "in").writeStream
     query = stream.foreachBatch(write_batch).trigger(availableNow=True).start()
     with pytest.raises(StreamingQueryException, match="Accumulator 'count' can't be added to here"):
         query.awaitTermination(240)
