@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
-from pyspark.sql.functions import col, udf
+from pyspark.sql.functions import udf
 
 from airflow_provider_sparkdeps.exceptions import InvalidArgumentError, SessionError
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
@@ -23,58 +23,12 @@ from airflow_provider_sparkdeps.spark.accumulators.kinds import Sum
 from airflow_provider_sparkdeps.spark.accumulators.updates import make_token
 from airflow_provider_sparkdeps.spark.session import Session
 
+from ...support.counted import counting
 from ...support.servers import OwnServer
-
-
-def counting(accumulator: Accumulator) -> Callable[..., Any]:
-    """Return a UDF that adds 1 for each row and returns the row's value."""
-
-    @udf("long")
-    def counted(value: int) -> int:
-        accumulator.add(1)
-        return value
-
-    return counted
 
 
 def rows(session: Session, count: int = 1000, partitions: int = 4) -> DataFrame:
     return session.spark.range(0, count, 1, partitions)
-
-
-def test_each_row_is_counted_once(session: Session) -> None:
-    count = session.accumulator("count")
-    rows(session).select(counting(count)("id")).collect()
-    assert count.value == 1000
-
-
-def test_sorting_on_the_udfs_column_counts_once_although_spark_samples_it(session: Session) -> None:
-    count = session.accumulator("count")
-    ordered = rows(session).select(counting(count)("id").alias("n")).orderBy("n").collect()
-    assert [row.n for row in ordered] == list(range(1000))
-    assert count.value == 1000
-
-
-def test_range_partitioning_counts_once_although_spark_samples_it(session: Session) -> None:
-    count = session.accumulator("count")
-    rows(session).select(counting(count)("id").alias("n")).repartitionByRange(3, "n").collect()
-    assert count.value == 1000
-
-
-def test_a_filter_on_the_udfs_column_counts_all_rows_once(session: Session) -> None:
-    count = session.accumulator("count")
-    kept = rows(session).select(counting(count)("id").alias("n")).where(col("n") > 10).collect()
-    assert len(kept) == 989
-    assert count.value == 1000
-
-
-def test_each_use_in_a_query_is_counted(session: Session) -> None:
-    count = session.accumulator("count")
-    frame = rows(session).select(counting(count)("id").alias("n"))
-    assert len(frame.join(frame, "n").collect()) == 1000
-    assert count.value == 2000
-    half = rows(session, 500).select(counting(count)("id").alias("n"))
-    assert len(frame.union(half).collect()) == 1500
-    assert count.value == 3500
 
 
 def killing(marker: Path) -> Callable[..., Any]:
@@ -124,8 +78,7 @@ def test_a_cached_dataframe_whose_executor_is_killed_counts_once(own_server: Own
         assert count.value == 1000
 
 
-def test_a_failed_query_adds_nothing_to_the_next_one(session: Session) -> None:
-    count = session.accumulator("count")
+def test_a_failed_query_adds_nothing_to_the_next_one(shared: Session, count: Accumulator) -> None:
 
     @udf("long")
     def failing(value: int) -> int:
@@ -135,18 +88,18 @@ def test_a_failed_query_adds_nothing_to_the_next_one(session: Session) -> None:
         return value
 
     with pytest.raises(PySparkException, match="row 900"):
-        rows(session).select(failing("id")).collect()
+        rows(shared).select(failing("id")).collect()
     assert count.value == 0
-    rows(session, 10).select(counting(count)("id")).collect()
+    rows(shared, 10).select(counting(count)("id")).collect()
     assert count.value == 10
 
 
-def test_concurrent_queries_of_one_session_are_each_exact(session: Session) -> None:
-    counts = {size: session.accumulator(f"count_{size}") for size in (300, 500, 700)}
+def test_concurrent_queries_of_one_session_are_each_exact(shared: Session) -> None:
+    counts = {size: shared.accumulator(f"count_{size}") for size in (300, 500, 700)}
 
     def query(size: int) -> None:
         for _ in range(3):
-            rows(session, size).select(counting(counts[size])("id").alias("n")).orderBy("n").collect()
+            rows(shared, size).select(counting(counts[size])("id").alias("n")).orderBy("n").collect()
 
     threads = [threading.Thread(target=query, args=(size,)) for size in counts]
     for thread in threads:
@@ -154,21 +107,6 @@ def test_concurrent_queries_of_one_session_are_each_exact(session: Session) -> N
     for thread in threads:
         thread.join()
     assert {size: count.value for size, count in counts.items()} == {size: 3 * size for size in counts}
-
-
-def test_a_cached_dataframe_is_not_counted_again(session: Session) -> None:
-    count = session.accumulator("count")
-    cached = rows(session).select(counting(count)("id").alias("n")).cache()
-    assert len(cached.collect()) == 1000
-    assert count.value == 1000
-    assert len(cached.where("n >= 500").collect()) == 500
-    assert count.value == 1000
-
-
-def test_writing_counts(session: Session, tmp_path: Path) -> None:
-    count = session.accumulator("count")
-    rows(session).select(counting(count)("id").alias("n")).write.parquet(str(tmp_path / "out"))
-    assert count.value == 1000
 
 
 def test_pandas_functions_count(session: Session) -> None:
@@ -183,11 +121,10 @@ def test_pandas_functions_count(session: Session) -> None:
     assert count.value == 1000.5
 
 
-def test_a_clone_of_the_session_counts_too(session: Session) -> None:
-    if not hasattr(session.spark, "cloneSession"):
+def test_a_clone_of_the_session_counts_too(shared: Session, count: Accumulator) -> None:
+    if not hasattr(shared.spark, "cloneSession"):
         pytest.skip("this PySpark has no cloneSession")
-    count = session.accumulator("count")
-    clone = session.spark.cloneSession()
+    clone = shared.spark.cloneSession()
     try:
         clone.range(100).select(counting(count)("id")).collect()
     finally:
@@ -202,15 +139,14 @@ def test_an_accumulator_continues_from_its_initial_value(session: Session) -> No
     assert session.accumulator_values == {"count": 42}
 
 
-def test_reading_on_an_executor_is_refused(session: Session) -> None:
-    count = session.accumulator("count")
+def test_reading_on_an_executor_is_refused(shared: Session, count: Accumulator) -> None:
 
     @udf("long")
     def reading(value: int) -> Any:
         return count.value
 
-    with pytest.raises(PySparkException, match="'count' can only be added to on executors"):
-        rows(session, 1, 1).select(reading("id")).collect()
+    with pytest.raises(PySparkException, match=r"'count_\d+' can only be added to on executors"):
+        rows(shared, 1, 1).select(reading("id")).collect()
 
 
 @pytest.mark.parametrize("name", ["", "bad rows", "1st", "a-b", None])

@@ -51,9 +51,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-def test_a_task_that_is_tried_again_counts_once(session: Session, tmp_path: Path) -> None:
+def test_a_task_that_is_tried_again_counts_once(shared: Session, tmp_path: Path) -> None:
     for name, shuffled in (("result", False), ("map", True)):
-        count = session.accumulator(name)
+        count = shared.accumulator(name)
         marker = tmp_path / name
 
         @udf("long")
@@ -64,14 +64,14 @@ def test_a_task_that_is_tried_again_counts_once(session: Session, tmp_path: Path
                 raise ValueError("once")
             return value
 
-        frame = session.spark.range(0, 1000, 1, 4).select(failing("id").alias("n"))
+        frame = shared.spark.range(0, 1000, 1, 4).select(failing("id").alias("n"))
         assert len((frame.repartition(3) if shuffled else frame).collect()) == 1000
         assert marker.exists()
         assert count.value == 1000
 
 
-def test_an_interrupted_query_adds_nothing_to_the_next_one(session: Session, tmp_path: Path) -> None:
-    count, marker = session.accumulator("count"), tmp_path / "running"
+def test_an_interrupted_query_adds_nothing_to_the_next_one(shared: Session, count: Accumulator, tmp_path: Path) -> None:
+    marker = tmp_path / "running"
 
     @udf("long")
     def slow(value: int) -> int:
@@ -85,69 +85,35 @@ def test_an_interrupted_query_adds_nothing_to_the_next_one(session: Session, tmp
         deadline = time.monotonic() + 30
         while not marker.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        session.spark.interruptAll()
+        shared.spark.interruptAll()
 
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
     with pytest.raises(PySparkException, match=r"(?i)cancel|interrupt"):
-        session.spark.range(0, 1000, 1, 4).select(slow("id")).collect()
+        shared.spark.range(0, 1000, 1, 4).select(slow("id")).collect()
     interrupting.join()
     assert count.value == 0
-    counted_rows(session, count, 10).collect()
+    counted_rows(shared, count, 10).collect()
     assert count.value == 10
 
 
 @pytest.mark.parametrize("adaptive", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_both_uses_of_a_registered_function_in_a_query_are_counted(
-    session: Session, warnings: list[str], adaptive: bool
+    shared: Session, count: Accumulator, warnings: list[str], adaptive: bool
 ) -> None:
-    session.spark.conf.set("spark.sql.adaptive.enabled", str(adaptive).lower())
-    count = session.accumulator("count")
-    session.spark.udf.register("counted", counting(count), "long")
-    session.spark.range(0, 1000, 1, 4).createTempView("many")
-    session.spark.range(0, 500, 1, 4).createTempView("few")
-    session.spark.sql("SELECT counted(id) AS n FROM many").collect()
+    shared.spark.conf.set("spark.sql.adaptive.enabled", str(adaptive).lower())
+    shared.spark.udf.register("counted", counting(count), "long")
+    shared.spark.range(0, 1000, 1, 4).createOrReplaceTempView("many")
+    shared.spark.range(0, 500, 1, 4).createOrReplaceTempView("few")
+    shared.spark.sql("SELECT counted(id) AS n FROM many").collect()
     assert count.value == 1000
     joined = "SELECT * FROM (SELECT counted(id) AS n FROM many) JOIN (SELECT counted(id) AS n FROM few) USING (n)"
-    assert len(session.spark.sql(joined).collect()) == 500
+    assert len(shared.spark.sql(joined).collect()) == 500
     assert count.value == 1000 + 1500
     assert warnings == []
     united = "SELECT counted(id) AS n FROM many UNION ALL SELECT counted(id) AS n FROM few"
-    assert len(session.spark.sql(united).collect()) == 1500
+    assert len(shared.spark.sql(united).collect()) == 1500
     assert count.value == 2500 + 1500
-
-
-def test_a_registered_function_counts_once_when_spark_samples_for_a_sort(session: Session) -> None:
-    count = session.accumulator("count")
-    session.spark.udf.register("counted", counting(count), "long")
-    session.spark.range(0, 1000, 1, 4).createTempView("many")
-    session.spark.sql("SELECT counted(id) AS n FROM many ORDER BY n").collect()
-    assert count.value == 1000
-
-
-def test_a_view_over_a_udf_counts_in_each_query(session: Session) -> None:
-    count = session.accumulator("count")
-    counted_rows(session, count).createTempView("counted")
-    for times in (1, 2):
-        session.spark.sql("SELECT * FROM counted WHERE n > 10").collect()
-        assert count.value == 1000 * times
-
-
-@pytest.mark.soak
-def test_sampling_counts_once_without_adaptive_execution_too(session: Session) -> None:
-    session.spark.conf.set("spark.sql.adaptive.enabled", "false")
-    count = session.accumulator("count")
-    counted_rows(session, count).orderBy("n").collect()
-    assert count.value == 1000
-
-
-def test_a_join_and_a_union_of_two_uses_count_both(session: Session) -> None:
-    count = session.accumulator("count")
-    many, few = counted_rows(session, count), counted_rows(session, count, 500)
-    assert len(many.join(few, "n").collect()) == 500
-    assert count.value == 1500
-    assert len(many.union(few).collect()) == 1500
-    assert count.value == 3000
 
 
 @pytest.mark.parametrize(
@@ -159,26 +125,26 @@ def test_a_join_and_a_union_of_two_uses_count_both(session: Session) -> None:
     ],
 )
 def test_an_action_without_updates_is_logged_once_with_the_way_to_fix_it(
-    session: Session, warnings: list[str], action: Callable[[DataFrame], Any], called: str
+    shared: Session, count: Accumulator, warnings: list[str], action: Callable[[DataFrame], Any], called: str
 ) -> None:
-    count = session.accumulator("bad_rows")
     for _ in range(2):
-        action(counted_rows(session, count, 100_000))
+        action(counted_rows(shared, count, 100_000))
         _ = count.value
     assert count.value == 0
     (message,) = warnings
-    assert f"No updates of accumulator 'bad_rows' were received from an action ({called}): " in message
+    assert f"No updates of accumulator '{count.name}' were received from an action ({called}): " in message
     assert "DataFrame.observe" in message
 
 
-def test_actions_with_updates_are_not_logged(session: Session, warnings: list[str], tmp_path: Path) -> None:
-    count = session.accumulator("count")
-    counted_rows(session, count).collect()
-    counted_rows(session, count).write.parquet(str(tmp_path / "out"))
-    cached = counted_rows(session, count).cache()
+def test_actions_with_updates_are_not_logged(
+    shared: Session, count: Accumulator, warnings: list[str], tmp_path: Path
+) -> None:
+    counted_rows(shared, count).collect()
+    counted_rows(shared, count).write.parquet(str(tmp_path / "out"))
+    cached = counted_rows(shared, count).cache()
     cached.collect()
     cached.where(col("n") > 10).count()
-    session.spark.range(10).count()
+    shared.spark.range(10).count()
     assert count.value == 3000
     assert warnings == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.functions import col, pandas_udf, udf  # type: ignore[attr-defined]
 
 from airflow_provider_sparkdeps.spark.accumulators import Accumulator
-from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.session import Session
 
 from ...support.counted import counting, keys, rows
-from ...support.executors import open_session
 
 
 def write(frame: DataFrame) -> None:
@@ -178,8 +176,37 @@ def condition_below_an_exchange_and_a_sort(session: Session, count: Accumulator)
     groups.withColumn("n", counting(count)("k")).filter("n % 7 < 5").orderBy("m").collect()
 
 
+def union_with_some_rows_again(session: Session, count: Accumulator) -> None:
+    rows(session, count).union(rows(session, count, 500)).collect()
+
+
+def cached_and_filtered(session: Session, count: Accumulator) -> None:
+    cached = rows(session, count).cache()
+    cached.collect()
+    cached.filter("n >= 500").collect()
+
+
+def view_in_two_queries(session: Session, count: Accumulator) -> None:
+    rows(session, count).createOrReplaceTempView("counted")
+    for _ in range(2):
+        session.spark.sql("SELECT * FROM counted WHERE n > 10").collect()
+
+
+def sort_on_a_registered_function(session: Session, count: Accumulator) -> None:
+    session.spark.udf.register("counted_to_sort", counting(count))
+    session.spark.sql("SELECT counted_to_sort(id) AS n FROM range(0, 1000, 1, 4) ORDER BY n").collect()
+
+
 # Query -> what its plan evaluates once.
 QUERIES: dict[str, tuple[Callable[[Session, Accumulator], object], int]] = {
+    "a column": (lambda session, count: rows(session, count).collect(), 1000),
+    "a sort": (lambda session, count: rows(session, count).orderBy("n").collect(), 1000),
+    "ranges": (lambda session, count: rows(session, count).repartitionByRange(3, "n").collect(), 1000),
+    "a filter": (lambda session, count: rows(session, count).filter("n > 10").collect(), 1000),
+    "a union with some of the rows": (union_with_some_rows_again, 1500),
+    "cached, then filtered": (cached_and_filtered, 1000),
+    "a view in two queries": (view_in_two_queries, 2000),
+    "a sort on a registered function": (sort_on_a_registered_function, 1000),
     "coalesce": (lambda session, count: rows(session, count).coalesce(1).collect(), 1000),
     "coalesce and write": (lambda session, count: write(rows(session, count).coalesce(2)), 1000),
     "mapInPandas, then coalesce": (map_then_coalesce, 1000),
@@ -213,51 +240,40 @@ QUERIES: dict[str, tuple[Callable[[Session, Accumulator], object], int]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def shared(server: EmbeddedServer) -> Iterator[Session]:
-    with open_session(server) as session:
-        session.spark.conf.set("spark.sql.shuffle.partitions", "3")
-        yield session
-
-
 @pytest.mark.parametrize("adaptive", ["true", pytest.param("false", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", QUERIES)
-def test_a_query_counts_what_happened_once(shared: Session, name: str, adaptive: str) -> None:
+def test_a_query_counts_what_happened_once(shared: Session, count: Accumulator, name: str, adaptive: str) -> None:
     shared.spark.conf.set("spark.sql.adaptive.enabled", adaptive)
+    shared.spark.conf.set("spark.sql.shuffle.partitions", "3")
     query, expected = QUERIES[name]
-    count = shared.accumulator(f"count_{[*QUERIES].index(name)}_{adaptive}")
     query(shared, count)
     assert count.value == expected
-    shared.spark.catalog.clearCache()
 
 
-def test_a_condition_that_is_copied_counts_all_rows(session: Session) -> None:
+def test_a_condition_that_is_copied_counts_all_rows(shared: Session, count: Accumulator) -> None:
     """Rows of both sides, of which 25 are on both: at least 75, and not more than all evaluations."""
-    count = session.accumulator("count")
-    filter_above_a_join(session, count)
+    filter_above_a_join(shared, count)
     assert 150 <= count.value <= 200
 
 
-def test_a_plan_of_many_levels_can_be_read(session: Session) -> None:
-    count = session.accumulator("count")
-    frame = session.spark.range(3)
+def test_a_plan_of_many_levels_can_be_read(shared: Session, count: Accumulator) -> None:
+    frame = shared.spark.range(3)
     for number in range(100):
         frame = frame.withColumn(f"c{number}", F.lit(number))
     frame.select(counting(count)("id")).collect()
     assert count.value == 3
-    joined = session.spark.range(3).withColumn("n", counting(count)("id")).join(session.spark.range(3), "id")
+    joined = shared.spark.range(3).withColumn("n", counting(count)("id")).join(shared.spark.range(3), "id")
     for number in range(60):
         joined = joined.filter(f"id >= {-number}")
     joined.collect()
     assert count.value == 6
 
 
-def test_tags_of_users_are_no_operations(session: Session) -> None:
-    count = session.accumulator("count")
+def test_tags_of_users_are_no_operations(shared: Session, count: Accumulator) -> None:
     for number in range(6):
-        session.spark.addTag(f"t{number}_Operation_5")
-    rows(session, count, 10).collect()
-    session.spark.clearTags()
+        shared.spark.addTag(f"t{number}_Operation_5")
+    rows(shared, count, 10).collect()
+    shared.spark.clearTags()
     assert count.value == 10
 
 
