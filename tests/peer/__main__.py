@@ -75,10 +75,10 @@ def main() -> int:
         if not chosen:
             parser.error("There is no such suite in suites.txt.")
         (work / "files").mkdir()
-        build_environment(HOME / "store")
+        build_environment(work / "store")
         print(f"{'suite':<70} {'stock':>6} {' '.join(f'{mode:>11}' for mode in modes)}")
         with EmbeddedServer(conf=SERVER_CONF) as server, ThreadPoolExecutor(args.jobs) as pool:
-            peer = Peer(server.url, work / "tests", HOME / "store", work / "files", suites.left_out)
+            peer = Peer(server.url, work / "tests", work / "store", work / "files", suites.left_out)
             unknown = sum(pool.map(lambda suite: compare(peer, suite, modes, suites.accumulator), chosen))
     print(f"{unknown} tests pass in a stock session and fail in one of ours")
     return 1 if unknown else 0

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyspark
+from packaging.requirements import Requirement
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
@@ -53,8 +54,10 @@ def extract_tests(directory: Path) -> set[str]:
 
 
 def build_environment(store: Path) -> None:
-    """Build the environment of attached sessions, unless the store has it: the packages that PySpark itself uses."""
-    packages = [f"{name}=={importlib.metadata.version(name)}" for name in ("numpy", "pandas", "pyarrow")]
+    """Build the environment of attached sessions: the packages that PySpark itself needs."""
+    needed = map(Requirement, importlib.metadata.requires("pyspark") or ())
+    names = [each.name for each in needed if each.marker and each.marker.evaluate({"extra": "connect"})]
+    packages = [f"{name}=={importlib.metadata.version(name)}" for name in names]
     ArchiveStore(store).build(VenvEnvironment(packages), timeout=900, progress=print)
 
 

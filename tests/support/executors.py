@@ -103,7 +103,7 @@ def stop_python_daemons(server: EmbeddedServer) -> None:
     """Stop the daemons that fork Python workers on executors, and the workers. Spark starts those again it needs."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            is_daemon = b"pyspark.daemon" in (process / "cmdline").read_bytes()
+            is_daemon = b"pyspark.worker" in (process / "cmdline").read_bytes()
             if is_daemon and (process / "cwd").readlink().is_relative_to(server.work_dir / "spark/work"):
                 os.kill(int(process.name), signal.SIGTERM)
         except OSError:

@@ -22,6 +22,8 @@ EXECUTOR_SCHEMES = ("file", "http", "https", "spark")
 # What an executor keeps unpacked. The least recently used environments are removed first.
 _MAX_ENVS = 12
 _MAX_MEGABYTES = 20_000
+# A daemon that has had no workers for so long ends. Spark starts another one in about a second.
+_IDLE_SECONDS = 60.0
 # Launchers of sessions, of a few kilobytes.
 _MAX_LAUNCHERS = 1000
 
@@ -58,6 +60,7 @@ def launcher_archive(
         "uri": _for_shell(uri) if uri else "",
         "probe": "yes" if probe else "no",
         "start": start,
+        "idle_seconds": str(_IDLE_SECONDS),
         "max_envs": str(_MAX_ENVS),
         "max_megabytes": str(_MAX_MEGABYTES),
         "max_launchers": str(_MAX_LAUNCHERS),
@@ -68,7 +71,8 @@ def launcher_archive(
     scripts = {"python": script}
     if scheme == "spark":
         scripts["fetch_from_driver"] = _script("fetch_from_driver.sh")
-    scripts["gunzip_sha256"] = _script("gunzip_sha256.py")
+    for name in ("gunzip_sha256", "daemon"):
+        scripts[name] = _script(f"{name}.py")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, script in scripts.items():

@@ -134,12 +134,18 @@ def wait_for_file(file: Path) -> str:
 
 
 def test_launcher_passes_on_arguments_and_environment(executor: Executor) -> None:
-    arguments = ("-m", "pyspark.daemon", "", "two words", "it's", '"$HOME" `id` *')
+    arguments = ("-m", "pyspark.worker", "", "two words", "it's", '"$HOME" `id` *')
     for name in ("cold", "warm"):
         code, out, err = executor.run(executor.session(name), *arguments)
         assert (code, err) == (0, "")
         assert out.splitlines() == [f"{executor.home}/bin/python", "unchanged", *(f"<{each}>" for each in arguments)]
     assert leftovers(executor.home) == []
+
+
+def test_sparks_daemon_is_run_by_one_that_ends_when_it_is_idle(executor: Executor) -> None:
+    code, out, err = executor.run(executor.session(), "-m", "pyspark.daemon", "pyspark.worker")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[2:] == ["<sparkdeps/env-1/bin/daemon>", "<60.0>", "<pyspark.worker>"]
 
 
 def test_ten_launchers_at_once_unpack_once(executor: Executor, tmp_path: Path) -> None:

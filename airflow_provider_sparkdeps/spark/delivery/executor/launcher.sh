@@ -3,8 +3,8 @@
 # launcher.py replaces the next line with assignments: digest, sha256, payload (a file name), megabytes (unpacked),
 # interpreter, version, bundled=yes|no (whether the payload contains the interpreter), post_unpack (a script in the
 # payload, or empty), scheme and uri (where the payload is if Spark does not bring it, or empty), probe=yes|no (whether
-# to fetch it even if it is unpacked), start=session|executor (the directory that it is started in), max_envs,
-# max_megabytes and max_launchers (what to keep).
+# to fetch it even if it is unpacked), start=session|executor (the directory that it is started in), idle_seconds (when
+# to end a daemon that has no workers), max_envs, max_megabytes and max_launchers (what to keep).
 # @values@
 set -eu
 fail() { echo "sparkdeps: $*" >&2; exit 1; }
@@ -236,4 +236,7 @@ use_py_files
 export PYTHONNOUSERSITE=1
 # launcher.py replaces the next line with the variables of the environment.
 # @exports@
+case "${1:-} ${2:-}" in
+"-m pyspark.daemon") shift 2 && set -- "$launcher/bin/daemon" "$idle_seconds" "$@" ;;
+esac
 exec "$env_dir/$interpreter" "$@"
