@@ -92,10 +92,11 @@ class Plan:
             self._keeps(low, high) for (high, _), (low, _) in pairwise(places)
         )
 
-    def keeps_apart(self, functions: Iterable[str]) -> bool:
+    def keeps_apart(self, functions: Iterable[str], *, coalesced: bool = False) -> bool:
         """Return whether all evaluations of a function in one task are of the same rows, or of some of them.
 
         :param functions: as for `evaluates_once`.
+        :param coalesced: a task may compute several partitions of what the plan shows.
         """
         places = self._places_of(functions)
         tasks = self._tasks()
@@ -104,7 +105,7 @@ class Plan:
         return all(
             (result == other and self._keeps(low, high))
             if self._is_above(high, low)
-            else tasks[high] != tasks[low] or self._separates(self._common(high, low))
+            else tasks[high] != tasks[low] or (not coalesced and self._separates(self._common(high, low)))
             for (high, result), (low, other) in combinations(places, 2)
         )
 

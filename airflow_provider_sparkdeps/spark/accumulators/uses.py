@@ -65,6 +65,7 @@ class Use:
     :param crossed: a join may evaluate each partition several times.
     :param apart: no task evaluates it for rows of several places.
     :param repeats_samples: what Spark evaluates for the sample of a sort is evaluated again after it.
+    :param planned: the plan of the query was looked at.
     :param cached: the cached DataFrame that the query is.
     :param functions: names under which Spark shows the function in the plan; empty if it can't be asked for it.
     """
@@ -77,13 +78,18 @@ class Use:
     crossed: bool = False
     apart: bool = False
     repeats_samples: bool = False
+    planned: bool = False
     cached: str | None = None
     functions: frozenset[str] = frozenset()
 
     @property
     def is_once(self) -> bool:
-        """Whether all its evaluations in an operation are of the rows of one place, so that each row counts once."""
-        return self.known and self.places == 1 and not self.copied
+        """Whether all its evaluations in an operation are of the rows of one place, so that each row counts once.
+
+        Of several partitions, a filter may be evaluated for each one, and its column for all of them.
+        """
+        is_alike = self.planned or not (self.several and self.narrowed)
+        return self.known and self.places == 1 and not self.copied and is_alike
 
     @property
     def needs_plan(self) -> bool:
@@ -94,8 +100,9 @@ class Use:
         """Return what is known if this is the plan of the query."""
         return replace(
             self,
+            planned=True,
             copied=not plan.evaluates_once(self.functions),
-            apart=plan.keeps_apart(self.functions),
+            apart=plan.keeps_apart(self.functions, coalesced=self.several),
             # A write to a table may sort the rows, which the plan does not show.
             repeats_samples=plan.repeats_samples(self.functions if self.known and not self.several else ()),
             several=self.several or plan.coalesces,
@@ -253,6 +260,10 @@ class UseFinder:
                     self._times += 1
                     self._cached.setdefault(request.persist.relation.SerializeToString(), str(self._times))
             elif analyze == "unpersist":
+                self._cached.clear()
+        elif kind == "ConfigRequest":
+            # With other settings, Spark may not find what it has cached.
+            if {"set", "unset"} & {request.operation.WhichOneof("op_type")}:
                 self._cached.clear()
         elif kind == "ExecutePlanRequest":
             command = request.plan.command

@@ -76,7 +76,7 @@ def coalesced(*times: tuple[int, int], values: tuple[int, ...] = (250, 240, 250,
 def test_a_task_with_several_partitions_counts_each_once() -> None:
     use = Use(several=True)
     assert counted(*coalesced((0, 1), (2, 3), (4, 5), (6, 7)), use=use) == 980, "without a filter"
-    use = Use(several=True, narrowed=True)
+    use = Use(several=True, narrowed=True, planned=True)
     overlapping = count(coalesced((0, 2), (1, 3), (4, 5), (6, 7)), use)
     assert (sum(each.value for each in overlapping.evaluations), overlapping.doubt) == (500, "")
     apart = count(coalesced((0, 1), (2, 3), (4, 5), (6, 7)), use)
@@ -86,6 +86,13 @@ def test_a_task_with_several_partitions_counts_each_once() -> None:
     one_process = [each._replace(worker=1) for each in coalesced((0, 1), (2, 3), (4, 5), (6, 7))]
     growing = coalesced((0, 1), (2, 3), (4, 5), (6, 7), values=(1, 2, 3, 4))
     assert [count(each, use).doubt for each in (one_process, growing)] == ["", ""]
+
+
+def test_a_filter_of_each_partition_and_a_column_of_all_are_not_of_the_same_rows() -> None:
+    evaluations = coalesced((0, 2), (3, 5), (1, 6), values=(50, 50, 10))
+    evaluations = [each._replace(worker=number) for number, each in enumerate(evaluations)]
+    found = count(evaluations, Use(several=True, narrowed=True))
+    assert (sum(each.value for each in found.evaluations), bool(found.doubt)) == (110, True)
 
 
 def test_samples_count_once_and_large_partitions_of_them_too() -> None:

@@ -190,7 +190,9 @@ def test_exchanges_whose_input_runs_first_may_be_left_out() -> None:
 def test_sides_of_a_union_are_apart_if_they_are_not_partitioned_alike(left: str, right: str, is_apart: bool) -> None:
     sides = [f"BatchEvalPython [f(k#{n}L)#{n}L], [x]\n   +- {side}" for n, side in enumerate((left, right))]
     first, second = f":- {sides[0]}".replace("\n   ", "\n:  "), f"+- {sides[1]}"
-    assert plan(first, second, root="Union").keeps_apart(("f",)) == is_apart
+    union = plan(first, second, root="Union")
+    assert union.keeps_apart(("f",)) == is_apart
+    assert not union.keeps_apart(("f",), coalesced=True), "a write may coalesce"
     coalesced = plan(indented(first), indented(second), root="Coalesce 1\n+- Union")
     assert coalesced.coalesces
     assert not coalesced.keeps_apart(("f",))

@@ -186,6 +186,13 @@ def cached_and_filtered(session: Session, count: Accumulator) -> None:
     cached.filter("n >= 500").collect()
 
 
+def cached_with_other_settings(session: Session, count: Accumulator) -> None:
+    cached = session.spark.range(0, 100, 1, 2).select((counting(count)("id") + 1).alias("n")).cache()
+    cached.collect()
+    session.spark.conf.set("spark.sql.ansi.enabled", "false")
+    cached.collect()
+
+
 def view_in_two_queries(session: Session, count: Accumulator) -> None:
     rows(session, count).createOrReplaceTempView("counted")
     for _ in range(2):
@@ -205,6 +212,7 @@ QUERIES: dict[str, tuple[Callable[[Session, Accumulator], object], int]] = {
     "a filter": (lambda session, count: rows(session, count).filter("n > 10").collect(), 1000),
     "a union with some of the rows": (union_with_some_rows_again, 1500),
     "cached, then filtered": (cached_and_filtered, 1000),
+    "cached, with another setting": (cached_with_other_settings, 200),
     "a view in two queries": (view_in_two_queries, 2000),
     "a sort on a registered function": (sort_on_a_registered_function, 1000),
     "coalesce": (lambda session, count: rows(session, count).coalesce(1).collect(), 1000),

@@ -53,6 +53,16 @@ def end_workers(server: EmbeddedServer, built: Built) -> None:
         os.kill(worker, signal.SIGTERM)
 
 
+def may_be_removed(home: Path) -> bool:
+    """Return whether no process holds the lock of an environment."""
+    with (home.parent / f".{home.name}.used").open("a") as used:
+        try:
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def test_daemons_without_workers_end_and_spark_starts_them_again(
     server: EmbeddedServer, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,9 +77,7 @@ def test_daemons_without_workers_end_and_spark_starts_them_again(
         assert pythons(server, built)[0] == daemons, "they have workers"
         end_workers(server, built)
         wait_for(lambda: pythons(server, built) == (set(), set()))
-        for home in homes(server, built):
-            with (home.parent / f".{home.name}.used").open("a") as used:
-                fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)  # The environment may be removed.
+        wait_for(lambda: all(map(may_be_removed, homes(server, built))))
         assert six_on_executors(session) == expected
         assert pythons(server, built)[0].isdisjoint(daemons)
     end_workers(server, built)
@@ -91,6 +99,22 @@ def test_functions_see_what_they_would_see_in_sparks_daemon(server: EmbeddedServ
                 built.attach(session)
             seen.append(session.spark.range(1).select(udf(see, "string", useArrow=False)("id")).collect())
     assert seen[0] == seen[1]
+
+
+def test_a_function_may_use_the_timer_of_the_daemon(server: EmbeddedServer, built: Built) -> None:
+    def fork(_: int) -> int:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(7))
+        child = os.fork()
+        if child == 0:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            time.sleep(10)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    with open_session(server) as session:
+        built.attach(session)
+        (row,) = session.spark.range(1).select(udf(fork, "int", useArrow=False)("id")).collect()
+    assert row[0] == 7
 
 
 @pytest.mark.soak

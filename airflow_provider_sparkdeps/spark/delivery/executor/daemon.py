@@ -34,9 +34,13 @@ def main() -> None:
             # As Spark does.
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def forget() -> None:
+        # Workers have no timer. They, and what they fork, may have their own.
+        if signal.getsignal(signal.SIGALRM) is check:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
     signal.signal(signal.SIGALRM, check)
-    # Workers have no timer, and get back the default for one of their own.
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL))
+    os.register_at_fork(after_in_child=forget)
     signal.setitimer(signal.ITIMER_REAL, seconds / _CHECKS, seconds / _CHECKS)
     # For a file, Python's first place to look for modules is its directory; for `-m`, the current one.
     if sys.path[0] and Path(sys.path[0]).resolve() == Path(sys.argv[0]).resolve().parent:
