@@ -84,8 +84,9 @@ def _summary(report: DagRunReport, file: Path, home: Path) -> str:
     store = home / "sparkdeps" / "archives"
     command = _shown(Path(sys.executable).parent / "sparkdeps")
     failed = [task for task, state in report.tasks.items() if state not in ("success", "skipped")]
-    outcome = f"failed in {', '.join(failed)}; see its log above" if failed else f"took {report.seconds:.0f} s"
-    lines = ["", f"What ran     {file.name} {outcome}. Its UDFs ran on two Spark executors."]
+    ended = f"took {report.seconds:.0f} s. Its UDFs ran on two Spark executors."
+    outcome = f"failed in {', '.join(failed)}; see its log above." if failed else ended
+    lines = ["", f"What ran     {file.name} {outcome}"]
     next_steps = [f"{_shown(file)}  is the DAG: copy it and change it"]
     if archive := report.xcom.get("build", {}).get("return_value"):
         packages = ", ".join(f"{name} {version}" for name, version in archive["packages"].items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from airflow_provider_sparkdeps.demo import _summary, example_dags
@@ -40,6 +41,8 @@ def test_the_quickstart_builds_waits_counts_and_reports(airflow: LocalAirflow) -
     assert f"sparkdeps show --store {airflow.home}/sparkdeps/archives {archive['key'][:8]} " in summary
     [payload] = (airflow.home / "sparkdeps" / "archives" / archive["key"]).glob("*.payload")
     assert f"The archive  {payload}" in summary
+    failed = _summary(replace(report, tasks={**report.tasks, "spell": "failed"}), EXAMPLES / "a.py", airflow.home)
+    assert "What ran     a.py failed in spell; see its log above.\n" in failed
 
 
 def test_packages_of_a_conda_channel_run_on_executors(airflow: LocalAirflow) -> None:
