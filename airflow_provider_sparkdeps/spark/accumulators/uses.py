@@ -86,7 +86,8 @@ class Use:
     def is_once(self) -> bool:
         """Whether all its evaluations in an operation are of the rows of one place, so that each row counts once.
 
-        Of several partitions, a filter may be evaluated for each one, and its column for all of them.
+        If a task computes several partitions, it may evaluate a filter for each one and its column for all together,
+        which only the plan tells.
         """
         is_alike = self.planned or not (self.several and self.narrowed)
         return self.known and self.places == 1 and not self.copied and is_alike
@@ -263,7 +264,7 @@ class UseFinder:
                 self._cached.clear()
         elif kind == "ConfigRequest":
             # With other settings, Spark may not find what it has cached.
-            if {"set", "unset"} & {request.operation.WhichOneof("op_type")}:
+            if request.operation.WhichOneof("op_type") in ("set", "unset"):
                 self._cached.clear()
         elif kind == "ExecutePlanRequest":
             command = request.plan.command

@@ -22,10 +22,10 @@ EXECUTOR_SCHEMES = ("file", "http", "https", "spark")
 # What an executor keeps unpacked. The least recently used environments are removed first.
 _MAX_ENVS = 12
 _MAX_MEGABYTES = 20_000
-# A daemon that has had no workers for so long ends. Spark starts another one in about a second.
-_IDLE_SECONDS = 60.0
 # Launchers of sessions, of a few kilobytes.
 _MAX_LAUNCHERS = 1000
+# A daemon that has had no workers for so long ends. Spark starts another one in about a second.
+_IDLE_SECONDS = 60.0
 
 
 class Start(StrEnum):

@@ -79,7 +79,6 @@ def test_a_cached_dataframe_whose_executor_is_killed_counts_once(own_server: Own
 
 
 def test_a_failed_query_adds_nothing_to_the_next_one(shared: Session, count: Accumulator) -> None:
-
     @udf("long")
     def failing(value: int) -> int:
         count.add(1)
@@ -140,7 +139,6 @@ def test_an_accumulator_continues_from_its_initial_value(session: Session) -> No
 
 
 def test_reading_on_an_executor_is_refused(shared: Session, count: Accumulator) -> None:
-
     @udf("long")
     def reading(value: int) -> Any:
         return count.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_sparkdeps.spark.accumulators.plan import Plan
+from airflow_provider_sparkdeps.spark.accumulators.uses import Use
 
 FILTER = """
 :- Project [id#0L, pythonUDF0#9L AS n#2L]
@@ -192,7 +193,8 @@ def test_sides_of_a_union_are_apart_if_they_are_not_partitioned_alike(left: str,
     first, second = f":- {sides[0]}".replace("\n   ", "\n:  "), f"+- {sides[1]}"
     union = plan(first, second, root="Union")
     assert union.keeps_apart(("f",)) == is_apart
-    assert not union.keeps_apart(("f",), coalesced=True), "a write may coalesce"
+    use = Use(several=True, functions=frozenset(("f",)))
+    assert not use.with_plan(union).apart, "a write may coalesce"
     coalesced = plan(indented(first), indented(second), root="Coalesce 1\n+- Union")
     assert coalesced.coalesces
     assert not coalesced.keeps_apart(("f",))
