@@ -101,6 +101,20 @@ def test_functions_see_what_they_would_see_in_sparks_daemon(server: EmbeddedServ
     assert seen[0] == seen[1]
 
 
+def test_what_a_function_logs_names_the_function(server: EmbeddedServer, built: Built) -> None:
+    def log(_: int) -> None:
+        import logging
+
+        logging.getLogger("test_daemon").warning("logged")
+
+    with open_session(server) as session:
+        built.attach(session)
+        session.spark.conf.set("spark.sql.pyspark.worker.logging.enabled", "true")
+        session.spark.range(1).select(udf(log, "int", useArrow=False)("id")).collect()
+        logs = session.spark.tvf.python_worker_logs().where("logger = 'test_daemon'").select("context", "msg").collect()
+    assert logs == [({"func_name": "log"}, "logged")]
+
+
 def test_a_function_may_use_the_timer_of_the_daemon(server: EmbeddedServer, built: Built) -> None:
     def fork(_: int) -> int:
         signal.signal(signal.SIGALRM, lambda *_: os._exit(7))

@@ -49,4 +49,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # PySpark names the function that logs something in a UDF, and would take `__main__` below it for its own daemon.
+    __name__ = "sparkdeps_daemon"
     main()
