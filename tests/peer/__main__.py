@@ -14,17 +14,14 @@ from pathlib import Path
 from airflow_provider_sparkdeps.environments.uv import uv_binary
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from tests.peer.run import OURS, SERVER_CONF, Peer, build_environment, extract_tests
-from tests.peer.suites import PREFIX, read_suites
+from tests.peer.suites import PREFIX, Suites, read_suites
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".bench" / "pyspark"
 
 
-def compare(peer: Peer, suite: str, modes: Sequence[str], known: dict[str, str]) -> int:
-    """Run a suite in all modes, print its rows of the table, and return the number of unknown differences.
-
-    :param known: tests that are known to differ with an accumulator, and the reason.
-    """
+def compare(peer: Peer, suite: str, modes: Sequence[str], suites: Suites) -> int:
+    """Run a suite in all modes, print its rows of the table, and return the number of unknown differences."""
     start = time.monotonic()
     stock = peer.run([suite], "stock")
     passed = sum(each.outcome == "passed" for each in stock.values())
@@ -32,8 +29,9 @@ def compare(peer: Peer, suite: str, modes: Sequence[str], known: dict[str, str])
     for mode in modes:
         differing = peer.differences(suite, mode, stock)
         cells.append(f"{passed - len(differing):>11}")
+        known = suites.any_order | (suites.accumulator if mode == "accumulator" else {})
         for name, message in differing.items():
-            reason = known.get(name.rpartition(".")[2]) if mode == "accumulator" else None
+            reason = known.get(name.rpartition(".")[2])
             unknown += reason is None
             lines.append(f"    {mode}: {name.removeprefix(suite + '.')}: {reason or message[:300]}")
     row = f"{suite.removeprefix(PREFIX):<70} {passed:>6} {' '.join(cells)} {time.monotonic() - start:>6.0f} s"
@@ -79,7 +77,7 @@ def main() -> int:
         print(f"{'suite':<70} {'stock':>6} {' '.join(f'{mode:>11}' for mode in modes)}")
         with EmbeddedServer(conf=SERVER_CONF) as server, ThreadPoolExecutor(args.jobs) as pool:
             peer = Peer(server.url, work / "tests", work / "store", work / "files", suites.left_out)
-            unknown = sum(pool.map(lambda suite: compare(peer, suite, modes, suites.accumulator), chosen))
+            unknown = sum(pool.map(lambda suite: compare(peer, suite, modes, suites), chosen))
     print(f"{unknown} tests pass in a stock session and fail in one of ours")
     return 1 if unknown else 0
 
