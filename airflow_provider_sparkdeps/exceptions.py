@@ -26,7 +26,7 @@ class BuildError(SparkDepsError):
 
 
 class ArchiveError(SparkDepsError):
-    """An archive is missing, incomplete, or does not match its manifest."""
+    """An archive is missing, incomplete, or does not match its manifest, or its store can't be used."""
 
 
 class ConnectError(SparkDepsError):

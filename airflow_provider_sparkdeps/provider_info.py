@@ -89,7 +89,7 @@ _CONNECTION_TYPE: dict[str, Any] = {
         "ui_url": _field(
             "Spark UI URL",
             "string",
-            "URL of this server's Spark UI, for links from tasks: http://spark.example.com:4040.",
+            "URL of this server's Spark UI: http://spark.example.com:4040. No link uses it yet.",
             format="url",
         ),
         "delivery": _field(

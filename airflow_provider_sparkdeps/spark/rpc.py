@@ -32,7 +32,8 @@ _CALL_TIMEOUT = 3.0
 _PLAN_TIMEOUT = 60.0
 # Bytes. PySpark's 32 KB take twice as long; gRPC's limit is 4 MB per message.
 _CHUNK = 1 << 20
-# MB/s. Slower uploads are given up.
+# An upload may take so many seconds, and more for each MB at so many MB/s.
+_UPLOAD_TIMEOUT = 60.0
 _MIN_UPLOAD_SPEED = 0.5
 
 
@@ -170,8 +171,10 @@ class RpcClient:
         :param cancel_on: the upload is cancelled when this fails.
         :raises grpc.RpcError: if the upload failed.
         :raises grpc.FutureCancelledError: if `cancel_on` failed.
+        :raises ConnectError: if the connection is slower than 0.5 MB/s.
         :raises SessionError: if the file was damaged on its way.
         """
+        import grpc
         import pyspark.sql.connect.proto as pb2
 
         size = file.stat().st_size
@@ -194,11 +197,20 @@ class RpcClient:
                         request.chunk.CopyFrom(chunk)
                     yield request
 
-        timeout = 60 + size / 1e6 / _MIN_UPLOAD_SPEED
+        timeout = _UPLOAD_TIMEOUT + size / 1e6 / _MIN_UPLOAD_SPEED
         call = self._stub.AddArtifacts.future(requests(), metadata=self._metadata, timeout=timeout)
         if cancel_on:
             cancel_on.add_done_callback(lambda done: call.cancel() if done.exception() else None)
-        response = call.result()
+        try:
+            response = call.result()
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            raise ConnectError(
+                f"Could not upload {name} ({size / 1e6:.1f} MB) to {self._endpoint.target} within {timeout:.0f} s. Run "
+                "the task again, on a worker with a faster connection to the server. For archives, the connection's "
+                "field delivery can be 'reference': then the cluster reads them from the archive store."
+            ) from None
         if not all(artifact.is_crc_successful for artifact in response.artifacts):
             raise SessionError(f"{name} was damaged on its way to {self._endpoint.target}. Run the task again.")
 

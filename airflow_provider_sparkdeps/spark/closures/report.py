@@ -117,7 +117,7 @@ def inspect_closure(
 ) -> ClosureReport:
     """Report what would be pickled with a function, and the problems with it. Nothing is sent.
 
-    It is pickled, and unpickled in a fresh process, unless it is large or needs packages which only executors have.
+    It is pickled, and unpickled in a fresh process, unless it is large or needs other packages than PySpark.
 
     .. code-block:: python
 

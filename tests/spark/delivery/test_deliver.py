@@ -13,6 +13,8 @@ from pyspark.sql.functions import udf
 
 from airflow_provider_sparkdeps.archives import ArchiveStore
 from airflow_provider_sparkdeps.environments import VenvEnvironment
+from airflow_provider_sparkdeps.exceptions import ConnectError
+from airflow_provider_sparkdeps.spark import rpc
 from airflow_provider_sparkdeps.spark.attach import attach_payload
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.rpc import RpcClient
@@ -101,6 +103,19 @@ def test_of_two_concurrent_sessions_one_uploads(
     with caplog.at_level("INFO"), ThreadPoolExecutor(2) as pool:
         assert list(pool.map(use, range(2))) == [{"1.15.0"}, {"1.15.0"}]
     assert caplog.text.count(f"Uploaded {built.archive.payload}") == 1
+
+
+def test_an_upload_that_takes_too_long_fails_and_can_be_repeated(
+    server: EmbeddedServer, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(server) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(rpc, "_UPLOAD_TIMEOUT", 0.0)
+            patch.setattr(rpc, "_MIN_UPLOAD_SPEED", 1e9)
+            with pytest.raises(ConnectError, match=r"Could not upload env-.* MB\) to .* within 0 s\. .*delivery"):
+                built.attach(session)
+        assert built.attach(session)
+        assert set(six_on_executors(session).values()) == {"1.15.0"}
 
 
 def test_a_payload_that_the_server_dropped_is_sent_again(server: EmbeddedServer, built: Built) -> None:
