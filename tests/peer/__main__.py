@@ -25,7 +25,9 @@ def compare(peer: Peer, suite: str, modes: Sequence[str], suites: Suites) -> int
     start = time.monotonic()
     stock = peer.run([suite], "stock")
     passed = sum(each.outcome == "passed" for each in stock.values())
-    cells, lines, unknown = [], [], 0
+    cells: list[str] = []
+    lines = [] if stock else ["    No test of it has run."]
+    unknown = len(lines)
     for mode in modes:
         differing = peer.differences(suite, mode, stock)
         cells.append(f"{passed - len(differing):>11}")

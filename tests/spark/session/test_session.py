@@ -23,7 +23,7 @@ from airflow_provider_sparkdeps.spark.rpc import check_server
 from airflow_provider_sparkdeps.spark.session import Session
 
 from ...support.servers import OwnServer
-from ...support.waiting import ends_within, when_exists
+from ...support.waiting import ends_within, wait_until, when_exists
 
 
 def free_port() -> int:
@@ -104,6 +104,30 @@ def test_an_interrupted_action_fails_soon(endpoint: Endpoint, tmp_path: Path) ->
         ):
             session.spark.range(2).select(slow("id")).collect()
         assert session.spark.range(2).count() == 2
+
+
+def test_a_stream_ends_with_its_session(endpoint: Endpoint, tmp_path: Path) -> None:
+    def start(session: Session) -> None:
+        numbers = session.spark.readStream.format("rate").load()
+        writer = numbers.writeStream.format("noop").option("checkpointLocation", str(tmp_path / "stream"))
+        writer.trigger(processingTime="100 milliseconds").start()
+
+    def starts(session: Session) -> bool:
+        try:
+            start(session)
+        except PySparkException as error:
+            if "is already active" not in str(error):
+                raise
+            return False
+        return True
+
+    with Session(endpoint) as first, Session(endpoint) as other:
+        # Spark would stop the stream of the other session.
+        other.spark.conf.set("spark.sql.streaming.stopActiveRunOnRestart", "false")
+        start(first)
+        assert not starts(other)
+        first.close()
+        wait_until(lambda: starts(other))
 
 
 def test_progress_is_reported(endpoint: Endpoint) -> None:
