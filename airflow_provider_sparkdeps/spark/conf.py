@@ -18,4 +18,4 @@ CLOSURE_MAX_SIZE = "spark.sparkdeps.closure.maxSize"
 # Ours, in the session that holds an uploaded file for other sessions.
 CACHE_URI = "spark.sparkdeps.cache.uri"
 CACHE_UPLOADER = "spark.sparkdeps.cache.uploader"
-CACHE_FETCH_MODE = "spark.sparkdeps.cache.fetchMode."  # + scheme of the URI
+CACHE_FETCH_MODE = "spark.sparkdeps.cache.fetchMode."  # + scheme of the URI, or "other"

@@ -76,9 +76,10 @@ def _deliver(session: Session, archive: Archive, *, payload: Callable[[], Path],
         finally:
             if check:
                 check.result()
-    python = _send_launcher(session, archive, uri, probe=is_first)
+    may_fetch = uri is not None and scheme in EXECUTOR_SCHEMES
+    python = _send_launcher(session, archive, uri, probe=is_first and may_fetch)
     if is_first:
-        can_fetch = cache and uri and scheme in EXECUTOR_SCHEMES and _executors_can_fetch(session, uri, python)
+        can_fetch = cache and uri and may_fetch and _executors_can_fetch(session, uri, python)
         fetch_mode = FetchMode.EXECUTOR if can_fetch else FetchMode.SPARK
     if fetch_mode == FetchMode.SPARK:
         if uri is None:

@@ -50,7 +50,7 @@ class ServerCache:
         self._session = session
         self._name = name
         self._size = size
-        confs = [conf.CACHE_URI, *(conf.CACHE_FETCH_MODE + scheme for scheme in EXECUTOR_SCHEMES)]
+        confs = [conf.CACHE_URI, *map(_fetch_mode_conf, (*EXECUTOR_SCHEMES, ""))]
         today = datetime.datetime.now(datetime.UTC).date()
         # A session that has expired can't be opened again, so the next one has another id.
         for number in range(_MAX_SESSIONS_PER_DAY):
@@ -71,12 +71,12 @@ class ServerCache:
 
     def fetch_mode(self, scheme: str) -> FetchMode | None:
         """Return who fetches payloads from URIs of a scheme; None if it is not yet known."""
-        value = self._confs.get(conf.CACHE_FETCH_MODE + scheme)
+        value = self._confs.get(_fetch_mode_conf(scheme))
         return FetchMode(value) if value else None
 
     def set_fetch_mode(self, scheme: str, mode: FetchMode) -> None:
         """Store for later sessions who fetches payloads from URIs of a scheme."""
-        self._set(conf.CACHE_FETCH_MODE + scheme, mode)
+        self._set(_fetch_mode_conf(scheme), mode)
 
     def put(self, file: Path, *, cancel_on: Future[None] | None = None) -> str | None:
         """Upload the file, unless another session uploads it; return its URI for the cluster.
@@ -126,3 +126,7 @@ class ServerCache:
     def _set(self, name: str, value: str) -> None:
         self._session.rpc.set_conf(self._id, {name: value})
         self._confs[name] = value
+
+
+def _fetch_mode_conf(scheme: str) -> str:
+    return conf.CACHE_FETCH_MODE + (scheme if scheme in EXECUTOR_SCHEMES else "other")

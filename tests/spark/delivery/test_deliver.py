@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql.functions import udf
@@ -16,6 +19,8 @@ from airflow_provider_sparkdeps.environments import VenvEnvironment
 from airflow_provider_sparkdeps.exceptions import ConnectError
 from airflow_provider_sparkdeps.spark import rpc
 from airflow_provider_sparkdeps.spark.attach import attach_payload
+from airflow_provider_sparkdeps.spark.delivery import deliver as delivering
+from airflow_provider_sparkdeps.spark.delivery.launcher import Start, launcher_archive
 from airflow_provider_sparkdeps.spark.embedded import EmbeddedServer
 from airflow_provider_sparkdeps.spark.rpc import RpcClient
 from airflow_provider_sparkdeps.spark.session import Session
@@ -54,17 +59,50 @@ def test_a_payload_is_sent_once_for_all_sessions_and_executors_fetch_it(server: 
     assert payloads(server, built) == []
 
 
-def test_an_executor_that_joins_later_fetches_the_payload(built: Built) -> None:
-    with EmbeddedServer("local-cluster[1,1,1024]") as server:
-        with open_session(server) as first:
-            built.attach(first)
-        with open_session(server) as second:
-            attach_payload(second, built.archive, payload=never)
-            assert len(six_on_executors(second, executors=1)) == 1
-            (before,) = [home for home in homes(server, built) if home.exists()]
-            os.kill(executor_of(second), signal.SIGKILL)
-            found = six_on_executors(second, executors=1)
-            assert found == {home: "1.15.0" for home in homes(server, built) if home != before}
+@pytest.fixture(scope="module")
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedServer, Path]]:
+    """A server of its own with one executor, and the directory that it knows as viewfs://team/store."""
+    store = tmp_path_factory.mktemp("viewfs")
+    conf = {"spark.hadoop.fs.viewfs.mounttable.team.link./store": store.as_uri()}
+    with EmbeddedServer("local-cluster[1,1,1024]", conf=conf) as server:
+        yield server, store
+
+
+def test_a_store_that_only_spark_can_read_is_checked_once(
+    small_server: tuple[EmbeddedServer, Path], built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, store = small_server
+    shutil.copy(built.payload, store / built.archive.payload)
+    uri = f"viewfs://team/store/{built.archive.payload}"
+    probes = []
+
+    def record(*args: Any, probe: bool, start: Start) -> bytes:
+        probes.append(probe)
+        return launcher_archive(*args, probe=probe, start=start)
+
+    monkeypatch.setattr(delivering, "launcher_archive", record)
+    for _ in range(2):
+        with open_session(server) as session:
+            assert attach_payload(session, built.archive, payload=never, uri=uri)
+            assert set(six_on_executors(session, executors=1).values()) == {"1.15.0"}
+            assert payloads(server, built)
+        monkeypatch.setattr(delivering, "_check_platform", never)
+    assert set(probes) == {False}, "it would be fetched and checked whenever Python starts"
+
+
+def test_an_executor_that_joins_later_fetches_the_payload(
+    small_server: tuple[EmbeddedServer, Path], built: Built
+) -> None:
+    server, _ = small_server
+    with open_session(server) as first:
+        built.attach(first)
+    with open_session(server) as second:
+        attach_payload(second, built.archive, payload=never)
+        assert len(six_on_executors(second, executors=1)) == 1
+        (before,) = [home for home in homes(server, built) if home.exists()]
+        os.kill(executor_of(second), signal.SIGKILL)
+        found = six_on_executors(second, executors=1)
+        assert found == {home: "1.15.0" for home in homes(server, built) if home != before}
 
 
 def executor_of(session: Session) -> int:
