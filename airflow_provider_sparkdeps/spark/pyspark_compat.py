@@ -50,7 +50,7 @@ def decompress_request(request: Any) -> Any:
 
 
 def accumulator_serializer() -> Any:
-    """Return PySpark's restricted serializer of accumulator updates; None before 4.3."""
+    """Return PySpark's restricted serializer of accumulator updates; None in older releases of 4.0, 4.1 and 4.2."""
     from pyspark import accumulators
 
     return getattr(accumulators, "specialAccumulatorSer", None)

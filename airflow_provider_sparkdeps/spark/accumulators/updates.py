@@ -93,7 +93,7 @@ def _loads_strings(pickled: bytes) -> tuple[str, str]:
 
 
 def _check_foreign_update(pickled: bytes) -> None:
-    """Refuse an update that names a class. PySpark drops it without an error since 4.3, and loaded it before."""
+    """Refuse an update that names a class. PySpark drops it without an error, and older releases load it."""
     try:
         if serializer := accumulator_serializer():
             # It allows only the class that Spark's own UDF profiler sends.
@@ -105,5 +105,5 @@ def _check_foreign_update(pickled: bytes) -> None:
     if named:
         raise SessionError(
             "An executor sent an accumulator update that names a class, which this version of PySpark would load. "
-            "Upgrade pyspark on the worker to 4.3, or do not use the UDF profiler."
+            "Upgrade pyspark on the worker to the latest release of its version, or do not use the UDF profiler."
         )

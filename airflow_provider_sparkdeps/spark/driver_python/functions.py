@@ -103,7 +103,8 @@ def _functions(request: Any) -> Iterator[tuple[str, Any]]:
             name = message.DESCRIPTOR.name
             if field.name == "foreach_batch":
                 yield "the foreachBatch function", message.python_function
-            elif name == "GroupMap" and message.HasField("transform_with_state_info"):
+            # PySpark 4.0 has no such field.
+            elif name == "GroupMap" and "transform_with_state_info" in {each.name for each, _ in message.ListFields()}:
                 # Before the first batch, Spark calls `init` of the processor on the driver. On executors it does not
                 # use the session's interpreter for it.
                 yield _PROCESSOR, message.func.python_udf
