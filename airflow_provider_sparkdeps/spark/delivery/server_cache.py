@@ -85,6 +85,7 @@ class ServerCache:
         :return: None if the server does not report the URI.
         :raises grpc.RpcError: if the upload failed.
         :raises grpc.FutureCancelledError: if `cancel_on` failed.
+        :raises ConnectError: if the connection is slower than 0.5 MB/s.
         :raises SessionError: if the file was damaged on its way.
         """
         if uri := self._wait_for_upload():
